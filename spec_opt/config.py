@@ -1,0 +1,386 @@
+"""A study file (TOML) becomes frozen, validated settings; nothing is looked up by string later.
+
+`read_study` is the one entry. Each class below is a table of the file, each field a key of it.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from spec_opt.errors import ConfigError
+
+QUICKSTART = "quickstart"
+"""The study that `spec-opt run` takes when none is named."""
+
+Rule = Literal["stride", "exact", "point"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+Split = Literal["train", "validation", "test"]
+Sampler = Literal["grid", "tpe", "random", "nsga2"]
+
+
+class Table(BaseModel):
+    """A table of a study file: frozen, and strict about keys and types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Setting(Table):
+    """What a trial evaluates."""
+
+    sigma: PositiveFloat
+    """Standard deviation given to the target's Gaussian."""
+    bias: PositiveFloat
+    """Factor on the acceptance probability."""
+    k: PositiveInt
+    """Proposals per round."""
+
+    def __str__(self) -> str:
+        return f"sigma={self.sigma:g} bias={self.bias:g} k={self.k}"
+
+
+class FloatRange(Table):
+    """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} must be less than high = {self.high:g}")
+        return self
+
+
+class IntRange(Table):
+    """An integer parameter, `{low = 1, high = 5}`, both ends included."""
+
+    low: PositiveInt
+    high: PositiveInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} must be less than high = {self.high}")
+        return self
+
+
+def _list_or_range(value: Any) -> str:
+    return "range" if isinstance(value, (dict, FloatRange, IntRange)) else "list"
+
+
+FloatChoices = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+IntChoices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+FloatSpace = Annotated[
+    Annotated[FloatChoices, Tag("list")] | Annotated[FloatRange, Tag("range")],
+    Discriminator(_list_or_range),
+]
+IntSpace = Annotated[
+    Annotated[IntChoices, Tag("list")] | Annotated[IntRange, Tag("range")],
+    Discriminator(_list_or_range),
+]
+
+
+class SearchConfig(Table):
+    """`[search]`: which settings are tried, and in what order."""
+
+    sampler: Sampler = "grid"
+    sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
+    bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
+    k: IntSpace = (1, 2, 3, 4, 5)
+    n_trials: PositiveInt | None = None
+    """Trials in all, for the samplers that could go on for ever (all but grid)."""
+    seed: int = Field(default=0, ge=0)
+    max_attempts: PositiveInt = 3
+    """How often a setting is tried before its failure stands."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
+            if isinstance(space, tuple):
+                if len(set(space)) < len(space):
+                    raise ValueError(f"{name} lists a value twice: {list(space)}")
+            elif self.sampler == "grid":
+                raise ValueError(
+                    f"{name} is a range, which the grid sampler cannot enumerate: "
+                    "give a list, or another sampler (tpe, random, nsga2)"
+                )
+        if self.sampler == "grid" and self.n_trials is not None:
+            raise ValueError("n_trials is for tpe, random and nsga2: a grid runs every setting")
+        if self.sampler != "grid" and self.n_trials is None:
+            raise ValueError(f"n_trials is needed with sampler = '{self.sampler}'")
+        return self
+
+
+class SyntheticConfig(Table):
+    """`[data.synthetic]`: the made-up series behind `source = "synthetic"`."""
+
+    rows: int = Field(default=8000, ge=100)
+    channels: PositiveInt = 3
+    seed: int = Field(default=0, ge=0)
+
+
+class DataConfig(Table):
+    """`[data]`: which windows of which series settings are measured on."""
+
+    source: str = Field(min_length=1)
+    """A CSV path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
+    split: Split = "validation"
+    context: PositiveInt
+    """Points of the past that a model sees."""
+    horizon: PositiveInt
+    """Points to forecast."""
+    window_stride: PositiveInt = 1
+    """Every n-th window, from the first."""
+    max_windows: PositiveInt | None = None
+    """Evenly spaced among those; all of them if absent."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class TrainingConfig(Table):
+    """`[target.training]`, `[draft.training]`: how a model is fitted."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    patience: PositiveInt = 3
+    """Epochs without a better validation loss before training stops."""
+    max_windows: PositiveInt | None = None
+    """Training windows used in an epoch, evenly spaced; all of them if absent."""
+    seed: int = Field(default=0, ge=0)
+
+
+class TargetConfig(Table):
+    """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
+
+    checkpoint: Path | None = None
+    patch: PositiveInt = 96
+    """Points per patch."""
+    d_model: PositiveInt = 256
+    heads: PositiveInt = 8
+    feedforward: PositiveInt = 512
+    layers: PositiveInt = 2
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    activation: Literal["relu", "gelu"] = "relu"
+    """Also needed with a foreign checkpoint: its tensors do not tell."""
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _only_one_origin(
+            self, {"patch", "d_model", "heads", "feedforward", "layers", "dropout", "training"}
+        )
+        if self.checkpoint is None and self.d_model % (4 * self.heads):
+            raise ValueError(
+                f"d_model = {self.d_model} must be a multiple of 4 * heads = {4 * self.heads}"
+            )
+        return self
+
+
+class ScaleConfig(Table):
+    """`[draft.scale]`: the draft's sizes as fractions of the target's."""
+
+    d_model: float = Field(default=0.25, gt=0.0, le=1.0)
+    heads: float = Field(default=0.25, gt=0.0, le=1.0)
+    feedforward: float = Field(default=0.25, gt=0.0, le=1.0)
+    layers: float = Field(default=0.25, gt=0.0, le=1.0)
+
+
+class DistillationConfig(Table):
+    """`[draft.distillation]`: how the draft learns from the target."""
+
+    teacher_noise: NonNegativeFloat = 0.05
+    """Standard deviation of the noise added to the teacher's output (standardised units)."""
+    variance_regularizer: NonNegativeFloat = 0.01
+    """Weight of the penalty on log-variances below -5."""
+    teacher_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout rate of the teacher while it teaches."""
+
+
+class DraftConfig(Table):
+    """`[draft]`: a checkpoint, or the scale and distillation of one to make."""
+
+    checkpoint: Path | None = None
+    activation: Literal["relu", "gelu"] = "relu"
+    scale: ScaleConfig = ScaleConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    training: TrainingConfig = TrainingConfig(learning_rate=5e-4)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _only_one_origin(self, {"scale", "distillation", "training"})
+        return self
+
+
+def _only_one_origin(table: TargetConfig | DraftConfig, making: set[str]) -> None:
+    """A checkpoint fixes sizes and weights: keys that would make a model contradict it."""
+    surplus = sorted(making & table.model_fields_set)
+    if table.checkpoint is not None and surplus:
+        raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
+
+
+class DecodingConfig(Table):
+    """`[decoding]`: rule, hardware, and the seed of all sampling."""
+
+    rule: Rule = "stride"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Precision = "float32"
+    batch_size: PositiveInt = 64
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class SpeedScenario(Table):
+    """`[recommend.speed]`: highest acceptance, at a k that can pay."""
+
+    min_k: PositiveInt = 4
+
+
+class QualityScenario(Table):
+    """`[recommend.quality]`, `[recommend.balanced]`: bounds on error and acceptance."""
+
+    max_mse_ratio: PositiveFloat | None = None
+    """MSE at most this times the target's own; ignored where max_mse is given."""
+    max_mse: PositiveFloat | None = None
+    min_acceptance: float = Field(ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.max_mse_ratio is None and self.max_mse is None:
+            raise ValueError("give max_mse_ratio or max_mse")
+        return self
+
+
+class RecommendConfig(Table):
+    """`[recommend]`: thresholds of the three scenarios."""
+
+    speed: SpeedScenario = SpeedScenario()
+    quality: QualityScenario = QualityScenario(max_mse_ratio=1.05, min_acceptance=0.60)
+    balanced: QualityScenario = QualityScenario(max_mse_ratio=1.10, min_acceptance=0.75)
+
+
+class StudyConfig(Table):
+    """A whole study file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    search: SearchConfig = SearchConfig()
+    data: DataConfig
+    target: TargetConfig = TargetConfig()
+    draft: DraftConfig = DraftConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    recommend: RecommendConfig = RecommendConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        bias = self.search.bias
+        lowest = min(bias) if isinstance(bias, tuple) else bias.low
+        if self.decoding.rule == "stride" and lowest < 1:
+            raise ValueError(
+                f"search.bias = {lowest:g}: rule 'stride' takes bias >= 1 only; "
+                "rules 'exact' and 'point' take smaller ones"
+            )
+        target = self.target
+        if target.checkpoint is None and self.data.context % target.patch:
+            raise ValueError(
+                f"data.context = {self.data.context} must be a multiple of "
+                f"target.patch = {target.patch}"
+            )
+        if self.draft.checkpoint is not None and target.checkpoint is None:
+            raise ValueError(
+                "draft.checkpoint is given without target.checkpoint: "
+                "a draft belongs to the target that it was distilled from"
+            )
+        return self
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files that ship, by name: in the wheel beside this file, in a checkout above it."""
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "studies", package.parent / "studies") if f.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_study(reference: str) -> Path:
+    """The study file at a path, or the one that ships under that name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    shipped = shipped_studies()
+    if reference in shipped:
+        return shipped[reference]
+    raise ConfigError(
+        f"{reference}: no such study file; a path, or one of those that ship: {', '.join(shipped)}"
+    )
+
+
+def read_study(reference: str) -> StudyConfig:
+    """Read and check a study file; checkpoint paths come back absolute.
+
+    Raises:
+        ConfigError: one line with file, key, value and what is allowed.
+    """
+    path = find_study(reference)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    for role in ("target", "draft"):
+        _resolve_checkpoint(document.get(role), path.parent)
+    try:
+        # By way of JSON, in which strict mode reads an array as a tuple and a string as a path.
+        return StudyConfig.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from error
+
+
+def _resolve_checkpoint(table: Any, folder: Path) -> None:
+    """Make a relative checkpoint path absolute: from the working folder, else the study file's."""
+    if not isinstance(table, dict) or not isinstance(table.get("checkpoint"), str):
+        return
+    given = Path(table["checkpoint"]).expanduser()
+    beside = folder / given
+    table["checkpoint"] = str((beside if beside.exists() and not given.exists() else given).resolve())
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first of pydantic's findings as one line: key, value, what is allowed."""
+    problems = error.errors(include_url=False)
+    first, more = problems[0], len(problems) - 1
+    line = _describe(first)
+    return f"{line} (and {more} more)" if more else line
+
+
+def _describe(problem: ErrorDetails) -> str:
+    parts = [part for part in problem["loc"] if part not in ("list", "range")]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key"
+        case "missing":
+            return f"{key}: missing"
+        case "value_error":
+            return f"{key}: {message}" if key else message
+        case _:
+            return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

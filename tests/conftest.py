@@ -1,0 +1,36 @@
+"""Fixtures that every test may use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No test reads or writes the user's caches, stores or settings."""
+    for name in [name for name in os.environ if name.startswith("SPEC_OPT_")]:
+        if name != "SPEC_OPT_SHARED":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SPEC_OPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Real data and a trained pair, kept outside the repository."""
+    folder = os.environ.get("SPEC_OPT_SHARED")
+    if not folder:
+        pytest.skip("SPEC_OPT_SHARED is not set: no real data or checkpoints at hand")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The small parity vectors that are committed."""
+    return DATA
