@@ -1,0 +1,341 @@
+"""Model files: save, load, and recognise those of others.
+
+Two kinds are read, told apart by their content and not by their name:
+
+- our own: safetensors whose metadata carries format version, configuration, content hash and
+  provenance, so that a damaged or edited file is noticed;
+- Timer-XL state dicts of OpenLTM and STRIDE, as a torch file (`weights_only`: nothing in it is
+  executed) or as safetensors. All sizes follow from the shapes of their tensors.
+
+Reading is strict: a tensor that is missing, surplus or of another shape is an error that names it.
+"""
+
+import json
+import logging
+import os
+import pickle
+import re
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spec_opt.errors import CheckpointError, InputError
+from spec_opt.models.layers import Activation
+from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "1"
+"""Version of our own files' metadata."""
+
+FOREIGN_NAMES = {
+    "embedding": "embedding",
+    "layers.{i}.attention_bias": "blocks.attn_layers.{i}.attention.inner_attention.attn_bias.emb",
+    "layers.{i}.query": "blocks.attn_layers.{i}.attention.query_projection",
+    "layers.{i}.key": "blocks.attn_layers.{i}.attention.key_projection",
+    "layers.{i}.value": "blocks.attn_layers.{i}.attention.value_projection",
+    "layers.{i}.out": "blocks.attn_layers.{i}.attention.out_projection",
+    "layers.{i}.attention_norm": "blocks.attn_layers.{i}.norm1",
+    "layers.{i}.expand": "blocks.attn_layers.{i}.conv1",
+    "layers.{i}.contract": "blocks.attn_layers.{i}.conv2",
+    "layers.{i}.feedforward_norm": "blocks.attn_layers.{i}.norm2",
+    "norm": "blocks.norm",
+    "mean_head": "head",
+}
+"""Our names of the network's parts, and those of OpenLTM and STRIDE."""
+FOREIGN_STOCHASTIC_HEADS = {"mean_head": "head_mean", "log_variance_head": "head_logvar"}
+"""What a stochastic draft of STRIDE has in place of `head`."""
+FOREIGN_UNUSED = "adapter_to_target."
+"""A STRIDE draft may carry this map to the target's width; no output depends on it."""
+_FOREIGN_LAYER = re.compile(r"blocks\.attn_layers\.(\d{1,4})\.")
+
+# What torch.load raises on files that are none of its own, or damaged.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    SafetensorError,
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a trained model comes from; it travels in the file and plays no part in loading."""
+
+    role: str
+    """"target" or "draft"."""
+    spec_opt_version: str
+    context: int
+    """Points of the contexts that it was trained on."""
+    data: str
+    """Fingerprint of the training windows."""
+    teacher: str | None
+    """Fingerprint of the target that a draft was distilled from."""
+    settings: Mapping[str, object]
+    """The tables of the study file that it was made by."""
+    best_epoch: int
+    validation_losses: tuple[float, ...]
+    """After each epoch: mean squared error of a target, negative log-likelihood of a draft."""
+
+
+@dataclass(frozen=True)
+class _Contents:
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def save_model(model: TimerXL, path: Path, provenance: Provenance) -> None:
+    """Write our own kind of file: whole or not at all, also when interrupted.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    metadata = {
+        "format": f"spec-opt {FORMAT}",
+        "config": json.dumps(asdict(model.config)),
+        "fingerprint": model.fingerprint,
+        "provenance": json.dumps(asdict(provenance)),
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    content = safetensors.torch.save(tensors, metadata)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot write the model: {_first_line(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: str | Path, *, activation: Activation = "relu") -> TimerXL:
+    """A model from our own file or a foreign Timer-XL checkpoint: float32, on the CPU, evaluation.
+
+    Args:
+        path: the file; its content decides how it is read, not its name.
+        activation: of a foreign checkpoint, whose tensors do not tell. Our own files do.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or one that does not fit its network:
+            the tensor is named, with the shape that was expected and the one that was found.
+    """
+    path = Path(path)
+    contents = _read(path)
+    try:
+        if "format" in contents.metadata:
+            model = _own_model(contents)
+        else:
+            model = _foreign_model(_unwrapped(contents.tensors), activation)
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return model
+
+
+def _read(path: Path) -> _Contents:
+    """All tensors of a file, on the CPU, and its metadata if it has any."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; a checkpoint file is needed")
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path}: the file is empty")
+    # A torch file is a zip archive or, of old, a bare pickle; no safetensors file starts like these
+    # (it would have a header of at least 32 KiB with a multiple of 2^8, and JSON after that).
+    is_torch = start == b"PK" or start[:1] == b"\x80"
+    try:
+        return _read_torch(path) if is_torch else _read_safetensors(path)
+    except _UNREADABLE as error:
+        kind = "torch" if is_torch else "safetensors"
+        raise CheckpointError(
+            f"{path}: not a readable {kind} file of tensors: {_first_line(error)}"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> _Contents:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _Contents(tensors, file.metadata() or {})
+
+
+def _read_torch(path: Path) -> _Contents:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about archives of other kinds, which fail just after
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return _Contents(_state_dict(loaded), {})
+
+
+def _state_dict(loaded: object) -> Mapping[str, Tensor]:
+    """The one mapping of names to tensors in what was loaded: itself, or one of its values."""
+    if _is_state_dict(loaded):
+        return loaded
+    inner = loaded.values() if isinstance(loaded, Mapping) else ()
+    candidates = [value for value in inner if _is_state_dict(value)]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"it holds a {type(loaded).__name__} with {len(candidates)} state dicts, not one"
+        )
+    return candidates[0]
+
+
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the prefix that a data-parallel or compiled module puts before all names."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _own_model(contents: _Contents) -> TimerXL:
+    metadata = contents.metadata
+    if metadata["format"] != f"spec-opt {FORMAT}":
+        raise CheckpointError(
+            f"format {metadata['format']!r}: this version reads 'spec-opt {FORMAT}'"
+        )
+    try:
+        config = TypeAdapter(TimerXLConfig).validate_json(metadata["config"], strict=True)
+        fingerprint = metadata["fingerprint"]
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(f"its metadata is damaged: {_first_line(error)}") from error
+    model = _filled(config, contents.tensors, {})
+    if model.fingerprint != fingerprint:
+        raise CheckpointError("the weights do not match their content hash: the file was altered")
+    return model
+
+
+def _foreign_model(tensors: Mapping[str, Tensor], activation: Activation) -> TimerXL:
+    unused = sorted(name for name in tensors if name.startswith(FOREIGN_UNUSED))
+    if unused:
+        logger.info("left out, no output depends on it: %s", ", ".join(unused))
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    config = _inferred_config(tensors, activation)
+    return _filled(config, tensors, _foreign_names(config))
+
+
+def _inferred_config(tensors: Mapping[str, Tensor], activation: Activation) -> TimerXLConfig:
+    """The sizes of a foreign network, from the shapes of its tensors."""
+    indices = {int(m[1]) for m in map(_FOREIGN_LAYER.match, tensors) if m is not None}
+    if not indices:
+        some = ", ".join(sorted(tensors)[:3])
+        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {some}, ...")
+    layer = "blocks.attn_layers.0"
+    width, patch = _shape(tensors, "embedding.weight", "[D, P]")
+    _, heads = _shape(tensors, f"{layer}.attention.inner_attention.attn_bias.emb.weight", "[2, H]")
+    feedforward, _, _ = _shape(tensors, f"{layer}.conv1.weight", "[F, D, 1]")
+    return TimerXLConfig(
+        patch=patch,
+        d_model=width,
+        heads=heads,
+        feedforward=feedforward,
+        # A gap in the numbering makes the last layers of this many come out as missing or surplus.
+        layers=len(indices),
+        activation=activation,
+        stochastic="head_logvar.weight" in tensors,
+    )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, expected: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise CheckpointError(f"tensor {name} is missing, expected {expected}")
+    found = tuple(tensors[name].shape)
+    if len(found) != len(expected.split(",")):
+        raise CheckpointError(f"tensor {name} has shape {list(found)}, expected {expected}")
+    return found
+
+
+def _foreign_names(config: TimerXLConfig) -> dict[str, str]:
+    """Our name of every tensor -> its foreign name."""
+    parts = FOREIGN_NAMES | (FOREIGN_STOCHASTIC_HEADS if config.stochastic else {})
+    names: dict[str, str] = {}
+    for ours, theirs in parts.items():
+        for i in range(config.layers if "{i}" in ours else 1):
+            own, foreign = ours.format(i=i), theirs.format(i=i)
+            if own.endswith(".attention_bias"):
+                names[own] = f"{foreign}.weight"
+            else:
+                names |= {f"{own}.{kind}": f"{foreign}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def _filled(
+    config: TimerXLConfig, tensors: Mapping[str, Tensor], foreign: Mapping[str, str]
+) -> TimerXL:
+    """The network of this configuration with these weights, every one of them checked.
+
+    `foreign` maps our names to those in `tensors`, where they differ.
+    """
+    if config.layers > len(tensors):
+        raise CheckpointError(f"{len(tensors)} tensors cannot make {config.layers} layers")
+    with torch.device("meta"):
+        model = TimerXL(config)
+    own_shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {foreign.get(name, name): name for name in own_shapes}
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        shape = _shape_in_file(missing[0], own_shapes[expected[missing[0]]])
+        raise CheckpointError(f"tensor {missing[0]} is missing, expected {shape}{_more(missing)}")
+    surplus = sorted(name for name in tensors if name not in expected)
+    if surplus:
+        found = list(tensors[surplus[0]].shape)
+        raise CheckpointError(f"tensor {surplus[0]} {found} is surplus{_more(surplus)}")
+    weights = {
+        own: _checked(name, tensors[name], own_shapes[own]) for name, own in expected.items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A float32 copy of a tensor, in the shape that our network gives it."""
+    expected, found = _shape_in_file(name, shape), list(tensor.shape)
+    if found != expected:
+        raise CheckpointError(f"tensor {name} has shape {found}, expected {expected}")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        raise CheckpointError(f"tensor {name} is of type {tensor.dtype}, expected float32")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"tensor {name} holds a value that is not finite")
+    # A copy of its own: two names may share memory, and a mapped file may be replaced.
+    return tensor.float().reshape(shape).clone()
+
+
+def _shape_in_file(name: str, shape: tuple[int, ...]) -> list[int]:
+    """A foreign feedforward stands in its file as a convolution of width 1."""
+    return [*shape, 1] if name.endswith(("conv1.weight", "conv2.weight")) else [*shape]
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

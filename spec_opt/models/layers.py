@@ -1,0 +1,136 @@
+"""One layer of Timer-XL: attention over variables and time, and a feedforward.
+
+Tokens of C channels with N patches each stand channel by channel: token (c, n) has index c·N + n.
+Shapes: B windows, S = C·N tokens, D width, H heads.
+"""
+
+import math
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["relu", "gelu"]
+
+ROTARY_BASE = 10_000.0
+
+
+class Rotary(NamedTuple):
+    """Cosines and signed sines of the rotation of each element, `[S, D/H]`."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """Rotate `[B, H, S, D/H]`: (a, b) -> (a·cos − b·sin, b·cos + a·sin) for each pair."""
+        swapped = torch.unflatten(heads, -1, (-1, 2)).flip(-1).flatten(-2)
+        return torch.addcmul(heads * self.cosine, swapped, self.sine)
+
+
+class Geometry(NamedTuple):
+    """What depends on the number of channels and tokens alone."""
+
+    rotary: Rotary
+    same_variable: Tensor
+    """`[S, S]`, true where query and key belong to the same variable."""
+    hidden: Tensor
+    """`[S, S]`, true where the key lies in the query's future."""
+
+
+@lru_cache(maxsize=16)
+def geometry_of(
+    channels: int, tokens: int, head_width: int, dtype: torch.dtype, device: torch.device
+) -> Geometry:
+    # Normal tensors, also when first asked for under inference mode: training uses them too.
+    with torch.inference_mode(False), torch.no_grad():
+        variable = torch.arange(channels).repeat_interleave(tokens)
+        time = torch.arange(tokens).repeat(channels)
+        return Geometry(
+            rotary_tables(channels * tokens, head_width, dtype, device),
+            (variable[:, None] == variable).to(device),
+            (time[:, None] < time).to(device),
+        )
+
+
+def rotary_tables(length: int, head_width: int, dtype: torch.dtype, device: torch.device) -> Rotary:
+    """Tables for positions 0 to length − 1; the second half of a head is left as it is.
+
+    The position of a token is its index in the flattened sequence: it runs on from one variable to
+    the next (so the order of channels matters).
+    """
+    width = head_width // 2
+    frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    cosine, sine = torch.ones(2, length, head_width, dtype=torch.float64)
+    sine.zero_()
+    cosine[:, :width] = angle.cos().repeat_interleave(2, dim=1)
+    sine[:, 0:width:2], sine[:, 1:width:2] = -angle.sin(), angle.sin()
+    return Rotary(cosine.to(device, dtype), sine.to(device, dtype))
+
+
+class Layer(nn.Module):
+    """Self-attention and feedforward, each followed by residual and norm (post-norm)."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, activation: Activation) -> None:
+        super().__init__()
+        self.heads = heads
+        self.activation = F.relu if activation == "relu" else F.gelu
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.attention_bias = nn.Parameter(torch.randn(2, heads))
+        """Added to logits between different variables (row 0) and within one (row 1)."""
+        self.attention_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, feedforward)
+        self.contract = nn.Linear(feedforward, width)
+        self.feedforward_norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: Tensor, geometry: Geometry, dropout: float) -> Tensor:
+        """`[B, S, D]` -> `[B, S, D]`, every token."""
+        query = geometry.rotary(self.split(self.query(hidden)))
+        key = geometry.rotary(self.split(self.key(hidden)))
+        value = self.split(self.value(hidden))
+        return self.finish(hidden, query, key, value, self.mask(geometry), dropout)
+
+    def split(self, projected: Tensor) -> Tensor:
+        """`[B, S, D]` -> `[B, H, S, D/H]`."""
+        return torch.unflatten(projected, -1, (self.heads, -1)).transpose(1, 2)
+
+    def mask(self, geometry: Geometry) -> Tensor:
+        """What is added to the scaled logits, `[1, H, S, S]`.
+
+        The network's logits are (q·k + bias) / √(D/H), the bias included in the scaling.
+        """
+        head_width = self.query.out_features // self.heads
+        between, within = self.attention_bias[:, :, None, None] / math.sqrt(head_width)
+        bias = torch.where(geometry.same_variable, within, between)
+        return bias.masked_fill(geometry.hidden, -math.inf).unsqueeze(0)
+
+    def finish(
+        self,
+        residual: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        dropout: float,
+    ) -> Tensor:
+        """All that follows the projections, for the tokens of `query` (`[B, H, Q, D/H]`).
+
+        `residual` is the layer's input at these tokens, `[B, Q, D]`, and the shape of the result.
+        """
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout
+        )
+        attended = self.out(attended.transpose(1, 2).flatten(2))
+        hidden: Tensor = self.attention_norm(residual + _drop(attended, dropout))
+        expanded = _drop(self.activation(self.expand(hidden)), dropout)
+        output: Tensor = self.feedforward_norm(hidden + _drop(self.contract(expanded), dropout))
+        return output
+
+
+def _drop(values: Tensor, rate: float) -> Tensor:
+    return F.dropout(values, rate) if rate else values
