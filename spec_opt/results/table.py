@@ -1,0 +1,307 @@
+"""A study's trials as typed rows and as a documented pandas frame, with the Pareto front marked.
+
+Everything else in `spec_opt.results` works from a `StudyTable`, so a study is read once. Trials
+that were imported lack most attributes: what is not known is None, in every field that may be.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+
+from spec_opt.config import Setting, StudyConfig
+from spec_opt.errors import StudyError
+from spec_opt.measurement import Baseline, Fingerprints
+from spec_opt.results.attributes import Attributes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+"""Of the objectives acceptance_rate and mse."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a completed trial measured; None where the trial does not tell."""
+
+    acceptance_rate: float
+    mse: float
+    pareto: bool
+    """Whether no other result is at least as good in both objectives and better in one."""
+    mae: float | None
+    acceptance_se: float | None
+    mse_se: float | None
+    mse_baseline: float | None
+    """The target's own MSE on the same windows."""
+    windows: int | None
+    accepted: int | None
+    tested: int | None
+    proposed: int | None
+    rounds: int | None
+    bonus: int | None
+    patches: int | None
+    patches_per_round: float | None
+    accepted_by_position: tuple[int, ...] | None
+    tested_by_position: tuple[int, ...] | None
+    target_evaluations: int | None
+    draft_evaluations: int | None
+    thinning_exhausted: int | None
+    evaluation_seconds: float | None
+    total_time_s: float | None
+    """Only of imported trials: the seconds of the whole process in the old table."""
+    predicted_speedup: float | None
+    source: str | None
+    """measured, imported, or repeated (a setting met again, its result copied)."""
+
+    @property
+    def imported(self) -> bool:
+        return self.source == "imported"
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial in any state; `result` is there when it is complete."""
+
+    number: int
+    state: str
+    setting: Setting | None
+    """None for a trial that has not drawn its setting yet."""
+    result: Result | None
+    error: str | None
+    worker: str | None
+    device: str | None
+    commit: str | None
+    fingerprints: Fingerprints | None
+    grid_point: int | None
+    started: datetime | None
+    finished: datetime | None
+    attributes: Mapping[str, Any]
+    """All user attributes as stored."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A completed trial, its number and setting beside its result."""
+
+    number: int
+    setting: Setting
+    result: Result
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """All trials of a study, with what the study says about itself."""
+
+    name: str
+    trials: tuple[TrialRow, ...]
+    """In the order of their numbers."""
+    config: StudyConfig | None
+    baseline: Baseline | None
+    fingerprints: Fingerprints | None
+    versions: Mapping[str, str]
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The completed trials, in the order of their numbers."""
+        return tuple(
+            Point(row.number, row.setting, row.result)
+            for row in self.trials
+            if row.result is not None and row.setting is not None
+        )
+
+    @cached_property
+    def front(self) -> tuple[Point, ...]:
+        """The Pareto front from the highest acceptance down; of equals the mildest first."""
+        return tuple(sorted((p for p in self.points if p.result.pareto), key=by_acceptance))
+
+    @cached_property
+    def states(self) -> Mapping[str, int]:
+        """How many trials are in each state."""
+        return Counter(row.state for row in self.trials)
+
+    @cached_property
+    def target_mse(self) -> float | None:
+        """The target's own MSE: from the study, else from the trials; None if neither knows it."""
+        if self.baseline is not None:
+            return self.baseline.target_mse
+        known = {p.result.mse_baseline for p in self.points} - {None}
+        return known.pop() if len(known) == 1 else None
+
+    @cached_property
+    def imported(self) -> int:
+        """How many of the completed trials were imported."""
+        return sum(point.result.imported for point in self.points)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a trial, in any state; docs/export.md says what each column holds."""
+        from spec_opt.results.frame import frame_of
+
+        return frame_of(self)
+
+
+def by_acceptance(point: Point) -> tuple[float, ...]:
+    """Sort key: highest acceptance, then lowest MSE, then the mildest setting."""
+    return (-point.result.acceptance_rate, point.result.mse, *mildness(point))
+
+
+def by_mse(point: Point) -> tuple[float, ...]:
+    """Sort key: lowest MSE, then highest acceptance, then the mildest setting."""
+    return (point.result.mse, -point.result.acceptance_rate, *mildness(point))
+
+
+def mildness(point: Point) -> tuple[float, ...]:
+    """Sort key among equal results: the setting that bends the target least, then the older trial.
+
+    With 100 % acceptance whole blocks of a grid give the same forecasts. The order within such a
+    block is lowest bias, lowest sigma, fewest proposals, lowest number.
+    """
+    setting = point.setting
+    return (setting.bias, setting.sigma, setting.k, point.number)
+
+
+def read_table(study: Study) -> StudyTable:
+    """Read all of a study, once.
+
+    Raises:
+        StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
+    """
+    if tuple(study.directions) != DIRECTIONS:
+        raise StudyError(
+            f"study {study.study_name}: not one of spec-opt: its objectives are not "
+            "acceptance_rate (maximize) and mse (minimize)"
+        )
+    frozen = study.get_trials(deepcopy=False)
+    complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
+    values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, 2)
+    on_front = pareto_mask(values[:, 0], values[:, 1])
+    results = {
+        trial.number: _read_result(trial, bool(flag))
+        for trial, flag in zip(complete, on_front, strict=True)
+    }
+    about = Attributes(study.user_attrs)
+    return StudyTable(
+        name=study.study_name,
+        trials=tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen),
+        config=_read_config(about),
+        baseline=about.record("baseline", Baseline),
+        fingerprints=about.record("fingerprints", Fingerprints),
+        versions=about.texts("versions"),
+    )
+
+
+def pareto_mask(
+    acceptance: npt.NDArray[np.float64], mse: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Which points [n] are on the Pareto front; equal points are all on it, or all off it.
+
+    The same front as Optuna's `best_trials`, without copying every trial of the study: sorted by
+    acceptance, a point is on the front when its MSE is below that of all before it.
+    """
+    if len(acceptance) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    losses = np.stack([-acceptance, mse], axis=1)
+    unique, inverse = np.unique(losses, axis=0, return_inverse=True)
+    lowest = np.minimum.accumulate(unique[:, 1])
+    on_front = np.ones(len(unique), dtype=np.bool_)
+    on_front[1:] = lowest[1:] < lowest[:-1]
+    return on_front[inverse.reshape(-1)]
+
+
+def _is_finite(trial: FrozenTrial) -> bool:
+    values: Sequence[float] = trial.values
+    if all(math.isfinite(value) for value in values):
+        return True
+    log.warning("trial %d left out: its values %s are not finite", trial.number, values)
+    return False
+
+
+def _read_result(trial: FrozenTrial, pareto: bool) -> Result:
+    attributes = Attributes(trial.user_attrs)
+    return Result(
+        acceptance_rate=trial.values[0],
+        mse=trial.values[1],
+        pareto=pareto,
+        mae=attributes.number("mae"),
+        acceptance_se=attributes.number("acceptance_se"),
+        mse_se=attributes.number("mse_se"),
+        mse_baseline=attributes.number("mse_baseline"),
+        windows=attributes.count("windows"),
+        accepted=attributes.count("accepted"),
+        tested=attributes.count("tested"),
+        proposed=attributes.count("proposed"),
+        rounds=attributes.count("rounds"),
+        bonus=attributes.count("bonus"),
+        patches=attributes.count("patches"),
+        patches_per_round=attributes.number("patches_per_round"),
+        accepted_by_position=attributes.counts("accepted_by_position"),
+        tested_by_position=attributes.counts("tested_by_position"),
+        target_evaluations=attributes.count("target_evaluations"),
+        draft_evaluations=attributes.count("draft_evaluations"),
+        thinning_exhausted=attributes.count("thinning_exhausted"),
+        evaluation_seconds=attributes.number("evaluation_seconds"),
+        total_time_s=attributes.number("total_time_s"),
+        predicted_speedup=attributes.number("predicted_speedup"),
+        source=attributes.text("source"),
+    )
+
+
+def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> TrialRow:
+    attributes = Attributes(trial.user_attrs)
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        setting=_read_setting(trial, study_name),
+        result=result,
+        error=attributes.text("error"),
+        worker=attributes.text("worker"),
+        device=attributes.text("device"),
+        commit=attributes.text("commit"),
+        fingerprints=attributes.trial_fingerprints(),
+        grid_point=attributes.count("grid_point"),
+        started=trial.datetime_start,
+        finished=trial.datetime_complete,
+        attributes=trial.user_attrs,
+    )
+
+
+def _read_setting(trial: FrozenTrial, study_name: str) -> Setting | None:
+    params = trial.params
+    if {"sigma", "bias", "k"} <= params.keys():
+        try:
+            return Setting(
+                sigma=float(params["sigma"]), bias=float(params["bias"]), k=int(params["k"])
+            )
+        except (ValueError, TypeError, ValidationError) as error:
+            raise StudyError(
+                f"study {study_name}: trial {trial.number} has parameters {params} "
+                "that are no setting of sigma, bias and k"
+            ) from error
+    if trial.state == TrialState.COMPLETE:
+        raise StudyError(
+            f"study {study_name}: not one of spec-opt: trial {trial.number} has parameters "
+            f"{sorted(params)} instead of sigma, bias and k"
+        )
+    return None
+
+
+def _read_config(about: Attributes) -> StudyConfig | None:
+    try:
+        return about.validated("config", StudyConfig)
+    except ValidationError:
+        log.warning("the study's stored configuration is not readable: defaults are used")
+        return None

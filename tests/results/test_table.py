@@ -1,0 +1,194 @@
+"""Trials as rows and frame; the front against Optuna's own."""
+
+import time
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
+
+from spec_opt.config import Setting
+from spec_opt.errors import StudyError
+from spec_opt.results.frame import COLUMNS
+from spec_opt.results.table import pareto_mask, read_table
+from tests.results import studies
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def front_of_optuna(study: optuna.Study) -> set[int]:
+    return {trial.number for trial in study.best_trials}
+
+
+def test_the_grid_of_80() -> None:
+    study = studies.grid_study()
+    table = read_table(study)
+    assert len(table.points) == len(table.trials) == 80
+    assert {point.number for point in table.front} == front_of_optuna(study)
+    assert table.target_mse == pytest.approx(0.4404)
+    assert table.states == {"complete": 80}
+    assert table.baseline is not None
+    assert table.baseline.draft_is_as_good
+    assert table.config is not None
+    assert table.config.data.source == "ETTh1"
+    assert table.versions["torch"] == "2.13.0"
+    result = table.points[7].result
+    assert result.windows == 255
+    assert result.accepted_by_position is not None
+    assert table.trials[7].fingerprints is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6).map(lambda n: n / 6), st.integers(0, 6).map(float)), max_size=40
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_front_equals_that_of_optuna(values: list[tuple[float, float]]) -> None:
+    study = studies.empty_study()
+    setting = Setting(sigma=0.1, bias=1.0, k=1)
+    study.add_trials(studies.complete(setting, a, m) for a, m in values)
+    array = np.array(values, dtype=float).reshape(-1, 2)
+    mask = pareto_mask(array[:, 0], array[:, 1])
+    assert set(np.flatnonzero(mask).tolist()) == front_of_optuna(study)
+
+
+def test_front_of_10_000_random_points() -> None:
+    generator = np.random.default_rng(0)
+    acceptance, mse = generator.random(10_000).round(3), generator.random(10_000).round(3)
+    start = time.perf_counter()
+    mask = pareto_mask(acceptance, mse)
+    assert time.perf_counter() - start < 0.5
+    for index in np.flatnonzero(mask):
+        as_good = (acceptance >= acceptance[index]) & (mse <= mse[index])
+        better = (acceptance > acceptance[index]) | (mse < mse[index])
+        assert not (as_good & better).any()
+    outside = np.flatnonzero(~mask)
+    assert all(
+        ((acceptance >= acceptance[i]) & (mse <= mse[i]) & mask).any() for i in outside[:200]
+    )
+
+
+def test_equal_results_are_ordered_by_the_mildest_setting() -> None:
+    study = studies.study_of(
+        (1.0, 5.0, 4, 1.0, 0.47),
+        (1.0, 1.0, 5, 1.0, 0.47),
+        (1.0, 1.0, 4, 1.0, 0.47),
+        (0.5, 1.0, 4, 1.0, 0.47),
+        (0.5, 1.0, 4, 1.0, 0.47),
+    )
+    assert [point.number for point in read_table(study).front] == [3, 4, 2, 1, 0]
+
+
+def test_frame_has_the_documented_columns() -> None:
+    frame = read_table(studies.grid_study()).frame()
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) == 80
+    assert frame["k"].dtype == "Int64"
+    assert frame["mse"].dtype == "float64"
+    assert frame["accepted_by_position"][7] == list(
+        studies.attributes(Setting(sigma=0.1, bias=2.0, k=3), 0.0, 0.45)["accepted_by_position"]
+    )
+    assert frame["mse_ratio"][0] == pytest.approx(frame["mse"][0] / 0.4404)
+
+
+@pytest.mark.parametrize(
+    ("study", "rows", "points"),
+    [
+        (studies.empty_study(), 0, 0),
+        (studies.single_study(), 1, 1),
+        (studies.failing_study(), 4, 0),
+        (studies.rejecting_study(), 4, 4),
+        (studies.continuous_study(30), 30, 30),
+    ],
+)
+def test_unusual_studies(study: optuna.Study, rows: int, points: int) -> None:
+    table = read_table(study)
+    frame = table.frame()
+    assert len(frame) == rows
+    assert len(table.points) == points
+    assert {point.number for point in table.front} == front_of_optuna(study)
+    assert tuple(frame.columns) == COLUMNS
+
+
+def test_failed_trials_tell_their_error() -> None:
+    table = read_table(studies.failing_study())
+    assert table.states == {"fail": 3, "waiting": 1}
+    assert table.trials[0].error == "DecodingError: forecast is not finite"
+    assert table.trials[0].setting == Setting(sigma=0.1, bias=1.0, k=1)
+    assert table.trials[2].setting is None
+
+
+def test_trials_without_attributes_have_none_not_a_crash() -> None:
+    study = studies.empty_study(baseline=None)
+    study.add_trial(
+        create_trial(
+            params={"sigma": 0.1, "bias": 1.0, "k": 2},
+            distributions=studies.SPACE,
+            values=[0.5, 0.6],
+            user_attrs={"windows": "many", "mae": True, "accepted_by_position": [1, "two"]},
+        )
+    )
+    table = read_table(study)
+    result = table.points[0].result
+    assert result.mae is None
+    assert result.windows is None
+    assert result.accepted_by_position is None
+    assert table.baseline is None
+    assert table.target_mse is None
+    assert pd.isna(table.frame()["mse_ratio"][0])
+
+
+def test_baseline_of_the_trials_serves_where_the_study_has_none() -> None:
+    study = studies.grid_study(baseline=None)
+    assert read_table(study).target_mse == pytest.approx(0.4404)
+
+
+def test_infinite_values_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    study = studies.study_of((0.1, 1.0, 1, 0.5, float("inf")), (0.1, 1.0, 2, 0.4, 0.5))
+    table = read_table(study)
+    assert [point.number for point in table.points] == [1]
+    assert table.points[0].result.pareto
+    assert "trial 0 left out" in caplog.text
+
+
+def test_an_unreadable_stored_configuration_is_passed_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study = studies.empty_study(config={"name": "x", "unknown": 1})
+    assert read_table(study).config is None
+    assert "not readable" in caplog.text
+
+
+def test_a_foreign_study_is_refused() -> None:
+    single = optuna.create_study(direction="minimize")
+    with pytest.raises(StudyError, match="objectives are not acceptance_rate"):
+        read_table(single)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            params={"x": 1.0},
+            distributions={"x": optuna.distributions.FloatDistribution(0, 2)},
+            values=[0.5, 0.5],
+        )
+    )
+    with pytest.raises(StudyError, match=r"trial 0 has parameters \['x'\]"):
+        read_table(study)
+
+
+def test_a_setting_out_of_range_is_refused() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    wide = dict.fromkeys(("sigma", "bias"), optuna.distributions.FloatDistribution(-1, 2))
+    study.add_trial(
+        create_trial(
+            params={"sigma": -0.5, "bias": 1.0, "k": 1},
+            distributions=wide | {"k": studies.SPACE["k"]},
+            values=[0.5, 0.5],
+        )
+    )
+    with pytest.raises(StudyError, match="no setting of sigma, bias and k"):
+        read_table(study)
