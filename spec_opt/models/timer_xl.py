@@ -279,7 +279,8 @@ class TimerXL(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts come through here; new memory may lie where the old one did."""
         self._static, self._fingerprint = {}, None
-        return super()._apply(fn, recurse)
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def _state_key(self) -> tuple[object, ...]:
         """Changes whenever a weight is written to, moved or cast."""
