@@ -1,0 +1,199 @@
+"""The tree of prefixes together with what makes it grow: models, windows, and a memory limit."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spec_opt.data import Windows
+from spec_opt.decoding.acceptance import Edge
+from spec_opt.decoding.autoregressive import patches_to_cover, require_finite
+from spec_opt.decoding.prefix_tree import NONE, PrefixTree
+from spec_opt.models.forecaster import Forecaster
+
+DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
+"""Memory that the prefixes of one worker may take."""
+
+_PATCHES_PER_STEP: Final = 5
+"""What a step may add per window: two prefixes, the target's mean, the draft's mean, variance."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches to lengthen prefixes by, and what is kept with them."""
+
+    patch: Tensor
+    """[n, P, C]"""
+    draft_term: Tensor | None = None
+    """[n], for proposals."""
+    exhausted: Tensor | None = None
+    """[n], for replacements."""
+
+
+@dataclass(frozen=True)
+class CacheStatistics:
+    """How often the models were asked, and how often the answer was there already."""
+
+    target_requests: int
+    target_evaluations: int
+    draft_requests: int
+    draft_evaluations: int
+    prefixes: int
+    bytes: int
+    limit_bytes: int
+    evictions: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the requests, to both models, that needed no model."""
+        requests = self.target_requests + self.draft_requests
+        evaluations = self.target_evaluations + self.draft_evaluations
+        return 1.0 - evaluations / requests if requests else 0.0
+
+
+class TreeGrower:
+    """Prefixes of W windows; the models are asked once at each.
+
+    Args:
+        target, draft: of one patch length, on `device`.
+        windows: what is forecast.
+        batch_size: contexts per model call.
+        device: where models and prefixes live.
+        limit_bytes: memory of the prefixes. Beyond it prefixes are forgotten, those that the
+            coming settings need last.
+    """
+
+    def __init__(
+        self,
+        target: Forecaster,
+        draft: Forecaster,
+        windows: Windows,
+        *,
+        batch_size: int,
+        device: torch.device,
+        limit_bytes: int,
+    ) -> None:
+        self._target, self._draft = target, draft
+        self._batch_size, self._limit = batch_size, limit_bytes
+        self._device = device
+        self._values = windows.values.to(device)
+        self._context, self._horizon = windows.context, windows.horizon
+        self._patch = target.patch
+        self.starts = windows.starts.to(device)
+        """[W]: the row at which each window's context starts; keys its random numbers."""
+        self.patches = patches_to_cover(self._horizon, self._patch)
+        """M"""
+        self.patch_size = self._patch * self._values.shape[1]
+        """P * C"""
+        self.tree = PrefixTree(len(self.starts), (self._patch, self._values.shape[1]), device)
+        self._target_requests = self._draft_requests = 0
+        self._target_evaluations = self._draft_evaluations = 0
+        self._evictions = 0
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(
+            target_requests=self._target_requests,
+            target_evaluations=self._target_evaluations,
+            draft_requests=self._draft_requests,
+            draft_evaluations=self._draft_evaluations,
+            prefixes=len(self.tree),
+            bytes=self.tree.bytes,
+            limit_bytes=self._limit,
+            evictions=self._evictions,
+        )
+
+    def extend(
+        self, nodes: Tensor, edge: Edge, depth: int, make: Callable[[Tensor], Patches]
+    ) -> Tensor:
+        """The prefixes one patch longer than `nodes` [n]; those that are missing are made."""
+        children = self.tree.children(nodes, edge)
+        missing = torch.nonzero(children == NONE).squeeze(1)
+        if len(missing):
+            parents = nodes[missing]
+            made = make(parents)
+            require_finite(made.patch)
+            zeros = torch.zeros(len(parents), device=self._device)
+            squared, absolute = self._against_truth(parents, depth, made.patch)
+            children[missing] = self.tree.add_children(
+                parents,
+                edge,
+                made.patch,
+                squared,
+                absolute,
+                zeros.double() if made.draft_term is None else made.draft_term,
+                zeros.long() if made.exhausted is None else made.exhausted,
+            )
+        return children
+
+    def ask_target(self, nodes: Tensor, depth: int) -> None:
+        """Have the target's answer at `nodes` [n], all at `depth`."""
+        self._target_requests += len(nodes)
+        for batch in self._batches(self.tree.without_target(nodes)):
+            answer = self._target.predict(self._contexts(batch, depth))
+            self.tree.set_target(batch, answer.mean)
+            self._target_evaluations += len(batch)
+
+    def ask_draft(self, nodes: Tensor, depth: int) -> None:
+        """Have the draft's answer at `nodes` [n], all at `depth`."""
+        self._draft_requests += len(nodes)
+        for batch in self._batches(self.tree.without_draft(nodes)):
+            answer = self._draft.predict(self._contexts(batch, depth))
+            self.tree.set_draft(batch, answer.mean, answer.variance)
+            self._draft_evaluations += len(batch)
+
+    def _batches(self, nodes: Tensor) -> Iterator[Tensor]:
+        for first in range(0, len(nodes), self._batch_size):
+            yield nodes[first : first + self._batch_size]
+
+    def _contexts(self, nodes: Tensor, depth: int) -> Tensor:
+        """The L points before what follows `nodes` [n]: history, then the prefix. [n, L, C]"""
+        starts = self.starts[self.tree.window.rows[nodes]]
+        patches = self.tree.patch.rows[self.tree.ancestors(nodes, depth)].flatten(1, 2)
+        observed = self._context - patches.shape[1]
+        if observed <= 0:
+            return patches[:, -self._context :]
+        history = self._values.unfold(0, observed, 1)[starts + depth * self._patch]
+        return torch.cat([history.transpose(1, 2), patches], dim=1)
+
+    def _against_truth(self, nodes: Tensor, depth: int, patch: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared and absolute error of a patch after `nodes`, over what lies in the horizon."""
+        points = min(self._patch, self._horizon - depth * self._patch)
+        first = self.starts[self.tree.window.rows[nodes]] + self._context + depth * self._patch
+        truth = self._values.unfold(0, points, 1)[first].transpose(1, 2)
+        error = (patch[:, :points] - truth).to(torch.float64)
+        return error.square().sum(dim=(1, 2)), error.abs().sum(dim=(1, 2))
+
+    def chunks(self, edges: set[Edge]) -> Iterator[Tensor]:
+        """The roots of all windows, in chunks that fit the limit, room made before each."""
+        per_window = _PATCHES_PER_STEP * self.patches * self.tree.patch_bytes
+        size = max(1, self._limit // 2 // per_window)
+        for first in range(0, len(self.starts), size):
+            last = min(first + size, len(self.starts))
+            if self.tree.bytes + (last - first) * per_window > self._limit:
+                self._evict(edges, first, last, self._limit - (last - first) * per_window)
+            yield torch.arange(first, last, device=self._device)
+
+    def _evict(self, edges: set[Edge], first: int, last: int, allowed: int) -> None:
+        """Forget prefixes, the dearest last, until no more than `allowed` bytes are held.
+
+        In turn: what other settings' edges reached; of windows outside first ... last, all but the
+        all-proposal chain; those chains too, from the last window on, because the next trial
+        begins with the first.
+        """
+        tree = self.tree
+        chain = {edge for edge in edges if edge[0].startswith("draft")}
+        self._evictions += 1
+        tree.keep(tree.reached_only_by(edges))
+        if tree.bytes > allowed:
+            tree.keep(tree.reached_only_by(chain) | self._belongs(first, last))
+        if tree.bytes > allowed:
+            affordable = allowed * len(self.starts) // tree.bytes
+            tree.keep(self._belongs(first, last) | self._belongs(0, affordable))
+
+    def _belongs(self, first: int, last: int) -> Tensor:
+        """Which prefixes are of the windows first ... last - 1: bool [n]."""
+        window = self.tree.window.rows
+        return (window >= first) & (window < last)

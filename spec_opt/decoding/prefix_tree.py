@@ -1,0 +1,262 @@
+"""The store behind the prefix cache: a tree of decoded prefixes per window, held in flat tensors.
+
+A node is a prefix: the patches on the way from its window's root. Nodes are numbers, and every
+column below is a tensor that is indexed by them, so that all windows are worked on at once.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spec_opt.decoding.acceptance import Edge
+
+NONE: Final = -1
+"""No such node, no such row."""
+
+
+class Column:
+    """A tensor that grows by rows: [n, *shape]."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._data = torch.empty((0, *shape), dtype=dtype, device=device)
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows, as a view."""
+        return self._data[: self._used]
+
+    def append(self, rows: Tensor) -> None:
+        """Add `rows` at the end; room is doubled when it runs out."""
+        wanted = self._used + len(rows)
+        if wanted > len(self._data):
+            grown = self._data.new_empty((max(wanted, 2 * len(self._data)), *self._data.shape[1:]))
+            grown[: self._used] = self.rows
+            self._data = grown
+        self._data[self._used : wanted] = rows
+        self._used = wanted
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, and the spare room with them."""
+        self._data = self.rows[rows].clone()
+        self._used = len(self._data)
+
+
+class PrefixTree:
+    """Prefixes of W windows, with what the models said at each.
+
+    Node numbers 0 ... W - 1 are the roots. A parent's number is below its children's.
+    """
+
+    def __init__(self, windows: int, patch_shape: tuple[int, int], device: torch.device) -> None:
+        def integers() -> Column:
+            return Column((), torch.int64, device)
+
+        def scalars() -> Column:
+            return Column((), torch.float64, device)
+
+        def patches() -> Column:
+            return Column(patch_shape, torch.float32, device)
+
+        self.device = device
+        self.windows = windows
+        self.window = integers()
+        """[n]: whose prefix it is, as a position among the windows."""
+        self.parent = integers()
+        self.depth = integers()
+        """[n]: patches in the prefix."""
+        self.edge = integers()
+        """[n]: what shaped the last patch, as an index into `edges`."""
+        self.patch = patches()
+        """[n, P, C]: the last patch of the prefix; zeros for a root."""
+        self.squared_error = scalars()
+        """[n]: of the last patch against the truth, summed over what lies in the horizon."""
+        self.absolute_error = scalars()
+        self.draft_term = scalars()
+        """[n]: the draft's part of the log-ratio, for a prefix that ends in a proposal."""
+        self.target_term = scalars()
+        """[n]: the target's part; NaN until the target was asked."""
+        self.exhausted = integers()
+        """[n]: 1 where thinning met its bound."""
+        self._target_row, self._draft_row = integers(), integers()
+        self._target_mean = patches()
+        self._draft_mean, self._draft_variance = patches(), patches()
+        self.edges: list[Edge] = []
+        self._children: dict[Edge, Tensor] = {}
+        self._add_roots()
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+    def _add_roots(self) -> None:
+        count = self.windows
+        none = torch.full((count,), NONE, dtype=torch.int64, device=self.device)
+        zero = torch.zeros(count, dtype=torch.float64, device=self.device)
+        self.window.append(torch.arange(count, device=self.device))
+        for column in (self.parent, self.edge, self._target_row, self._draft_row):
+            column.append(none)
+        for column in (self.depth, self.exhausted):
+            column.append(torch.zeros_like(none))
+        for column in (self.squared_error, self.absolute_error, self.draft_term, self.target_term):
+            column.append(zero)
+        self.patch.append(self.patch.rows.new_zeros(count, *self.patch.rows.shape[1:]))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the patches held; the other columns are small beside them."""
+        held = len(self.patch) + len(self._target_mean)
+        held += len(self._draft_mean) + len(self._draft_variance)
+        return held * self.patch_bytes
+
+    @property
+    def patch_bytes(self) -> int:
+        _, points, channels = self.patch.rows.shape
+        return points * channels * self.patch.rows.element_size()
+
+    def children(self, nodes: Tensor, edge: Edge) -> Tensor:
+        """The prefixes one patch longer, [n]; NONE where there is none yet."""
+        known = self._children.get(edge)
+        if known is None:
+            return torch.full_like(nodes, NONE)
+        found = torch.full_like(nodes, NONE)
+        inside = nodes < len(known)
+        found[inside] = known[nodes[inside]]
+        return found
+
+    def add_children(
+        self,
+        parents: Tensor,
+        edge: Edge,
+        patches: Tensor,
+        squared_error: Tensor,
+        absolute_error: Tensor,
+        draft_term: Tensor,
+        exhausted: Tensor,
+    ) -> Tensor:
+        """Lengthen `parents` [n] by `patches` [n, P, C]; returns the new nodes [n]."""
+        first = len(self)
+        nodes = torch.arange(first, first + len(parents), device=self.device)
+        if edge not in self._children:
+            self.edges.append(edge)
+        none = torch.full_like(parents, NONE)
+        self.window.append(self.window.rows[parents])
+        self.parent.append(parents)
+        self.depth.append(self.depth.rows[parents] + 1)
+        self.edge.append(torch.full_like(parents, self.edges.index(edge)))
+        self.patch.append(patches)
+        self.squared_error.append(squared_error)
+        self.absolute_error.append(absolute_error)
+        self.draft_term.append(draft_term)
+        self.target_term.append(torch.full_like(draft_term, torch.nan))
+        self.exhausted.append(exhausted)
+        self._target_row.append(none)
+        self._draft_row.append(none)
+        known = self._children.get(edge, none[:0])
+        grown = torch.full((len(self),), NONE, dtype=torch.int64, device=self.device)
+        grown[: len(known)] = known
+        grown[parents] = nodes
+        self._children[edge] = grown
+        return nodes
+
+    def ancestors(self, nodes: Tensor, depth: int) -> Tensor:
+        """The nodes on the way to `nodes` [n], all of one depth, roots left out: [n, depth]."""
+        path = []
+        for _ in range(depth):
+            path.append(nodes)
+            nodes = self.parent.rows[nodes]
+        path.reverse()
+        return torch.stack(path, dim=1) if path else nodes.new_empty((len(nodes), 0))
+
+    def without_target(self, nodes: Tensor) -> Tensor:
+        """Those of `nodes` at which the target was not asked yet."""
+        return nodes[self._target_row.rows[nodes] == NONE]
+
+    def without_draft(self, nodes: Tensor) -> Tensor:
+        """Those of `nodes` at which the draft was not asked yet."""
+        return nodes[self._draft_row.rows[nodes] == NONE]
+
+    def set_target(self, nodes: Tensor, mean: Tensor) -> None:
+        """Keep the target's answer [n, P, C] at `nodes` [n]."""
+        first = len(self._target_mean)
+        self._target_mean.append(mean)
+        self._target_row.rows[nodes] = torch.arange(first, first + len(nodes), device=self.device)
+
+    def set_draft(self, nodes: Tensor, mean: Tensor, variance: Tensor | None) -> None:
+        """Keep the draft's answer, [n, P, C] each, at `nodes` [n]."""
+        first = len(self._draft_mean)
+        self._draft_mean.append(mean)
+        if variance is not None:
+            self._draft_variance.append(variance)
+        self._draft_row.rows[nodes] = torch.arange(first, first + len(nodes), device=self.device)
+
+    def target_mean(self, nodes: Tensor) -> Tensor:
+        """What the target said at `nodes` [n], all of which it was asked at: [n, P, C]."""
+        return self._target_mean.rows[self._target_row.rows[nodes]]
+
+    @property
+    def has_draft_variance(self) -> bool:
+        """Whether the draft gives a variance, as far as it was asked."""
+        return len(self._draft_variance) > 0
+
+    def draft(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the draft said at `nodes` [n]: mean and variance, [n, P, C] each."""
+        rows = self._draft_row.rows[nodes]
+        variance = self._draft_variance.rows[rows] if self.has_draft_variance else None
+        return self._draft_mean.rows[rows], variance
+
+    def reached_only_by(self, edges: set[Edge]) -> Tensor:
+        """Which nodes have none but these edges on the way from their root: bool [n]."""
+        allowed = torch.tensor(
+            [edge in edges for edge in self.edges] + [True], device=self.device
+        )  # the last one is for roots, whose edge is NONE
+        reached = allowed[self.edge.rows]
+        for depth in range(1, int(self.depth.rows.max()) + 1):
+            at = torch.nonzero(self.depth.rows == depth).squeeze(1)
+            reached[at] &= reached[self.parent.rows[at]]
+        return reached
+
+    def keep(self, wanted: Tensor) -> None:
+        """Forget all nodes but `wanted`, bool [n]; a node's parent must be wanted too.
+
+        Roots stay. Node numbers change.
+        """
+        wanted = wanted.clone()
+        wanted[: self.windows] = True
+        kept = torch.nonzero(wanted).squeeze(1)
+        # One place more than nodes, so that NONE (-1) maps to itself.
+        renumbered = torch.full((len(self) + 1,), NONE, dtype=torch.int64, device=self.device)
+        renumbered[kept] = torch.arange(len(kept), device=self.device)
+        for column in (
+            self.window,
+            self.parent,
+            self.depth,
+            self.edge,
+            self.patch,
+            self.squared_error,
+            self.absolute_error,
+            self.draft_term,
+            self.target_term,
+            self.exhausted,
+            self._target_row,
+            self._draft_row,
+        ):
+            column.keep(kept)
+        self.parent.rows.copy_(renumbered[self.parent.rows])
+        for edge, known in self._children.items():
+            inside = kept[kept < len(known)]
+            self._children[edge] = renumbered[known[inside]]
+        self._compact(self._target_row, [self._target_mean])
+        self._compact(self._draft_row, [self._draft_mean, self._draft_variance])
+
+    def _compact(self, index: Column, answers: list[Column]) -> None:
+        """Drop the answers that no node points at any more."""
+        pointing = torch.nonzero(index.rows != NONE).squeeze(1)
+        rows = index.rows[pointing]
+        for column in answers:
+            if len(column):
+                column.keep(rows)
+        index.rows[pointing] = torch.arange(len(rows), device=self.device)
