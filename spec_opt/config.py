@@ -313,7 +313,9 @@ class StudyConfig(Table):
 def shipped_studies() -> dict[str, Path]:
     """The study files that ship, by name: in the wheel beside this file, in a checkout above it."""
     package = Path(__file__).parent
-    folder = next((f for f in (package / "studies", package.parent / "studies") if f.is_dir()), None)
+    folder = next(
+        (f for f in (package / "studies", package.parent / "studies") if f.is_dir()), None
+    )
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
@@ -360,7 +362,9 @@ def _resolve_checkpoint(table: Any, folder: Path) -> None:
         return
     given = Path(table["checkpoint"]).expanduser()
     beside = folder / given
-    table["checkpoint"] = str((beside if beside.exists() and not given.exists() else given).resolve())
+    table["checkpoint"] = str(
+        (beside if beside.exists() and not given.exists() else given).resolve()
+    )
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -228,7 +228,7 @@ class ExactRule(SamplingRule):
         # q / p = 1 / r
         keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
         kept = row_draws.uniform(Purpose.THINNING, attempts) < keep
-        return drawn.unflatten(0, (len(rows), at_once)), kept.unflatten(0, (len(rows), at_once))
+        return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
 
     def replacement_edge(self, setting: Setting) -> Edge:
         return ("residual", setting.sigma, min(setting.bias, 1.0))

@@ -31,8 +31,8 @@ class RollingBuffer:
         )
         self._values = torch.cat([context, room], dim=1)
         # Views, not copies: [B, M + 1, C, L] and [B, M, P, C].
-        self._contexts = self._values.unfold(1, self._length, patch)
-        self._emitted = self._values[:, self._length :].unflatten(1, (patches, patch))
+        self._contexts: Tensor = self._values.unfold(1, self._length, patch)
+        self._emitted = self._values[:, self._length :].view(batch, patches, patch, channels)
 
     def contexts(self, rows: Tensor, positions: Tensor) -> Tensor:
         """The contexts of `rows` [n] at `positions` [n]: [n, L, C]."""

@@ -95,7 +95,7 @@ class Draws:
             ],
             dim=-1,
         )
-        return normals.flatten(1)[:, :size].unflatten(1, shape)
+        return normals.flatten(1)[:, :size].reshape(-1, *shape)
 
     def _words(self, purpose: Purpose, attempts: Tensor | int, blocks: int) -> tuple[Tensor, ...]:
         """Four words [B, blocks] for each row."""

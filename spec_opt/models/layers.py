@@ -17,22 +17,21 @@ Activation = Literal["relu", "gelu"]
 ROTARY_BASE = 10_000.0
 
 
-class Rotary(NamedTuple):
-    """Cosines and signed sines of the rotation of each element, `[S, D/H]`."""
+def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair (a, b) of `[B, H, S, D/H]` by its angle (Su et al. 2021, RoFormer, eq. 34).
 
-    cosine: Tensor
-    sine: Tensor
-
-    def __call__(self, heads: Tensor) -> Tensor:
-        """Rotate `[B, H, S, D/H]`: (a, b) -> (a·cos − b·sin, b·cos + a·sin) for each pair."""
-        swapped = torch.unflatten(heads, -1, (-1, 2)).flip(-1).flatten(-2)
-        return torch.addcmul(heads * self.cosine, swapped, self.sine)
+    `rotation` is `[S, D/2H]`, complex: as (a + bi)·e^(iθ) this is one pass over the data.
+    """
+    exact = heads.to(rotation.real.dtype)
+    pairs = torch.view_as_complex(torch.unflatten(exact, -1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)
 
 
 class Geometry(NamedTuple):
     """What depends on the number of channels and tokens alone."""
 
-    rotary: Rotary
+    rotation: Tensor
+    """`[S, D/2H]`, complex; see `rotate`."""
     same_variable: Tensor
     """`[S, S]`, true where query and key belong to the same variable."""
     hidden: Tensor
@@ -48,26 +47,24 @@ def geometry_of(
         variable = torch.arange(channels).repeat_interleave(tokens)
         time = torch.arange(tokens).repeat(channels)
         return Geometry(
-            rotary_tables(channels * tokens, head_width, dtype, device),
+            _rotation(channels * tokens, head_width, dtype).to(device),
             (variable[:, None] == variable).to(device),
             (time[:, None] < time).to(device),
         )
 
 
-def rotary_tables(length: int, head_width: int, dtype: torch.dtype, device: torch.device) -> Rotary:
-    """Tables for positions 0 to length − 1; the second half of a head is left as it is.
+def _rotation(positions: int, head_width: int, dtype: torch.dtype) -> Tensor:
+    """e^(iθ) for positions from 0 on; the second half of a head is not turned.
 
-    The position of a token is its index in the flattened sequence: it runs on from one variable to
-    the next (so the order of channels matters).
+    The position of a token is its index in the whole sequence: it runs on from one variable to the
+    next, so the order of channels matters.
     """
     width = head_width // 2
     frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-    cosine, sine = torch.ones(2, length, head_width, dtype=torch.float64)
-    sine.zero_()
-    cosine[:, :width] = angle.cos().repeat_interleave(2, dim=1)
-    sine[:, 0:width:2], sine[:, 1:width:2] = -angle.sin(), angle.sin()
-    return Rotary(cosine.to(device, dtype), sine.to(device, dtype))
+    frequency = torch.cat([frequency, torch.zeros_like(frequency)])
+    angle = torch.outer(torch.arange(positions, dtype=torch.float64), frequency)
+    rotation = torch.polar(torch.ones_like(angle), angle)
+    return rotation.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
 
 
 class Layer(nn.Module):
@@ -90,8 +87,8 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, geometry: Geometry, dropout: float) -> Tensor:
         """`[B, S, D]` -> `[B, S, D]`, every token."""
-        query = geometry.rotary(self.split(self.query(hidden)))
-        key = geometry.rotary(self.split(self.key(hidden)))
+        query = rotate(self.split(self.query(hidden)), geometry.rotation)
+        key = rotate(self.split(self.key(hidden)), geometry.rotation)
         value = self.split(self.value(hidden))
         return self.finish(hidden, query, key, value, self.mask(geometry), dropout)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from spec_opt.config import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian
-from spec_opt.models.layers import Activation, Geometry, Layer, Rotary, geometry_of
+from spec_opt.models.layers import Activation, Geometry, Layer, geometry_of, rotate
 
 NORMALISATION_EPSILON = 1e-5
 LOG_VARIANCE_LIMIT = 10.0
@@ -101,8 +101,8 @@ class _Static(NamedTuple):
     """The same of keys and values, stacked: `[2D, in]`."""
     mask: Tensor
     """`[1, H, Q, S]`, Q the tokens that are asked: all S, in the last layer C."""
-    query_rotary: Rotary
-    key_rotary: Rotary
+    query_rotation: Tensor
+    key_rotation: Tensor
 
 
 class TimerXL(nn.Module):
@@ -184,14 +184,15 @@ class TimerXL(nn.Module):
         source = patches
         for index, static in enumerate(self._prepare(patches)):
             layer = self._layer(index)
-            asked = source[:, :, -1:] if index == self.config.layers - 1 else source
+            last = index == self.config.layers - 1
+            asked = source[:, :, -1:].contiguous() if last else source
             residual = self.embedding(asked) if index == 0 else asked
             query = layer.split(F.linear(asked, *static.query).flatten(1, 2))
             key, value = F.linear(source, *static.memory).flatten(1, 2).chunk(2, dim=-1)
             hidden = layer.finish(
                 residual.flatten(1, 2),
-                static.query_rotary(query),
-                static.key_rotary(layer.split(key)),
+                rotate(query, static.query_rotation),
+                rotate(layer.split(key), static.key_rotation),
                 layer.split(value),
                 static.mask,
                 dropout=0.0,
@@ -213,7 +214,8 @@ class TimerXL(nn.Module):
                 f"{self.patch} points"
             )
         exact = torch.promote_types(torch.promote_types(context.dtype, weight.dtype), torch.float32)
-        patches = torch.unflatten(context.to(exact).transpose(1, 2), 2, (-1, self.patch))
+        series = context.to(exact).transpose(1, 2).contiguous()
+        patches = torch.unflatten(series, 2, (-1, self.patch))
         variance, mean = torch.var_mean(patches, dim=(2, 3), correction=0, keepdim=True)
         deviation = torch.sqrt(variance + NORMALISATION_EPSILON)
         return ((patches - mean) / deviation).to(weight.dtype), _Instance(mean, deviation)
@@ -254,19 +256,19 @@ class TimerXL(nn.Module):
 
     def _make_static(self, index: int, patches: Tensor) -> _Static:
         layer, geometry = self._layer(index), self._geometry(patches)
-        rotary, mask = geometry.rotary, layer.mask(geometry)
+        rotation, mask = geometry.rotation, layer.mask(geometry)
         if index == self.config.layers - 1:
             tokens = patches.shape[2]
             last = slice(tokens - 1, None, tokens)
             mask = mask[:, :, last].contiguous()
-            rotary = Rotary(*(table[last].contiguous() for table in rotary))
+            rotation = rotation[last].contiguous()
         compose = self._composed if index == 0 else _parameters
         return _Static(
             compose(layer.query),
             compose(layer.key, layer.value),
             mask,
-            rotary,
-            geometry.rotary,
+            rotation,
+            geometry.rotation,
         )
 
     def _composed(self, *projections: nn.Linear) -> tuple[Tensor, Tensor]:
