@@ -1,0 +1,161 @@
+"""Trials as CSV, JSON or parquet; docs/export.md describes every column and key."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from spec_opt.errors import InputError
+from spec_opt.results.table import StudyTable, TrialRow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ExportFormat = Literal["csv", "json", "parquet"]
+
+
+def export(
+    table: StudyTable, style: ExportFormat, *, all_trials: bool, storage: str, command: str
+) -> bytes:
+    """The Pareto trials, best acceptance first, or all trials by number.
+
+    Args:
+        table: The study.
+        style: csv and json are UTF-8 text, parquet is binary.
+        all_trials: Every trial in any state instead of the Pareto front.
+        storage: URL of the store; written into the JSON without its password.
+        command: The command line that asked for it, for the JSON.
+    """
+    match style:
+        case "csv":
+            return csv_of(_selected(table, all_trials))
+        case "json":
+            document = document_of(table, all_trials=all_trials, storage=storage, command=command)
+            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+            return f"{text}\n".encode()
+        case "parquet":
+            return parquet_of(_selected(table, all_trials))
+
+
+def document_of(
+    table: StudyTable, *, all_trials: bool, storage: str, command: str
+) -> dict[str, Any]:
+    """The JSON form: what makes the study reproducible, then the trials."""
+    baseline = None if table.baseline is None else asdict(table.baseline)
+    return {
+        "study": table.name,
+        "storage": without_password(storage),
+        "command": command,
+        "versions": dict(table.versions),
+        "fingerprints": None if table.fingerprints is None else asdict(table.fingerprints),
+        "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
+        "selection": "all" if all_trials else "pareto",
+        "config": None if table.config is None else table.config.model_dump(mode="json"),
+        "trials": [_trial(row) for row in _rows(table, all_trials)],
+    }
+
+
+def csv_of(frame: pd.DataFrame) -> bytes:
+    """CSV with a header; lists are written as JSON, missing values are empty."""
+    text = frame.copy()
+    for name in ("accepted_by_position", "tested_by_position"):
+        if name in text:
+            text[name] = [None if cell is None else json.dumps(cell) for cell in text[name]]
+    return text.to_csv(index=False, lineterminator="\n").encode()
+
+
+def parquet_of(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a reader never sees half of it.
+
+    Raises:
+        InputError: the path cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes the file for its owner only; give it the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(scratch, 0o666 & ~mask)
+        os.replace(scratch, path)
+    except OSError as error:
+        Path(scratch).unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def without_password(storage: str) -> str:
+    """A storage URL with its password starred out, in the address or among the options."""
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        return "not a URL"
+    secrets = {key: "***" for key in url.query if "password" in key.lower()}
+    shown = url.update_query_dict(secrets).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written: {error.strerror}; choose another path with -o")
+
+
+def _rows(table: StudyTable, all_trials: bool) -> list[TrialRow]:
+    if all_trials:
+        return list(table.trials)
+    by_number = {row.number: row for row in table.trials}
+    return [by_number[point.number] for point in table.front]
+
+
+def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
+    frame = table.frame()
+    if all_trials:
+        return frame
+    order = [point.number for point in table.front]
+    return frame.set_index("number", drop=False).loc[order].reset_index(drop=True)
+
+
+def _trial(row: TrialRow) -> dict[str, Any]:
+    result = row.result
+    return {
+        "number": row.number,
+        "state": row.state,
+        "params": None if row.setting is None else row.setting.model_dump(),
+        "values": None
+        if result is None
+        else {"acceptance_rate": result.acceptance_rate, "mse": result.mse},
+        "pareto": result is not None and result.pareto,
+        "started": None if row.started is None else row.started.isoformat(),
+        "finished": None if row.finished is None else row.finished.isoformat(),
+        "attributes": _finite(row.attributes),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for what JSON cannot hold: infinities and NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_finite(entry) for entry in value]
+    return value

@@ -1,0 +1,379 @@
+"""Which setting to use: the three scenarios, each with its reasons in plain words.
+
+- speed: the highest acceptance rate among trials with k >= min_k;
+- quality: the lowest MSE among trials within both bounds (MSE at most, acceptance at least);
+- balanced: within its own two bounds, the trial that gives up least: the share of the acceptance
+  margin that it uses (best .. floor) plus the share of the error margin (best .. limit).
+
+Equal results go to the mildest setting (`table.mildness`), so the choice never depends on order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from spec_opt.config import QualityScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.results.advice import cautions, remedies
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness
+from spec_opt.results.wording import among, described, numbers, outcome, percent, plural, relative
+
+Scenario = Literal["speed", "quality", "balanced"]
+SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")
+
+Order = Callable[[Point], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The trial to take for a scenario, or why none can be."""
+
+    scenario: Scenario
+    point: Point | None
+    mse_ratio: float | None
+    """MSE over the target's own; None where either is not known."""
+    why: str
+    """Why this one; where there is none, which threshold fails and by how much."""
+    close: str | None
+    """Which others nearly were it."""
+    would_change: str | None
+    """What would change the choice."""
+    cautions: tuple[str, ...]
+    """What to know before relying on it."""
+    advice: tuple[str, ...]
+    """Where nothing meets the scenario: what to try, from this study's own numbers."""
+
+    @property
+    def trial(self) -> int | None:
+        return None if self.point is None else self.point.number
+
+    @property
+    def setting(self) -> Setting | None:
+        return None if self.point is None else self.point.setting
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        return None if self.point is None else self.point.result.acceptance_rate
+
+    @property
+    def mse(self) -> float | None:
+        return None if self.point is None else self.point.result.mse
+
+    @property
+    def reason(self) -> str:
+        """All of it as one text."""
+        parts = (self.why, self.close, self.would_change, *self.cautions, *self.advice)
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The thresholds of a quality scenario, in this study's numbers."""
+
+    min_acceptance: float
+    max_mse: float
+    origin: str
+    """Where `max_mse` comes from, in words."""
+
+    def hold(self, point: Point) -> bool:
+        return self.reaches(point) and self.is_accurate(point)
+
+    def reaches(self, point: Point) -> bool:
+        return point.result.acceptance_rate >= self.min_acceptance
+
+    def is_accurate(self, point: Point) -> bool:
+        return point.result.mse <= self.max_mse
+
+    def __str__(self) -> str:
+        return (
+            f"MSE <= {self.max_mse:.4f} ({self.origin}) "
+            f"and acceptance >= {percent(self.min_acceptance)}"
+        )
+
+
+def recommend(
+    table: StudyTable, scenario: Scenario, thresholds: RecommendConfig | None = None
+) -> Recommendation:
+    """The recommendation for one scenario.
+
+    Args:
+        table: The study.
+        scenario: Which of the three.
+        thresholds: `[recommend]` of the study file; by default that which the study was made
+            with, else the defaults.
+    """
+    limits = thresholds or (table.config.recommend if table.config else RecommendConfig())
+    if not table.points:
+        return _nothing(table, scenario, _no_results(table))
+    match scenario:
+        case "speed":
+            return _for_speed(table, limits.speed)
+        case "quality":
+            bounds = bounds_of(table, limits.quality)
+            return _within(table, "quality", bounds, by_mse, "the lowest MSE")
+        case "balanced":
+            bounds = bounds_of(table, limits.balanced)
+            order = give_up(bounds, [p for p in table.points if bounds.hold(p)])
+            return _within(
+                table, "balanced", bounds, order, "the best balance of acceptance and error"
+            )
+
+
+def recommend_all(
+    table: StudyTable, thresholds: RecommendConfig | None = None
+) -> tuple[Recommendation, ...]:
+    """The three recommendations, in the order of `SCENARIOS`."""
+    return tuple(recommend(table, scenario, thresholds) for scenario in SCENARIOS)
+
+
+def bounds_of(table: StudyTable, scenario: QualityScenario) -> Bounds:
+    """A scenario's thresholds; an MSE ratio is taken of the target's own MSE.
+
+    A study without that baseline (imported results) falls back on its lowest MSE, and says so.
+    The table holds at least one point.
+    """
+    if scenario.max_mse is not None:
+        return Bounds(scenario.min_acceptance, scenario.max_mse, "max_mse")
+    # The configuration holds that one of the two is given.
+    ratio = scenario.max_mse_ratio or math.inf
+    if table.target_mse is not None:
+        origin, reference = "the target alone", table.target_mse
+    else:
+        origin, reference = "the lowest MSE here", min(p.result.mse for p in table.points)
+    return Bounds(
+        scenario.min_acceptance, ratio * reference, f"{ratio:g} times {origin}, {reference:.4f}"
+    )
+
+
+def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Order:
+    """Sort key of the balanced scenario: used share of acceptance margin plus of error margin."""
+    best_acceptance = max((p.result.acceptance_rate for p in eligible), default=1.0)
+    best_mse = min((p.result.mse for p in eligible), default=0.0)
+    acceptance_margin = best_acceptance - bounds.min_acceptance
+    mse_margin = bounds.max_mse - best_mse
+
+    def key(point: Point) -> tuple[float, ...]:
+        lost = best_acceptance - point.result.acceptance_rate
+        added = point.result.mse - best_mse
+        used = (lost / acceptance_margin if acceptance_margin > 0 else 0.0) + (
+            added / mse_margin if mse_margin > 0 else 0.0
+        )
+        return (used, *mildness(point))
+
+    return key
+
+
+def _for_speed(table: StudyTable, limits: SpeedScenario) -> Recommendation:
+    eligible = sorted((p for p in table.points if p.setting.k >= limits.min_k), key=by_acceptance)
+    if not eligible:
+        largest = max(point.setting.k for point in table.points)
+        why = (
+            f"No trial has k >= {limits.min_k} (recommend.speed.min_k); the largest tried is "
+            f"{largest}, {limits.min_k - largest} short: add a larger k to [search], "
+            "or lower min_k."
+        )
+        return _nothing(table, "speed", why)
+    chosen = eligible[0]
+    if chosen.result.acceptance_rate == 0:
+        why = (
+            f"None of {among(len(eligible))} with k >= {limits.min_k} accepts a "
+            "single proposal: speculation only adds work here."
+        )
+        return _nothing(table, "speed", why, remedies(table, low_acceptance=True))
+    per_round = chosen.result.patches_per_round
+    why = (
+        f"Trial {chosen.number} has the highest acceptance of "
+        f"{among(len(eligible))} with k >= {limits.min_k}: {_facts(table, chosen)}"
+    )
+    if per_round is not None:
+        why += f" A round emits {per_round:.2f} patches on average."
+    best_of_all = min(table.points, key=by_acceptance)
+    change = None
+    if best_of_all.result.acceptance_rate > chosen.result.acceptance_rate:
+        change = (
+            f"With min_k <= {best_of_all.setting.k} it would be {described(best_of_all)}; "
+            "but few patches a round leave little to gain."
+        )
+    else:
+        accurate = min(eligible, key=by_mse)
+        if accurate.result.mse < chosen.result.mse:
+            change = (
+                "Error plays no part in this scenario; if it should, the lowest MSE at "
+                f"k >= {limits.min_k} is {described(accurate)}."
+            )
+    return _found(table, "speed", eligible, why, change)
+
+
+def _within(
+    table: StudyTable, scenario: Scenario, bounds: Bounds, order: Order, merit: str
+) -> Recommendation:
+    eligible = sorted((p for p in table.points if bounds.hold(p)), key=order)
+    if not eligible:
+        why = _shortfall(table, bounds)
+        short = not any(map(bounds.reaches, table.points))
+        inaccurate = not short or not any(map(bounds.is_accurate, table.points))
+        return _nothing(
+            table, scenario, why, remedies(table, low_acceptance=short, high_mse=inaccurate)
+        )
+    chosen = eligible[0]
+    why = (
+        f"Trial {chosen.number} has {merit} of {among(len(eligible))} with "
+        f"{bounds}: {_facts(table, chosen)}"
+    )
+    return _found(table, scenario, eligible, why, _turning_points(table, bounds, order, eligible))
+
+
+def _turning_points(
+    table: StudyTable, bounds: Bounds, order: Order, eligible: Sequence[Point]
+) -> str:
+    """How far each threshold may move before the choice changes, and to what."""
+    chosen = eligible[0]
+    parts = []
+    looser = [
+        p
+        for p in table.points
+        if bounds.is_accurate(p) and not bounds.reaches(p) and order(p) < order(chosen)
+    ]
+    if looser:
+        nearest = min(looser, key=by_acceptance)
+        parts.append(
+            f"lowering min_acceptance to {percent(nearest.result.acceptance_rate)} "
+            f"would choose {described(nearest)}"
+        )
+    stricter = [p for p in eligible if p.result.acceptance_rate > chosen.result.acceptance_rate]
+    then = f"trial {stricter[0].number} ({outcome(stricter[0])})" if stricter else "nothing"
+    if chosen.result.acceptance_rate < 1:
+        parts.append(
+            f"raising min_acceptance above {percent(chosen.result.acceptance_rate)} leaves {then}"
+        )
+    finer = [p for p in eligible if p.result.mse < chosen.result.mse]
+    then = f"trial {finer[0].number} ({outcome(finer[0])})" if finer else "nothing"
+    parts.append(f"an MSE limit below {chosen.result.mse:.4f} leaves {then}")
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _shortfall(table: StudyTable, bounds: Bounds) -> str:
+    """Which threshold fails, and by how much."""
+    parts = [f"No trial has {bounds}."]
+    if table.target_mse is not None and bounds.max_mse < table.target_mse:
+        parts.append(
+            f"The limit lies below the target's own MSE ({table.target_mse:.4f}), which "
+            "speculation can hardly better: raise it."
+        )
+    reaching = sorted(filter(bounds.reaches, table.points), key=by_mse)
+    accurate = sorted(filter(bounds.is_accurate, table.points), key=by_acceptance)
+    if reaching:
+        best = reaching[0]
+        over = best.result.mse - bounds.max_mse
+        parts.append(
+            f"The lowest MSE with enough acceptance is {described(best)}, which is {over:.4f} "
+            f"({100 * over / bounds.max_mse:.1f}%) over the limit."
+        )
+    if accurate:
+        best = accurate[0]
+        missing = 100 * (bounds.min_acceptance - best.result.acceptance_rate)
+        parts.append(
+            f"The highest acceptance within the MSE limit is {described(best)}, which is "
+            f"{missing:.1f} percentage points short."
+        )
+    if not reaching and not accurate:
+        highest, lowest = min(table.points, key=by_acceptance), min(table.points, key=by_mse)
+        short = 100 * (bounds.min_acceptance - highest.result.acceptance_rate)
+        parts.append(
+            f"Both fail: the highest acceptance ({described(highest)}) is {short:.1f} percentage "
+            f"points short, the lowest MSE ({described(lowest)}) is "
+            f"{lowest.result.mse - bounds.max_mse:.4f} over."
+        )
+    return " ".join(parts)
+
+
+def _facts(table: StudyTable, point: Point) -> str:
+    text = f"{point.setting}, {outcome(point)}"
+    if table.target_mse is not None:
+        against = relative(point.result.mse, table.target_mse)
+        text += f", {against} the target alone ({table.target_mse:.4f})"
+    return f"{text}."
+
+
+def _close(ordered: Sequence[Point]) -> str | None:
+    """The trials that equal the first, the runner-up, and whether noise separates it."""
+    chosen = ordered[0]
+    same = sorted(p.number for p in ordered[1:] if _values(p) == _values(chosen))
+    other = next((p for p in ordered[1:] if _values(p) != _values(chosen)), None)
+    parts = []
+    if same:
+        verb = "gives" if len(same) == 1 else "give"
+        parts.append(
+            f"{'Trial' if len(same) == 1 else 'Trials'} {numbers(same)} {verb} exactly the same "
+            "numbers; of these this is the one with the lowest bias, then sigma, then k."
+        )
+    if other is not None:
+        parts.append(f"Next is {described(other)}.")
+        if _is_tie(chosen, other):
+            parts.append("The two do not differ by more than twice their standard errors.")
+    return " ".join(parts) or None
+
+
+def _values(point: Point) -> tuple[float, float]:
+    return (point.result.acceptance_rate, point.result.mse)
+
+
+def _is_tie(one: Point, other: Point) -> bool:
+    """Whether neither objective differs by more than twice its combined standard error."""
+    return _within_noise(
+        one.result.acceptance_rate - other.result.acceptance_rate,
+        one.result.acceptance_se,
+        other.result.acceptance_se,
+    ) and _within_noise(one.result.mse - other.result.mse, one.result.mse_se, other.result.mse_se)
+
+
+def _within_noise(difference: float, se: float | None, other_se: float | None) -> bool:
+    if se is None or other_se is None:
+        return False
+    return abs(difference) <= 2 * math.hypot(se, other_se)
+
+
+def _found(
+    table: StudyTable, scenario: Scenario, ordered: Sequence[Point], why: str, change: str | None
+) -> Recommendation:
+    chosen = ordered[0]
+    target = table.target_mse
+    return Recommendation(
+        scenario=scenario,
+        point=chosen,
+        mse_ratio=None if target is None else chosen.result.mse / target,
+        why=why,
+        close=_close(ordered),
+        would_change=change,
+        cautions=cautions(table, chosen),
+        advice=(),
+    )
+
+
+def _nothing(
+    table: StudyTable, scenario: Scenario, why: str, advice: tuple[str, ...] = ()
+) -> Recommendation:
+    return Recommendation(
+        scenario=scenario,
+        point=None,
+        mse_ratio=None,
+        why=why,
+        close=None,
+        would_change=None,
+        cautions=cautions(table, None),
+        advice=advice,
+    )
+
+
+def _no_results(table: StudyTable) -> str:
+    failed = [row for row in table.trials if row.state == "fail"]
+    if not failed:
+        return "The study has no completed trial yet: `spec-opt run` makes them."
+    last = next((row.error for row in reversed(failed) if row.error), None)
+    return (
+        f"The study has no completed trial: {plural(len(failed), 'trial')} failed"
+        f"{f', the last with: {last}' if last else ''}."
+    )

@@ -1,0 +1,57 @@
+"""How numbers and settings read in sentences: one way everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spec_opt.results.table import Point
+
+
+def percent(share: float) -> str:
+    """A share as percent with one decimal, never rounded up to 100 or down to 0."""
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f}%"
+    if share > 0.9995:
+        return ">99.9%"
+    if share < 0.0005:
+        return "<0.1%"
+    return f"{100 * share:.1f}%"
+
+
+def relative(mse: float, reference: float) -> str:
+    """`mse` against a reference, as `8.0% above` or `1.2% below`."""
+    change = 100 * (mse / reference - 1)
+    if abs(change) < 0.05:
+        return "equal to"
+    return f"{abs(change):.1f}% {'above' if change > 0 else 'below'}"
+
+
+def described(point: Point) -> str:
+    """A trial with its setting and both objectives."""
+    return f"trial {point.number} ({point.setting}): {outcome(point)}"
+
+
+def outcome(point: Point) -> str:
+    return f"{percent(point.result.acceptance_rate)} accepted, MSE {point.result.mse:.4f}"
+
+
+def exact(value: float) -> str:
+    """The shortest text that reads back as the same number: 2 for 2.0, 0.25 for 0.25."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def numbers(values: Sequence[int], at_most: int = 6) -> str:
+    """Trial numbers as `3, 5 and 8`, or `3, 5, … (12 in all)`."""
+    if len(values) > at_most:
+        return f"{', '.join(map(str, values[:at_most]))}, … ({len(values)} in all)"
+    if len(values) == 1:
+        return str(values[0])
+    return f"{', '.join(map(str, values[:-1]))} and {values[-1]}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def among(trials: int) -> str:
+    return "the only trial" if trials == 1 else f"the {trials} trials"

@@ -1,0 +1,127 @@
+"""Exports: what is in them, that they read back, that no secret leaves and no half file stays."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from spec_opt.errors import InputError
+from spec_opt.results.export import ExportFormat, export, without_password, write_atomically
+from spec_opt.results.frame import COLUMNS
+from spec_opt.results.table import StudyTable, read_table
+from tests.results import studies
+
+GRID = read_table(studies.grid_study())
+URL = "postgresql+psycopg://me:secret@host/db"
+COMMAND = "spec-opt export etth1_grid --format json"
+
+
+def exported(table: StudyTable, style: ExportFormat, all_trials: bool = False) -> bytes:
+    return export(table, style, all_trials=all_trials, storage=URL, command=COMMAND)
+
+
+def test_json_opens_with_what_makes_it_reproducible() -> None:
+    document = json.loads(exported(GRID, "json"))
+    assert list(document)[:3] == ["study", "storage", "command"]
+    assert document["study"] == "etth1-grid"
+    assert document["storage"] == "postgresql+psycopg://me:***@host/db"
+    assert document["command"] == COMMAND
+    assert document["versions"]["torch"] == "2.13.0"
+    assert document["fingerprints"]["target"] == "t" * 12
+    assert document["baseline"]["target_mse"] == 0.4404
+    assert document["baseline"]["draft_mse"] == 0.4330
+    numbers = [trial["number"] for trial in document["trials"]]
+    assert numbers == [point.number for point in GRID.front]
+    first = document["trials"][0]
+    assert first["state"] == "complete"
+    assert first["params"] == {"sigma": 0.5, "bias": 1.0, "k": 4}
+    assert set(first["values"]) == {"acceptance_rate", "mse"}
+    assert first["attributes"]["windows"] == 255
+
+
+def test_json_of_all_holds_trials_in_any_state() -> None:
+    document = json.loads(exported(read_table(studies.failing_study()), "json", all_trials=True))
+    states = [trial["state"] for trial in document["trials"]]
+    assert states == ["fail", "fail", "fail", "waiting"]
+    assert document["trials"][0]["values"] is None
+    assert document["trials"][0]["attributes"]["error"].startswith("DecodingError")
+    assert document["trials"][2]["params"] is None
+
+
+def test_json_has_no_infinities() -> None:
+    study = studies.study_of((0.1, 1.0, 1, 0.5, 0.5))
+    trial = studies.complete(GRID.points[0].setting, 0.4, 0.6, odd=[float("inf"), {"x": 1.0}])
+    study.add_trial(trial)
+    document = json.loads(exported(read_table(study), "json", all_trials=True))
+    assert document["trials"][1]["attributes"]["odd"] == [None, {"x": 1.0}]
+
+
+def test_csv_reads_back() -> None:
+    frame = pd.read_csv(io.BytesIO(exported(GRID, "csv")))
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["number"].tolist() == [point.number for point in GRID.front]
+    assert frame["pareto"].all()
+    everything = pd.read_csv(io.BytesIO(exported(GRID, "csv", all_trials=True)))
+    assert everything["number"].tolist() == list(range(80))
+    assert everything["pareto"].sum() == len(GRID.front)
+    positions = json.loads(everything["accepted_by_position"][43])
+    assert positions == list(GRID.points[43].result.accepted_by_position or ())
+
+
+def test_parquet_reads_back() -> None:
+    frame = pd.read_parquet(io.BytesIO(exported(GRID, "parquet", all_trials=True)))
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["k"].dtype == "Int64"
+    assert list(frame["tested_by_position"][0]) == list(
+        GRID.points[0].result.tested_by_position or ()
+    )
+
+
+@pytest.mark.parametrize("style", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("all_trials", [False, True])
+@pytest.mark.parametrize(
+    "study", [studies.empty_study(), studies.failing_study(), studies.single_study()]
+)
+def test_unusual_studies(study: object, style: ExportFormat, all_trials: bool) -> None:
+    assert exported(read_table(study), style, all_trials)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///storage/spec_opt.db", "sqlite:///storage/spec_opt.db"),
+        ("postgresql://u:p%40ss@h:5432/db", "postgresql://u:***@h:5432/db"),
+        ("postgresql:///db?host=/run&password=p", "postgresql:///db?host=%2Frun&password=***"),
+        ("no url", "not a URL"),
+    ],
+)
+def test_passwords_are_starred_out(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_a_file_is_written_whole_with_usual_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "front.csv"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["front.csv"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_an_unwritable_path_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "file" / "front.csv", b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "folder", b"")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

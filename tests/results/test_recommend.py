@@ -1,0 +1,277 @@
+"""Each scenario, its reasons, and what is said where nothing meets it."""
+
+import json
+import tomllib
+
+import optuna
+import pytest
+
+from spec_opt.config import QualityScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.errors import StudyError
+from spec_opt.results.recommend import SCENARIOS, Scenario, recommend, recommend_all
+from spec_opt.results.render import RecommendFormat, flags, render
+from spec_opt.results.table import StudyTable, read_table
+from tests.results import studies
+
+GRID = read_table(studies.grid_study())
+
+# sigma, bias, k, acceptance, mse; the target alone has 0.4404.
+SMOOTH = (
+    (0.05, 1.0, 4, 0.10, 0.4330),
+    (0.10, 1.0, 4, 0.58, 0.4340),
+    (0.20, 1.0, 4, 0.70, 0.4380),
+    (0.30, 1.0, 4, 0.90, 0.4400),
+    (0.50, 1.0, 4, 1.00, 0.4700),
+    (0.50, 1.0, 2, 1.00, 0.4600),
+)
+
+
+def smooth(**options: object) -> StudyTable:
+    return read_table(studies.study_of(*SMOOTH, **options))
+
+
+def test_speed_takes_the_highest_acceptance_at_a_k_that_can_pay() -> None:
+    found = recommend(smooth(), "speed")
+    assert found.trial == 4
+    assert found.setting == Setting(sigma=0.5, bias=1.0, k=4)
+    assert found.mse_ratio == pytest.approx(0.47 / 0.4404)
+    assert "highest acceptance of the 5 trials with k >= 4" in found.why
+    assert "6.7% above the target alone" in found.why
+    assert found.close is not None
+    assert "Next is trial 3" in found.close
+
+
+def test_quality_takes_the_lowest_error_within_its_bounds() -> None:
+    found = recommend(smooth(), "quality")
+    assert found.trial == 2
+    assert found.would_change is not None
+    assert "Lowering min_acceptance to 58.0% would choose trial 1" in found.would_change
+    assert "raising min_acceptance above 70.0% leaves trial 3" in found.would_change
+    assert "an MSE limit below 0.4380 leaves nothing" in found.would_change
+
+
+def test_balanced_weighs_what_each_gives_up() -> None:
+    thresholds = RecommendConfig(balanced=QualityScenario(max_mse=0.48, min_acceptance=0.6))
+    # Of the margins 0.4 and 0.042: trial 2 uses 0.75 + 0, trial 3 0.25 + 0.05, trial 4 0 + 0.76.
+    assert recommend(smooth(), "balanced", thresholds).trial == 3
+
+
+def test_a_plateau_goes_to_the_mildest_setting_whatever_the_order() -> None:
+    for scenario in ("speed", "balanced"):
+        found = recommend(GRID, scenario)
+        assert found.trial == 43
+        assert found.close is not None
+        assert "Trials 48, 53, 58, 63, 68, 73, … (7 in all) give exactly the same" in found.close
+    rows = [(s, b, k, a, m) for s, b, k, a, m in SMOOTH]
+    rows += [(0.9, 1.0, 4, 1.0, 0.47), (0.4, 2.0, 4, 1.0, 0.47), (0.4, 1.0, 4, 1.0, 0.47)]
+    for order in (rows, rows[::-1]):
+        found = recommend(read_table(studies.study_of(*order)), "speed")
+        assert found.setting == Setting(sigma=0.4, bias=1.0, k=4)
+
+
+def test_a_failing_threshold_is_named_with_its_gap_and_the_cause() -> None:
+    found = recommend(GRID, "quality")
+    assert found.trial is None
+    assert "No trial has MSE <= 0.4624 (1.05 times the target alone, 0.4404)" in found.reason
+    assert "0.0132 (2.9%) over the limit" in found.reason
+    assert "60.0 percentage points short" in found.reason
+    assert "sampled patches carry noise" in found.reason
+
+
+def test_honest_cautions_on_the_grid() -> None:
+    cautions = " ".join(recommend(GRID, "speed").cautions)
+    assert "The draft alone is as accurate as the target" in cautions
+    assert "sigma <= 0.1 accepts at most 5.0%, every one with sigma >= 0.5" in cautions
+    assert "Bias hardly matters" in cautions
+    assert "2.2 percentage points" in cautions
+    assert "not yet measured: `spec-opt bench --trial 43`" in cautions
+
+
+def test_a_slope_is_not_called_a_switch() -> None:
+    found = recommend(read_table(studies.continuous_study()), "speed")
+    assert "switch" not in found.reason
+
+
+@pytest.mark.parametrize(
+    ("predicted", "words"),
+    [(None, "not known yet"), (0.8, "not expected to pay"), (1.5, "1.50x, not yet measured")],
+)
+def test_speedup_is_never_claimed_unmeasured(predicted: float | None, words: str) -> None:
+    study = studies.empty_study()
+    study.add_trial(
+        studies.complete(Setting(sigma=0.25, bias=2.0, k=4), 0.9, 0.45, predicted_speedup=predicted)
+    )
+    assert words in recommend(read_table(study), "speed").reason
+
+
+def test_differences_within_noise_are_called_so() -> None:
+    found = recommend(smooth(), "quality")
+    assert found.close is not None
+    assert "do not differ" not in found.close
+    table = read_table(studies.study_of((0.1, 1.0, 4, 0.80, 0.44), (0.2, 1.0, 4, 0.81, 0.441)))
+    close = recommend(table, "quality").close
+    assert close is not None
+    assert "do not differ by more than twice their standard errors" in close
+
+
+def test_imported_results_have_no_baseline_and_it_is_said() -> None:
+    study = studies.empty_study(baseline=None)
+    for setting, acceptance, mse in (
+        (Setting(sigma=0.25, bias=1.0, k=4), 0.9, 0.50),
+        (Setting(sigma=0.1, bias=1.0, k=4), 0.0, 0.45),
+    ):
+        trial = studies.complete(setting, acceptance, mse)
+        trial.user_attrs = {"source": "imported"}
+        study.add_trial(trial)
+    found = recommend(read_table(study), "quality")
+    assert "1.05 times the lowest MSE here, 0.4500" in found.reason
+    assert "All of 2 completed trials were imported" in found.reason
+    speed = recommend(read_table(study), "speed")
+    assert speed.trial == 0
+    assert speed.mse_ratio is None
+
+
+def test_absolute_limits_take_precedence() -> None:
+    limits = QualityScenario(max_mse=0.4390, max_mse_ratio=2.0, min_acceptance=0.6)
+    found = recommend(smooth(), "quality", RecommendConfig(quality=limits))
+    assert found.trial == 2
+    assert "MSE <= 0.4390 (max_mse)" in found.why
+
+
+def test_thresholds_come_from_the_study_unless_given() -> None:
+    stored = {
+        "name": "x",
+        "data": studies.DATA,
+        "recommend": {"quality": {"max_mse": 0.5, "min_acceptance": 0.95}},
+    }
+    table = smooth(config=stored)
+    assert recommend(table, "quality").trial == 5
+    assert recommend(table, "quality", RecommendConfig()).trial == 2
+
+
+def test_a_limit_below_the_target_is_pointed_out() -> None:
+    limits = RecommendConfig(quality=QualityScenario(max_mse=0.40, min_acceptance=0.6))
+    reason = recommend(smooth(), "quality", limits).reason
+    assert "below the target's own MSE (0.4404)" in reason
+
+
+def test_no_k_large_enough() -> None:
+    found = recommend(smooth(), "speed", RecommendConfig(speed=SpeedScenario(min_k=6)))
+    assert found.trial is None
+    assert "the largest tried is 4, 2 short" in found.why
+
+
+def test_a_smaller_k_that_accepts_more_is_mentioned() -> None:
+    table = read_table(studies.study_of((0.1, 1.0, 4, 0.8, 0.45), (0.1, 1.0, 1, 0.9, 0.45)))
+    change = recommend(table, "speed").would_change
+    assert change is not None
+    assert "With min_k <= 1 it would be trial 1" in change
+
+
+def test_nothing_accepted() -> None:
+    for found in recommend_all(read_table(studies.rejecting_study())):
+        assert found.trial is None
+        assert "sigma is too small for the gap" in found.reason
+        assert "The draft is not the cause" in found.reason
+
+
+WEAK = studies.BASELINE | {"draft_mse": 0.60}
+
+
+def test_a_weak_draft_is_named_with_its_remedy() -> None:
+    study = studies.study_of((0.1, 1.0, 4, 0.2, 0.45), (0.2, 1.0, 4, 0.3, 0.46), baseline=WEAK)
+    reason = recommend(read_table(study), "quality").reason
+    assert "The draft is weak: its own MSE is 36.2% above the target's" in reason
+    assert "now teacher_noise 0.05, scale 0.25" in reason
+    assert "Acceptance still rises at the largest sigma tried (0.2, 30.0% on average)" in reason
+
+
+def test_an_undertrained_draft_and_high_errors() -> None:
+    study = studies.study_of((0.1, 1.0, 4, 0.8, 0.65), (0.2, 1.0, 4, 0.9, 0.60), baseline=WEAK)
+    reason = recommend(read_table(study), "quality").reason
+    assert "it is undertrained, or its teacher_noise too high" in reason
+    assert "now 10 epochs" in reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "acceptance", "mse", "words"),
+    [
+        ("exact", 0.01, 0.44, "Rule 'exact' tests all elements"),
+        ("point", 0.90, 0.60, "With rule 'point' sigma is the gap"),
+    ],
+)
+def test_advice_knows_the_rule(rule: str, acceptance: float, mse: float, words: str) -> None:
+    config = {"name": "x", "data": studies.DATA, "decoding": {"rule": rule}}
+    study = studies.study_of((0.1, 1.0, 4, acceptance, mse), config=config)
+    assert words in recommend(read_table(study), "balanced").reason
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (studies.empty_study(), "no completed trial yet"),
+        (studies.failing_study(), "3 trials failed, the last with: DecodingError"),
+    ],
+)
+def test_studies_without_results(study: optuna.Study, words: str) -> None:
+    for found in recommend_all(read_table(study)):
+        assert found.trial is None
+        assert words in found.reason
+        assert found.cautions == ()
+
+
+def test_json_is_the_documented_contract() -> None:
+    both = json.loads(render(recommend_all(GRID), "json"))
+    assert [document["scenario"] for document in both] == list(SCENARIOS)
+    speed, quality, _ = both
+    assert speed["trial"] == 43
+    assert speed["setting"] == {"sigma": 0.5, "bias": 1.0, "k": 4}
+    assert speed["acceptance_rate"] == 1.0
+    assert speed["mse"] == pytest.approx(0.4756, abs=1e-4)
+    assert quality["trial"] is None
+    assert quality["setting"] is None
+    assert quality["reason"]
+    one = json.loads(render([recommend(GRID, "balanced")], "json"))
+    assert one["scenario"] == "balanced"
+
+
+def test_toml_reads_back() -> None:
+    one = tomllib.loads(render([recommend(GRID, "speed")], "toml"))
+    assert one == {"decoding": {"sigma": 0.5, "bias": 1.0, "k": 4}}
+    three = tomllib.loads(render(recommend_all(GRID), "toml"))
+    assert three["balanced"]["decoding"]["k"] == 4
+    assert "quality" not in three
+
+
+def test_flags_are_those_of_the_old_script() -> None:
+    assert flags(Setting(sigma=0.25, bias=2.0, k=4)) == (
+        "--spec_sigma 0.25 --spec_accept_bias 2 --spec_k 4"
+    )
+    text = render([recommend(GRID, "speed")], "flags")
+    assert text == "--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4"
+    assert render(recommend_all(GRID), "flags").count("--spec_sigma") == 2
+
+
+def test_flags_keep_every_digit() -> None:
+    setting = Setting(sigma=0.1 + 0.2, bias=1e-7, k=1)
+    words = flags(setting).split()
+    assert float(words[1]) == setting.sigma
+    assert float(words[3]) == setting.bias
+
+
+@pytest.mark.parametrize("style", ["toml", "flags"])
+def test_no_setting_is_an_error_for_a_script(style: RecommendFormat) -> None:
+    with pytest.raises(StudyError, match="quality: No trial has MSE"):
+        render([recommend(GRID, "quality")], style)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_text_of_one_scenario_fits_a_terminal(scenario: Scenario) -> None:
+    text = render([recommend(GRID, scenario)], "text")
+    assert max(map(len, text.splitlines())) <= 96
+
+
+def test_text_of_all_says_common_things_once() -> None:
+    text = render(recommend_all(GRID), "text")
+    assert text.count("The draft alone is as accurate") == 1
+    assert text.index("Know before you use it") > text.index("Balanced: ")
