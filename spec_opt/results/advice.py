@@ -40,7 +40,7 @@ def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),
-        None if chosen is None else _speed(chosen),
+        None if chosen is None else _speed(table, chosen),
     ]
     return tuple(caution for caution in found if caution)
 
@@ -132,8 +132,15 @@ def _bias_without_effect(points: Sequence[Point]) -> str | None:
     )
 
 
-def _speed(chosen: Point) -> str:
+def _speed(table: StudyTable, chosen: Point) -> str:
     predicted = chosen.result.predicted_speedup
+    measured = table.measured_speedup(chosen.number)
+    if measured is not None and measured.speedup is not None:
+        verdict = "" if measured.speedup > 1 else ": speculation does not pay here"
+        return (
+            f"The measured speedup over the target alone is {measured.speedup:.2f}x at best "
+            f"({measured.device}, batch size {measured.batch_size}){verdict}."
+        )
     measure = f"`spec-opt bench --trial {chosen.number}` measures it."
     if predicted is None:
         return f"The speedup is not known yet: {measure}"

@@ -62,6 +62,16 @@ class Attributes:
         except ValidationError:
             return None
 
+    def records(self, name: str, kind: type[RecordType]) -> tuple[RecordType, ...]:
+        """A list of frozen dataclasses, each stored as a table of its fields; empty if absent."""
+        value = self._stored.get(name)
+        if not isinstance(value, list):
+            return ()
+        try:
+            return tuple(TypeAdapter(list[kind]).validate_python(value))  # type: ignore[valid-type]
+        except ValidationError:
+            return ()
+
     def validated(self, name: str, kind: type[TableType]) -> TableType | None:
         """A pydantic model stored in its JSON form.
 

@@ -95,6 +95,18 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class Speedup:
+    """One setting's decoding speed over target-only decoding, at one batch size."""
+
+    trial: int
+    device: str
+    batch_size: int
+    predicted_speedup: float | None
+    speedup: float | None
+    """As measured; None where only the cost model has spoken."""
+
+
+@dataclass(frozen=True)
 class Point:
     """A completed trial, its number and setting beside its result."""
 
@@ -114,6 +126,8 @@ class StudyTable:
     baseline: Baseline | None
     fingerprints: Fingerprints | None
     versions: Mapping[str, str]
+    speedups: tuple[Speedup, ...]
+    """What `spec-opt bench` left in the study's user attribute `speedups`."""
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -146,6 +160,11 @@ class StudyTable:
     def imported(self) -> int:
         """How many of the completed trials were imported."""
         return sum(point.result.imported for point in self.points)
+
+    def measured_speedup(self, number: int) -> Speedup | None:
+        """The best measured speedup of a trial over batch sizes and devices."""
+        measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
+        return max(measured, key=lambda s: s.speedup or 0.0, default=None)
 
     def frame(self) -> pd.DataFrame:
         """One row a trial, in any state; docs/export.md says what each column holds."""
@@ -189,11 +208,13 @@ def read_table(study: Study) -> StudyTable:
     complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, 2)
     on_front = pareto_mask(values[:, 0], values[:, 1])
+    about = Attributes(study.user_attrs)
+    speedups = about.records("speedups", Speedup)
+    predicted = {s.trial: s.predicted_speedup for s in reversed(speedups)}
     results = {
-        trial.number: _read_result(trial, bool(flag))
+        trial.number: _read_result(trial, bool(flag), predicted.get(trial.number))
         for trial, flag in zip(complete, on_front, strict=True)
     }
-    about = Attributes(study.user_attrs)
     return StudyTable(
         name=study.study_name,
         trials=tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen),
@@ -201,6 +222,7 @@ def read_table(study: Study) -> StudyTable:
         baseline=about.record("baseline", Baseline),
         fingerprints=about.record("fingerprints", Fingerprints),
         versions=about.texts("versions"),
+        speedups=speedups,
     )
 
 
@@ -230,8 +252,9 @@ def _is_finite(trial: FrozenTrial) -> bool:
     return False
 
 
-def _read_result(trial: FrozenTrial, pareto: bool) -> Result:
+def _read_result(trial: FrozenTrial, pareto: bool, predicted: float | None) -> Result:
     attributes = Attributes(trial.user_attrs)
+    own_prediction = attributes.number("predicted_speedup")
     return Result(
         acceptance_rate=trial.values[0],
         mse=trial.values[1],
@@ -255,7 +278,7 @@ def _read_result(trial: FrozenTrial, pareto: bool) -> Result:
         thinning_exhausted=attributes.count("thinning_exhausted"),
         evaluation_seconds=attributes.number("evaluation_seconds"),
         total_time_s=attributes.number("total_time_s"),
-        predicted_speedup=attributes.number("predicted_speedup"),
+        predicted_speedup=predicted if own_prediction is None else own_prediction,
         source=attributes.text("source"),
     )
 

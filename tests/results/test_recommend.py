@@ -104,6 +104,20 @@ def test_speedup_is_never_claimed_unmeasured(predicted: float | None, words: str
     assert words in recommend(read_table(study), "speed").reason
 
 
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [(1.31, "is 1.31x at best (cpu, batch size 8)."), (0.9, "speculation does not pay here")],
+)
+def test_a_measured_speedup_is_told(measured: float, words: str) -> None:
+    study = studies.single_study()
+    rows = [
+        {"trial": 0, "device": "cpu", "batch_size": 1, "speedup": 0.5, "predicted_speedup": 0.6},
+        {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": measured},
+    ]
+    study.set_user_attr("speedups", [row | {"predicted_speedup": 1.4} for row in rows])
+    assert words in recommend(read_table(study), "speed").reason
+
+
 def test_differences_within_noise_are_called_so() -> None:
     found = recommend(smooth(), "quality")
     assert found.close is not None

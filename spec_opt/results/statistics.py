@@ -1,0 +1,267 @@
+"""What a study says as a whole: the front and its noise, extremes, and which parameter matters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
+from optuna.trial import create_trial
+
+from spec_opt.config import RecommendConfig
+from spec_opt.results.recommend import bounds_of, give_up
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
+
+PARAMETERS = ("sigma", "bias", "k")
+ENOUGH_FOR_IMPORTANCE = 20
+"""With fewer trials a forest's verdict on a parameter is noise."""
+
+MANY_VALUES = 10
+"""A parameter with more distinct values than this is summarised by ranges of them."""
+
+Objective = Literal["acceptance_rate", "mse"]
+OBJECTIVES: tuple[Objective, ...] = ("acceptance_rate", "mse")
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """A trial of the Pareto front, and whether the noise of measuring could undo its place.
+
+    The standard errors are each trial's own. Trials share their windows and random numbers, so
+    differences between them are less noisy than these errors say: a tie may be a difference, but
+    what is called clear is clear.
+    """
+
+    point: Point
+    standing: Literal["clear", "tie", "unknown"]
+    """clear: from every other trial it is better in one objective by two standard errors of the
+    difference; unknown: the standard errors are not known."""
+    equal_to: tuple[int, ...]
+    """Trials with exactly the same two values."""
+    tied_with: tuple[int, ...]
+    """Trials with other values that could be at least as good in both objectives."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a quantity is distributed over the completed trials."""
+
+    lowest: float
+    median: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The study in a few numbers; spreads are None without completed trials."""
+
+    states: Mapping[str, int]
+    front: int
+    acceptance_rate: Spread | None
+    mse: Spread | None
+    evaluation_seconds: float
+    """Total cost of measuring, as far as the trials tell."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r of a parameter and an objective; None where either is constant."""
+
+    parameter: str
+    objective: str
+    pearson: float | None
+
+
+@dataclass(frozen=True)
+class ValueSummary:
+    """All trials with one value of a parameter (or within a range of its values)."""
+
+    parameter: str
+    low: float
+    high: float
+    trials: int
+    acceptance_rate: Spread
+    mse: Spread
+    on_front: int
+    balanced: int
+    """Trials within the bounds of the balanced scenario."""
+
+    @property
+    def verdict(self) -> Literal["always good", "never good", "depends"]:
+        """Whether the value is good whatever the other two parameters are."""
+        if self.balanced == 0:
+            return "never good"
+        return "always good" if self.balanced == self.trials else "depends"
+
+    @property
+    def label(self) -> str:
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+
+
+def summarise(table: StudyTable) -> Summary:
+    points = table.points
+    return Summary(
+        states=table.states,
+        front=len(table.front),
+        acceptance_rate=_spread([p.result.acceptance_rate for p in points]),
+        mse=_spread([p.result.mse for p in points]),
+        evaluation_seconds=sum(p.result.evaluation_seconds or 0.0 for p in points),
+    )
+
+
+def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
+    """The front, from the highest acceptance down, each with its standing."""
+    numbers = np.array([p.number for p in table.points])
+    values = _columns(table.points, "acceptance_rate", "mse")
+    errors = _columns(table.points, "acceptance_se", "mse_se")
+    place = {p.number: index for index, p in enumerate(table.points)}
+    return tuple(_standing(p, place[p.number], numbers, values, errors) for p in table.front)
+
+
+def top_by_acceptance(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
+    return tuple(sorted(table.points, key=by_acceptance)[:count])
+
+
+def top_by_mse(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
+    return tuple(sorted(table.points, key=by_mse)[:count])
+
+
+def best_balanced(
+    table: StudyTable, thresholds: RecommendConfig, count: int = 10
+) -> tuple[Point, ...]:
+    """The trials within the balanced scenario's bounds, in its order."""
+    if not table.points:
+        return ()
+    bounds = bounds_of(table, thresholds.balanced)
+    eligible = [p for p in table.points if bounds.hold(p)]
+    return tuple(sorted(eligible, key=give_up(bounds, eligible))[:count])
+
+
+def correlations(points: Sequence[Point]) -> tuple[Correlation, ...]:
+    """Pearson's r of each parameter with each objective."""
+    found = []
+    for parameter in PARAMETERS:
+        settings = np.array([vars(p.setting)[parameter] for p in points], dtype=np.float64)
+        for objective in OBJECTIVES:
+            outcomes = _columns(points, objective)[:, 0]
+            found.append(Correlation(parameter, objective, _pearson(settings, outcomes)))
+    return tuple(found)
+
+
+def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, float] | None:
+    """Optuna's importance of each parameter that varies, summing to 1, the greatest first.
+
+    Mean decrease in impurity of a random forest (seeded), which sees thresholds and interactions
+    that a correlation does not. None with fewer than `ENOUGH_FOR_IMPORTANCE` trials or without
+    anything to explain.
+    """
+    outcomes = _columns(points, objective)[:, 0]
+    varying = [n for n in PARAMETERS if len({vars(p.setting)[n] for p in points}) > 1]
+    if len(points) < ENOUGH_FOR_IMPORTANCE or np.ptp(outcomes) == 0 or not varying:
+        return None
+    distributions = {name: _distribution(points, name) for name in varying}
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+    study.add_trials(
+        create_trial(
+            params={name: vars(p.setting)[name] for name in varying},
+            distributions=distributions,
+            value=float(outcome),
+        )
+        for p, outcome in zip(points, outcomes, strict=True)
+    )
+    evaluator = MeanDecreaseImpurityImportanceEvaluator(seed=0)
+    shares = get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
+
+
+def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:
+    """For each parameter and value: is it consistently good? Ranges where there are many values."""
+    if not table.points:
+        return ()
+    bounds = bounds_of(table, thresholds.balanced)
+    found = []
+    for parameter in PARAMETERS:
+        for group in _groups(table.points, parameter):
+            values = [float(vars(p.setting)[parameter]) for p in group]
+            found.append(
+                ValueSummary(
+                    parameter=parameter,
+                    low=min(values),
+                    high=max(values),
+                    trials=len(group),
+                    acceptance_rate=_spread_of([p.result.acceptance_rate for p in group]),
+                    mse=_spread_of([p.result.mse for p in group]),
+                    on_front=sum(p.result.pareto for p in group),
+                    balanced=sum(bounds.hold(p) for p in group),
+                )
+            )
+    return tuple(found)
+
+
+def _standing(
+    point: Point, index: int, numbers: npt.NDArray[np.int64], values: FloatArray, errors: FloatArray
+) -> FrontMember:
+    same = np.all(values == values[index], axis=1)
+    equal_to = tuple(n for n in numbers[same].tolist() if n != point.number)
+    if np.isnan(errors[index]).any():
+        return FrontMember(point, "unknown", equal_to, ())
+    # How much better this one is in acceptance and in MSE, and what counts as clear. A trial
+    # without standard errors is taken as exact.
+    lead = (values[index] - values) * np.array([1.0, -1.0])
+    clear = lead > 2 * np.hypot(errors[index], np.nan_to_num(errors))
+    tied_with = tuple(numbers[~same & ~clear.any(axis=1)].tolist())
+    return FrontMember(point, "tie" if tied_with else "clear", equal_to, tied_with)
+
+
+def _groups(points: Sequence[Point], parameter: str) -> list[list[Point]]:
+    """Points by value; of a parameter with many values, four groups of about equal size."""
+    groups = defaultdict(list)
+    for point in points:
+        groups[vars(point.setting)[parameter]].append(point)
+    if len(groups) <= MANY_VALUES:
+        return [groups[value] for value in sorted(groups)]
+    ordered = sorted(points, key=lambda p: (vars(p.setting)[parameter], p.number))
+    edges = [round(len(ordered) * quarter / 4) for quarter in range(5)]
+    return [ordered[low:high] for low, high in pairwise(edges)]
+
+
+def _columns(points: Sequence[Point], *names: str) -> FloatArray:
+    """Fields of the results as columns [n, len(names)], NaN for None."""
+    rows = [[vars(p.result)[name] for name in names] for p in points]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
+
+
+def _distribution(points: Sequence[Point], name: str) -> BaseDistribution:
+    values = [vars(p.setting)[name] for p in points]
+    if name == "k":
+        return IntDistribution(min(values), max(values))
+    return FloatDistribution(min(values), max(values))
+
+
+def _pearson(one: FloatArray, other: FloatArray) -> float | None:
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    return _spread_of(values) if values else None
+
+
+def _spread_of(values: Sequence[float]) -> Spread:
+    array = np.asarray(values, dtype=np.float64)
+    return Spread(
+        lowest=float(array.min()),
+        median=float(np.median(array)),
+        mean=float(array.mean()),
+        highest=float(array.max()),
+    )

@@ -1,0 +1,149 @@
+"""The front's noise, extremes, correlations and importances."""
+
+import math
+import time
+
+import pytest
+
+from spec_opt.config import RecommendConfig, Setting
+from spec_opt.results import statistics
+from spec_opt.results.table import StudyTable, read_table
+from tests.results import studies
+
+GRID = read_table(studies.grid_study())
+DEFAULTS = RecommendConfig()
+
+
+def with_errors(*results: tuple[float, float, float | None, float | None]) -> StudyTable:
+    """Trials given as acceptance, mse, and their standard errors."""
+    study = studies.empty_study()
+    for number, (acceptance, mse, acceptance_se, mse_se) in enumerate(results):
+        setting = Setting(sigma=0.1 * (number + 1), bias=1.0, k=1)
+        study.add_trial(
+            studies.complete(setting, acceptance, mse, acceptance_se=acceptance_se, mse_se=mse_se)
+        )
+    return read_table(study)
+
+
+def test_a_member_far_from_all_others_is_clear() -> None:
+    table = with_errors((0.9, 0.50, 0.01, 0.001), (0.5, 0.45, 0.01, 0.001), (0.4, 0.6, 0.01, 0.001))
+    members = statistics.noise_aware_front(table)
+    assert [member.point.number for member in members] == [0, 1]
+    assert [member.standing for member in members] == ["clear", "clear"]
+    assert all(member.tied_with == () for member in members)
+
+
+def test_a_trial_within_noise_makes_a_tie_even_from_behind_the_front() -> None:
+    # Trial 1 is dominated by trial 0, but only by less than the noise.
+    table = with_errors((0.9, 0.500, 0.01, 0.001), (0.89, 0.501, 0.01, 0.001))
+    (member,) = statistics.noise_aware_front(table)
+    assert member.point.number == 0
+    assert member.standing == "tie"
+    assert member.tied_with == (1,)
+
+
+def test_equal_values_are_told_apart_from_ties() -> None:
+    table = with_errors((0.9, 0.5, 0.01, 0.001), (0.9, 0.5, 0.01, 0.001))
+    for member, other in zip(statistics.noise_aware_front(table), (1, 0), strict=True):
+        assert member.standing == "clear"
+        assert member.equal_to == (other,)
+
+
+def test_without_standard_errors_the_standing_is_unknown() -> None:
+    (member,) = statistics.noise_aware_front(with_errors((0.9, 0.5, None, None)))
+    assert member.standing == "unknown"
+
+
+def test_summary_of_the_grid() -> None:
+    summary = statistics.summarise(GRID)
+    rows = studies.old_sweep_rows()
+    assert summary.states == {"complete": 80}
+    assert summary.front == len(GRID.front)
+    assert summary.mse is not None
+    assert summary.mse.lowest == min(row["mse"] for row in rows)
+    assert summary.mse.mean == pytest.approx(math.fsum(row["mse"] for row in rows) / 80)
+    assert summary.evaluation_seconds == pytest.approx(80 * 0.31)
+
+
+def test_summary_without_results() -> None:
+    summary = statistics.summarise(read_table(studies.failing_study()))
+    assert summary.mse is None
+    assert summary.front == 0
+    assert statistics.best_balanced(read_table(studies.empty_study()), DEFAULTS) == ()
+    assert statistics.by_value(read_table(studies.empty_study()), DEFAULTS) == ()
+
+
+def test_tops() -> None:
+    acceptances = [p.result.acceptance_rate for p in statistics.top_by_acceptance(GRID)]
+    assert acceptances == [1.0] * 5
+    assert statistics.top_by_acceptance(GRID)[0].number == 43
+    lowest = [p.result.mse for p in statistics.top_by_mse(GRID)]
+    assert lowest == sorted(p.result.mse for p in GRID.points)[:5]
+    balanced = statistics.best_balanced(GRID, DEFAULTS)
+    assert len(balanced) == 10
+    assert balanced[0].number == 43
+    limit = DEFAULTS.balanced.min_acceptance
+    assert all(p.result.acceptance_rate >= limit for p in balanced)
+
+
+def test_correlations_are_those_of_the_old_analysis() -> None:
+    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(GRID.points)}
+    assert found["bias", "mse"] == pytest.approx(-0.00005, abs=5e-5)
+    sigma = found["sigma", "mse"]
+    assert sigma is not None
+    assert sigma > 0.5
+
+
+def test_a_constant_has_no_correlation() -> None:
+    table = read_table(studies.rejecting_study())
+    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(table.points)}
+    assert found["bias", "mse"] is None
+    assert found["sigma", "acceptance_rate"] is None
+    assert found["sigma", "mse"] == pytest.approx(1.0)
+
+
+def test_importance_sees_the_parameter_that_decides() -> None:
+    shares = statistics.importances(GRID.points, "acceptance_rate")
+    assert shares is not None
+    assert next(iter(shares)) == "sigma"
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares == statistics.importances(GRID.points, "acceptance_rate")
+
+
+def test_importance_is_withheld_where_it_would_be_noise() -> None:
+    assert statistics.importances(GRID.points[:19], "mse") is None
+    rejecting = read_table(studies.rejecting_study())
+    assert statistics.importances(rejecting.points * 10, "acceptance_rate") is None
+    assert statistics.importances((), "mse") is None
+
+
+def test_is_one_value_consistently_good() -> None:
+    found = {(v.parameter, v.low): v for v in statistics.by_value(GRID, DEFAULTS)}
+    assert len(found) == 4 + 4 + 5
+    assert found["sigma", 0.1].verdict == "never good"
+    assert found["sigma", 0.1].trials == 20
+    assert found["k", 4].verdict == "depends"
+    generous = RecommendConfig.model_validate({"balanced": {"max_mse": 2.0, "min_acceptance": 0.5}})
+    found = {(v.parameter, v.low): v for v in statistics.by_value(GRID, generous)}
+    assert found["sigma", 0.5].verdict == "always good"
+    assert found["sigma", 0.5].label == "0.5"
+
+
+def test_many_values_are_summarised_by_ranges() -> None:
+    table = read_table(studies.continuous_study(300))
+    found = [v for v in statistics.by_value(table, DEFAULTS) if v.parameter == "sigma"]
+    assert [v.trials for v in found] == [75] * 4
+    assert " to " in found[0].label
+    assert found[0].high <= found[1].low
+    assert found[0].acceptance_rate.mean < found[3].acceptance_rate.mean
+
+
+def test_10_000_trials_take_seconds() -> None:
+    study = studies.continuous_study(10_000)
+    start = time.perf_counter()
+    table = read_table(study)
+    statistics.noise_aware_front(table)
+    statistics.by_value(table, DEFAULTS)
+    for objective in statistics.OBJECTIVES:
+        assert statistics.importances(table.points, objective)
+    assert time.perf_counter() - start < 15
