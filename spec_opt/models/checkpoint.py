@@ -12,7 +12,6 @@ Reading is strict: a tensor that is missing, surplus or of another shape is an e
 
 import json
 import logging
-import os
 import pickle
 import re
 import uuid
@@ -60,7 +59,6 @@ _FOREIGN_LAYER = re.compile(r"blocks\.attn_layers\.(\d{1,4})\.")
 
 # What torch.load raises on files that are none of its own, or damaged.
 _UNREADABLE = (
-    pickle.UnpicklingError,
     RuntimeError,
     OSError,
     EOFError,
@@ -109,7 +107,7 @@ def save_model(model: TimerXL, path: Path, provenance: Provenance) -> None:
         CheckpointError: the file cannot be written.
     """
     metadata = {
-        "format": f"spec-opt {FORMAT}",
+        "spec_opt_format": FORMAT,
         "config": json.dumps(asdict(model.config)),
         "fingerprint": model.fingerprint,
         "provenance": json.dumps(asdict(provenance)),
@@ -119,12 +117,13 @@ def save_model(model: TimerXL, path: Path, provenance: Provenance) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot write the model: {_first_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot write the model: {error.strerror}") from error
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> TimerXL:
@@ -141,7 +140,7 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> TimerXL:
     path = Path(path)
     contents = _read(path)
     try:
-        if "format" in contents.metadata:
+        if "spec_opt_format" in contents.metadata:
             model = _own_model(contents)
         else:
             model = _foreign_model(_unwrapped(contents.tensors), activation)
@@ -156,18 +155,26 @@ def _read(path: Path) -> _Contents:
         raise CheckpointError(f"{path}: a folder; a checkpoint file is needed")
     try:
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if not start:
         raise CheckpointError(f"{path}: the file is empty")
-    # A torch file is a zip archive or, of old, a bare pickle; no safetensors file starts like these
-    # (it would have a header of at least 32 KiB with a multiple of 2^8, and JSON after that).
-    is_torch = start == b"PK" or start[:1] == b"\x80"
+    # Safetensors: the length of the header in 8 bytes, then the header, which is JSON. This comes
+    # first, because the length may look like the start of a torch file: a zip, or of old a pickle.
+    if start[8:] == b"{":
+        kind, read = "safetensors", _read_safetensors
+    elif start.startswith((b"PK", b"\x80")):
+        kind, read = "torch", _read_torch
+    else:
+        raise CheckpointError(f"{path}: neither a torch nor a safetensors file")
     try:
-        return _read_torch(path) if is_torch else _read_safetensors(path)
+        return read(path)
+    except pickle.UnpicklingError as error:  # torch's words on it advise to trust the file
+        raise CheckpointError(
+            f"{path}: not a readable torch file: damaged, or it holds more than tensors"
+        ) from error
     except _UNREADABLE as error:
-        kind = "torch" if is_torch else "safetensors"
         raise CheckpointError(
             f"{path}: not a readable {kind} file of tensors: {_first_line(error)}"
         ) from error
@@ -180,9 +187,10 @@ def _read_safetensors(path: Path) -> _Contents:
 
 
 def _read_torch(path: Path) -> _Contents:
-    with warnings.catch_warnings():
+    # By way of an open file: given a path, torch.load would go by its name.
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about archives of other kinds, which fail just after
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
     return _Contents(_state_dict(loaded), {})
 
 
@@ -217,10 +225,9 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _own_model(contents: _Contents) -> TimerXL:
     metadata = contents.metadata
-    if metadata["format"] != f"spec-opt {FORMAT}":
-        raise CheckpointError(
-            f"format {metadata['format']!r}: this version reads 'spec-opt {FORMAT}'"
-        )
+    if metadata["spec_opt_format"] != FORMAT:
+        found = metadata["spec_opt_format"]
+        raise CheckpointError(f"spec_opt_format = {found!r}: this version reads {FORMAT!r}")
     try:
         config = TypeAdapter(TimerXLConfig).validate_json(metadata["config"], strict=True)
         fingerprint = metadata["fingerprint"]
@@ -245,8 +252,9 @@ def _inferred_config(tensors: Mapping[str, Tensor], activation: Activation) -> T
     """The sizes of a foreign network, from the shapes of its tensors."""
     indices = {int(m[1]) for m in map(_FOREIGN_LAYER.match, tensors) if m is not None}
     if not indices:
-        some = ", ".join(sorted(tensors)[:3])
-        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {some}, ...")
+        names = sorted(tensors)
+        some = f"{names[0]}{_more(names)}" if names else "no tensor"
+        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {some}")
     layer = "blocks.attn_layers.0"
     width, patch = _shape(tensors, "embedding.weight", "[D, P]")
     _, heads = _shape(tensors, f"{layer}.attention.inner_attention.attn_bias.emb.weight", "[2, H]")

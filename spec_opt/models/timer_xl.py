@@ -216,9 +216,11 @@ class TimerXL(nn.Module):
         exact = torch.promote_types(torch.promote_types(context.dtype, weight.dtype), torch.float32)
         series = context.to(exact).transpose(1, 2).contiguous()
         patches = torch.unflatten(series, 2, (-1, self.patch))
-        variance, mean = torch.var_mean(patches, dim=(2, 3), correction=0, keepdim=True)
+        mean = patches.mean(dim=(2, 3), keepdim=True)
+        centred = patches - mean
+        variance = centred.square().mean(dim=(2, 3), keepdim=True)
         deviation = torch.sqrt(variance + NORMALISATION_EPSILON)
-        return ((patches - mean) / deviation).to(weight.dtype), _Instance(mean, deviation)
+        return (centred / deviation).to(weight.dtype), _Instance(mean, deviation)
 
     def _forecast(self, hidden: Tensor, instance: _Instance) -> Gaussian:
         """From tokens `[B, C, n, D]` to forecasts `[B, n·P, C]` in the units of the context."""
