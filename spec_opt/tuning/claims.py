@@ -1,0 +1,279 @@
+"""How a worker gets trials and gives them back: each setting to one worker, each result once."""
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+
+from spec_opt.config import Setting
+from spec_opt.tuning import ledger
+from spec_opt.tuning.ledger import FAILED_BY_ITSELF, INTERRUPTED, WORKER_DIED, Claimant, NewTrial
+from spec_opt.tuning.retry import Patience
+from spec_opt.tuning.space import PARAMETERS, distributions, setting_of
+from spec_opt.tuning.store import forget_trials, trial_of
+from spec_opt.tuning.study import Outlook, Study, reconcile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Signs of life of a running trial."""
+
+    interval: float = 5.0
+    """Seconds between them."""
+    grace: float = 30.0
+    """Seconds of silence after which a trial is given up and its setting tried again."""
+
+
+class Idle(Enum):
+    """Why there is no trial to claim."""
+
+    WAIT = "others run the last trials, which may come back if their workers die"
+    DONE = "every trial of the study has ended"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the study holds of a setting that it has measured already."""
+
+    number: int
+    values: tuple[float, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A running trial that is ours."""
+
+    trial_id: int
+    number: int
+    setting: Setting
+    stored: Stored | None
+    """The measurement to repeat, where the sampler chose a setting for the second time."""
+
+
+class Claims:
+    """One worker's dealings with the trials of a study; it holds one trial at a time.
+
+    Args:
+        study: what to work on.
+        heartbeat: when silent trials are given up.
+        worker_index: makes a sampler's choices repeatable for this worker; they differ from those
+            of any other index. By default they are drawn from the system's entropy.
+    """
+
+    def __init__(
+        self, study: Study, heartbeat: Heartbeat | None = None, worker_index: int | None = None
+    ) -> None:
+        self.study = study
+        self.heartbeat = heartbeat or Heartbeat()
+        self.claimant = Claimant(f"{socket.gethostname()}:{os.getpid()}", uuid.uuid4().hex)
+        self._distributions = distributions(study.config.search)
+        self._last_sigma: float | None = None
+        self._sampling = study.optuna_study(self._seed(worker_index))
+
+    def claim(self) -> ClaimedTrial | Idle:
+        """The next trial to run, or why there is none.
+
+        Raises:
+            StoreError: the store cannot be reached.
+            StudyError: the study was deleted.
+        """
+        while True:
+            claimed = self.study.store.transaction(self._take_or_create)
+            if isinstance(claimed, Idle):
+                return claimed
+            trial = self._completed(claimed)
+            if trial is not None:
+                return trial
+
+    def finish(
+        self, trial: ClaimedTrial, values: Sequence[float], attributes: Mapping[str, Any]
+    ) -> bool:
+        """Record a result; False if the trial was given up meanwhile, and the result dropped."""
+        return self._end(trial.trial_id, TrialState.COMPLETE, values, attributes)
+
+    def fail(self, trial: ClaimedTrial, error: str, failure: str = FAILED_BY_ITSELF) -> bool:
+        """Record that a trial failed, and why; False if it was given up meanwhile."""
+        return self._end(trial.trial_id, TrialState.FAIL, (), _failure(error, failure))
+
+    def abandon(self, trial: ClaimedTrial, error: str) -> bool:
+        """Record that this worker can go on no longer, by no fault of the setting."""
+        return self.fail(trial, error, WORKER_DIED)
+
+    def release(self, patience: Patience | None = None) -> int:
+        """Give back whatever trial is ours, as if never tried; how many that were."""
+        return self.study.store.transaction(self._release, patience)
+
+    def beat(self, trial_id: int) -> bool:
+        """A sign of life; False if the trial is running no longer."""
+        store = self.study.store
+        return store.transaction(
+            lambda connection: ledger.beat(connection, trial_id, store.now()),
+            Patience(self.heartbeat.interval),
+        )
+
+    def _seed(self, worker_index: int | None) -> int:
+        entropy = uuid.uuid4().int if worker_index is None else worker_index
+        trials = self.study.store.read(
+            lambda connection: len(ledger.history(connection, self.study.study_id))
+        )
+        # The trials so far: a study that is resumed must not draw the same settings again.
+        sequence = np.random.SeedSequence([self.study.config.search.seed, entropy, trials])
+        return int(sequence.generate_state(1)[0])
+
+    def _take_or_create(self, connection: Connection) -> tuple[int, int] | Idle:
+        """The id and number of a trial that now runs in our name."""
+        study_id = self.study.study_id
+        held = ledger.held_by(connection, study_id, self.claimant)
+        if held:
+            return held[0]
+        if self.study.config.search.sampler == "grid":
+            taken = self._take(connection)
+            if taken is not None:
+                return taken
+        outlook = reconcile(connection, self.study, self._grace())
+        if outlook.waiting:
+            taken = self._take(connection)
+            if taken is not None:
+                return taken
+        return self._create(connection, outlook)
+
+    def _create(self, connection: Connection, outlook: Outlook) -> tuple[int, int] | Idle:
+        if not outlook.remaining:
+            return Idle.DONE if outlook.is_done else Idle.WAIT
+        ids = ledger.add_trials(
+            connection, self.study.study_id, [NewTrial({}, {})], {}, TrialState.RUNNING
+        )
+        ledger.sign(connection, ids[0], self.claimant, self.study.store.now())
+        return ids[0], ledger.number_of(connection, ids[0])
+
+    def _take(self, connection: Connection) -> tuple[int, int] | None:
+        found = ledger.next_waiting(connection, self.study.study_id, self._last_sigma)
+        if found is None:
+            return None
+        ledger.take(connection, found, self.claimant, self.study.store.now())
+        return found, ledger.number_of(connection, found)
+
+    def _grace(self) -> float | None:
+        """When to give up silent trials; None while the store's own silence may be the reason."""
+        recovered = self.study.store.seconds_since_recovery()
+        if recovered is not None and recovered < self.heartbeat.grace:
+            return None
+        return self.heartbeat.grace
+
+    def _completed(self, claimed: tuple[int, int]) -> ClaimedTrial | None:
+        """The trial with all its parameters; None if it cannot have them, or is ours no longer."""
+        trial_id, number = claimed
+        store = self.study.store
+        stored = store.read(lambda connection: ledger.params_of(connection, trial_id))
+        fixed: dict[str, Any] = {}
+        if stored.keys() < set(PARAMETERS):
+            fixed = store.read(lambda connection: ledger.fixed_params_of(connection, trial_id))
+        known = {n: self._distributions[n].to_external_repr(v) for n, v in stored.items()}
+        given = {n: fixed[n] for n in PARAMETERS if n in fixed and n not in stored}
+        try:
+            chosen = given | self._sample(trial_id, set(PARAMETERS) - stored.keys() - given.keys())
+            setting = setting_of(known | chosen)
+            internal = stored | {
+                n: float(self._distributions[n].to_internal_repr(v)) for n, v in chosen.items()
+            }
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"enqueued with parameters that do not fit the study: {error}"
+            self._end(trial_id, TrialState.FAIL, (), _failure(reason, FAILED_BY_ITSELF))
+            return None
+        if chosen and not store.transaction(partial(self._choose, trial_id, chosen)):
+            return None
+        repeated = None
+        if self.study.config.search.sampler != "grid":
+            repeated = store.read(partial(self._measured, internal))
+        self._last_sigma = stored.get("sigma")
+        return ClaimedTrial(trial_id, number, setting, repeated)
+
+    def _sample(self, trial_id: int, names: set[str]) -> dict[str, Any]:
+        """Let the sampler choose parameters.
+
+        Raises:
+            KeyError: the study is a grid, whose points are never chosen.
+        """
+        if not names:
+            return {}
+        if self.study.config.search.sampler == "grid":
+            raise KeyError(", ".join(sorted(names)))
+        study = self._sampling
+        forget_trials(study)
+        trial = trial_of(study, trial_id)
+        study.sampler.before_trial(study, trial)
+        space = study.sampler.infer_relative_search_space(study, trial)
+        relative = study.sampler.sample_relative(study, trial, space)
+        chosen: dict[str, Any] = {}
+        for name in PARAMETERS:
+            if name not in names:
+                continue
+            distribution = self._distributions[name]
+            if name in relative and space[name] == distribution:
+                chosen[name] = relative[name]
+            else:
+                chosen[name] = study.sampler.sample_independent(study, trial, name, distribution)
+        return chosen
+
+    def _choose(self, trial_id: int, params: Mapping[str, Any], connection: Connection) -> bool:
+        if trial_id not in self._held(connection):
+            return False
+        # Those that a first run of this transaction stored, if only its answer got lost, stay.
+        missing = params.keys() - ledger.params_of(connection, trial_id).keys()
+        chosen = {name: params[name] for name in PARAMETERS if name in missing}
+        ledger.set_params(connection, trial_id, chosen, self._distributions)
+        return True
+
+    def _measured(self, params: Mapping[str, float], connection: Connection) -> Stored | None:
+        found = ledger.find_measured(connection, self.study.study_id, params)
+        if found is None:
+            return None
+        return Stored(
+            ledger.number_of(connection, found),
+            tuple(ledger.values_of(connection, found)),
+            ledger.user_attributes_of(connection, found),
+        )
+
+    def _held(self, connection: Connection) -> list[int]:
+        held = ledger.held_by(connection, self.study.study_id, self.claimant)
+        return [trial_id for trial_id, _ in held]
+
+    def _end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        return self.study.store.transaction(
+            lambda connection: ledger.finish(
+                connection, trial_id, self.claimant, state, values, attributes
+            )
+        )
+
+    def _release(self, connection: Connection) -> int:
+        held = self._held(connection)
+        if held:
+            ledger.lock_study(connection, self.study.study_id)
+        attributes = _failure("interrupted", INTERRUPTED)
+        for trial_id in held:
+            ledger.finish(connection, trial_id, self.claimant, TrialState.FAIL, (), attributes)
+        if held:
+            reconcile(connection, self.study, None)
+        return len(held)
+
+
+def _failure(error: str, failure: str) -> dict[str, Any]:
+    return {ledger.ERROR_KEY: error, ledger.FAILURE_KEY: failure}

@@ -1,0 +1,379 @@
+"""The store: a URL becomes an Optuna storage that many processes may share.
+
+The only file that touches Optuna's private parts. `tuning/ledger.py` works on the tables that it
+names, in transactions of `Store.transaction`.
+"""
+
+import contextlib
+import fcntl
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
+from sqlalchemy import Connection, Engine, Table, event, func
+from sqlalchemy.exc import SQLAlchemyError
+
+from spec_opt.errors import StoreError, StoreURLError, StudyError
+from spec_opt.tuning.retry import WHEN_OPENING, WHEN_RUNNING, Patience, retrying
+from spec_opt.tuning.store_url import StoreURL, parse_url
+
+T = TypeVar("T")
+
+studies: Table = models.StudyModel.__table__
+study_directions: Table = models.StudyDirectionModel.__table__
+study_user_attributes: Table = models.StudyUserAttributeModel.__table__
+study_system_attributes: Table = models.StudySystemAttributeModel.__table__
+trials: Table = models.TrialModel.__table__
+trial_params: Table = models.TrialParamModel.__table__
+trial_values: Table = models.TrialValueModel.__table__
+trial_user_attributes: Table = models.TrialUserAttributeModel.__table__
+trial_system_attributes: Table = models.TrialSystemAttributeModel.__table__
+trial_heartbeats: Table = models.TrialHeartbeatModel.__table__
+
+FINITE = models.TrialValueModel.TrialValueType.FINITE
+METRIC_NAMES_KEY: str = _SYSTEM_ATTR_METRIC_NAMES
+FIXED_PARAMS_KEY = "fixed_params"
+"""The system attribute in which Optuna's queue keeps the parameters of an enqueued trial."""
+
+BUSY_SECONDS = 60
+"""How long SQLite waits for another process's transaction before it gives up."""
+SETUP_LOCK_KEY = 0x73706563_6F7074
+"""Key of the advisory lock that guards set-up on Postgres ("specopt" in ASCII)."""
+NAMES_LOCK_KEY = SETUP_LOCK_KEY + 1
+"""Key of the one under which studies are created."""
+POSTGRES_OPTIONS = {
+    "connect_timeout": 10,
+    "application_name": "spec-opt",
+    # A peer that vanished from the network is noticed within a minute, not after two hours.
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
+class Store:
+    """An opened store. `storage` is for any Optuna client; `transaction` for our own work."""
+
+    def __init__(self, url: StoreURL, storage: RDBStorage) -> None:
+        self.storage = storage
+        self.masked_url = url.masked
+        self.patience = WHEN_RUNNING
+        self._recovered_at: float | None = None
+        self._url = url
+        self._engine: Engine = storage.engine
+        self._reading = self._engine.execution_options(spec_opt_reading=True)
+
+    def __repr__(self) -> str:
+        return f"Store({self.masked_url})"
+
+    @property
+    def on_postgres(self) -> bool:
+        return self._url.kind == "postgresql"
+
+    def transaction(self, work: Callable[[Connection], T], patience: Patience | None = None) -> T:
+        """Run `work` in one transaction; all of it happens or nothing.
+
+        On SQLite it is alone in the store from its first statement on; on Postgres it locks the
+        rows it asks for. After an error that passes by itself it runs again, so that `work` must
+        bear that its first run was committed but the answer got lost.
+
+        Raises:
+            StoreError: the store cannot be reached for longer than `patience`, or failed for good.
+        """
+        return self._run(self._engine, work, patience or self.patience)
+
+    def read(self, work: Callable[[Connection], T], patience: Patience | None = None) -> T:
+        """Run `work`, which only reads, in one transaction that blocks nobody."""
+        return self._run(self._reading, work, patience or self.patience)
+
+    def _run(self, engine: Engine, work: Callable[[Connection], T], patience: Patience) -> T:
+        failures: list[float] = []
+
+        def once() -> T:
+            with engine.begin() as connection:
+                return work(connection)
+
+        try:
+            result = retrying(once, patience, clean_up=lambda: failures.append(time.monotonic()))
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreError(f"store {self.masked_url}: {_reason(error, self._url)}") from None
+        if failures:
+            self._recovered_at = time.monotonic()
+        return result
+
+    def seconds_since_recovery(self) -> float | None:
+        """Since the store last answered again after a failure; None if it never failed."""
+        return None if self._recovered_at is None else time.monotonic() - self._recovered_at
+
+    def now(self) -> Any:
+        """The store's clock: naive UTC, as a value (SQLite: one host) or an SQL expression."""
+        if self.on_postgres:
+            return func.timezone("UTC", func.clock_timestamp())
+        return datetime.now(UTC).replace(tzinfo=None)
+
+    def optuna_study(
+        self, name: str, sampler: optuna.samplers.BaseSampler | None = None
+    ) -> optuna.Study:
+        """The study as Optuna has it.
+
+        Raises:
+            StudyError: there is no study of that name.
+        """
+        try:
+            return optuna.load_study(study_name=name, storage=self.storage, sampler=sampler)
+        except KeyError:
+            raise StudyError(f"store {self.masked_url}: it holds no study {name!r}") from None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock under which the store is set up (see `_set_up_lock`)."""
+        with _set_up_lock(self._url, self._engine):
+            yield
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self.storage.remove_session()
+        self._engine.dispose()
+
+
+def lock_names(store: Store, connection: Connection) -> None:
+    """Keep every other process from creating a study until this transaction ends."""
+    if store.on_postgres:
+        connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(NAMES_LOCK_KEY)))
+
+
+def forget_trials(study: optuna.Study) -> None:
+    """Let the study's sampler see trials anew (what `Study.ask` does first)."""
+    study._thread_local.cached_all_trials = None
+
+
+def trial_of(study: optuna.Study, trial_id: int) -> optuna.trial.FrozenTrial:
+    """A trial by its id in the store, which Optuna's public interface does not offer."""
+    return study._storage.get_trial(trial_id)
+
+
+class _PatientStorage(RDBStorage):
+    """Optuna's storage, each call of which outlives a restart of the database server."""
+
+    where: StoreURL
+
+    def patiently(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        try:
+            return retrying(
+                partial(method, self, *args, **kwargs),
+                WHEN_RUNNING,
+                clean_up=self.scoped_session.remove,
+            )
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise StoreError(f"store {self.where.masked}: {_reason(error, self.where)}") from None
+
+
+def _make_patient(name: str) -> None:
+    original = getattr(RDBStorage, name)
+
+    @wraps(original)
+    def method(self: _PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.patiently(original, *args, **kwargs)
+
+    setattr(_PatientStorage, name, method)
+
+
+for _name in (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "_create_new_trial",
+    "_get_trials",
+    "_set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial",
+    "get_trial_param",
+    "get_trial_user_attrs",
+    "get_trial_system_attrs",
+    "get_trial_id_from_study_id_trial_number",
+    "record_heartbeat",
+):
+    _make_patient(_name)
+
+
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Open the store at a URL; set it up first if it is new, unless `create` is False.
+
+    Safe when many processes do so at once.
+
+    Raises:
+        StoreURLError: the URL is malformed, unsupported, or names a file of another kind.
+        StudyError: there is no store and `create` is False; nothing is written then.
+        StoreError: the store cannot be reached.
+    """
+    where = parse_url(url)
+    if where.path is not None:
+        _check_file(where, where.path, create)
+    try:
+        return retrying(lambda: _open(where, create), WHEN_OPENING)
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
+        if "file is not a database" in str(error):
+            raise StoreURLError(f"{where.path}: exists but is not an SQLite database") from None
+        raise StoreError(f"store {where.masked}: {_reason(error, where)}") from None
+    except RuntimeError as error:
+        if "table schema" not in str(error):
+            raise
+        raise StoreError(
+            f"store {where.masked}: made by another version of Optuna; bring it up to date with "
+            "`optuna storage upgrade --storage URL`, or name another store"
+        ) from None
+
+
+def _check_file(where: StoreURL, path: Path, create: bool) -> None:
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreURLError(
+                f"storage URL {where.masked}: folder {path.parent} cannot be made: {error.strerror}"
+            ) from None
+    elif not path.exists():
+        raise StudyError(
+            f"store {where.masked}: there is none yet; `spec-opt run` makes it, or give --storage"
+        )
+
+
+def _open(where: StoreURL, create: bool) -> Store:
+    engine = _make_engine(where)
+    try:
+        ready = _is_set_up(engine)
+        if not ready and not create:
+            raise StudyError(
+                f"store {where.masked}: it holds no study yet; `spec-opt run` makes one"
+            )
+        if ready:
+            storage = _make_storage(where, make_tables=False)
+        else:
+            with _set_up_lock(where, engine):
+                _use_write_ahead_log(where, engine)
+                storage = _make_storage(where, make_tables=not _is_set_up(engine))
+    finally:
+        engine.dispose()
+    # Connections that Optuna made before it had our listeners must go.
+    storage.engine.dispose()
+    _listen(storage.engine, where)
+    return Store(where, storage)
+
+
+def _engine_arguments(where: StoreURL) -> dict[str, Any]:
+    if where.kind == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    return {"pool_pre_ping": True, "connect_args": dict(POSTGRES_OPTIONS)}
+
+
+def _make_engine(where: StoreURL) -> Engine:
+    engine = sqlalchemy.create_engine(where.url, **_engine_arguments(where))
+    _listen(engine, where)
+    return engine
+
+
+def _use_write_ahead_log(where: StoreURL, engine: Engine) -> None:
+    """Let SQLite's readers and its one writer not wait for each other; stays with the file."""
+    if where.kind == "sqlite":
+        with engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("PRAGMA journal_mode = WAL")
+
+
+def _make_storage(where: StoreURL, *, make_tables: bool) -> RDBStorage:
+    storage = _PatientStorage(
+        # Optuna fills {SCHEMA_VERSION} into a URL with str.format.
+        where.url.replace("{", "{{").replace("}", "}}"),
+        engine_kwargs=_engine_arguments(where),
+        skip_table_creation=not make_tables,
+    )
+    storage.where = where
+    return storage
+
+
+def _is_set_up(engine: Engine) -> bool:
+    # The last thing that Optuna writes when it sets up a store.
+    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+        return False
+    with engine.connect() as connection:
+        query = sqlalchemy.text("SELECT count(*) FROM alembic_version")
+        return bool(connection.execute(query).scalar())
+
+
+def _listen(engine: Engine, where: StoreURL) -> None:
+    """Set every connection up for sharing, before its first use."""
+    if where.kind == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _set_up_postgres)
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # No transactions of Python's own making: see `_begin_sqlite`.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    # With a write-ahead log, a crash of the process loses nothing; a power cut at most the last
+    # commits, never the consistency of the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # SQLite ignores SELECT ... FOR UPDATE; a transaction that may write takes the write lock first.
+    reading = connection.get_execution_options().get("spec_opt_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _set_up_postgres(connection: Any, _: object) -> None:
+    # A process that is stopped inside a transaction must not hold up all others.
+    with connection.cursor() as cursor:
+        cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.commit()
+
+
+@contextlib.contextmanager
+def _set_up_lock(where: StoreURL, engine: Engine) -> Iterator[None]:
+    """Only one process at a time: a file lock beside an SQLite file, an advisory one on Postgres.
+
+    Optuna makes its tables in several transactions, which fail when two processes do so at once.
+    """
+    if where.path is None:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
+            yield
+        return
+    with where.path.with_name(where.path.name + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _reason(error: BaseException, where: StoreURL) -> str:
+    """What the driver said, on one line, without password and SQL."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        cause = cause.__cause__
+    said = str(cause.orig) if isinstance(cause, sqlalchemy.exc.DBAPIError) else str(error)
+    line = " ".join(where.mask(said).split())
+    return line if len(line) <= 300 else line[:297] + "..."

@@ -1,0 +1,336 @@
+"""The study in the store: created or resumed, kept complete, and looked at."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import check_distribution_compatibility, json_to_distribution
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import Connection, insert, select
+
+from spec_opt.config import Setting, StudyConfig
+from spec_opt.errors import StudyError
+from spec_opt.measurement import Baseline, Fingerprints
+from spec_opt.tuning import ledger
+from spec_opt.tuning.ledger import NewTrial, Row
+from spec_opt.tuning.space import distributions, grid_points, make_sampler, params_of
+from spec_opt.tuning.store import (
+    METRIC_NAMES_KEY,
+    Store,
+    lock_names,
+    studies,
+    study_directions,
+    study_system_attributes,
+    study_user_attributes,
+    trial_params,
+    trials,
+)
+
+METRICS = ("acceptance_rate", "mse")
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+
+MAX_DEATHS = 10
+"""How many workers may die over one setting before it is given up.
+
+Far more than `search.max_attempts`: a worker mostly dies for reasons that are not its setting's
+(a preempted machine, a kill), and only then is the setting at fault (out of memory, a crash).
+"""
+
+Key = tuple[float, float, float]
+"""A setting as the store holds it: sigma, bias, k (an index where the space is categorical)."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in an opened store."""
+
+    store: Store
+    study_id: int
+    config: StudyConfig
+    fingerprints: Fingerprints
+    baseline: Baseline
+    versions: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def optuna_study(self, seed: int = 0) -> optuna.Study:
+        """The study as Optuna has it, with the sampler that the study file names."""
+        return self.store.optuna_study(self.name, make_sampler(self.config.search, seed))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is left to do in a study."""
+
+    waiting: int
+    running: int
+    remaining: int
+    """Trials that may still be started beside the waiting ones (none for a grid)."""
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.waiting or self.running or self.remaining)
+
+
+def open_study(
+    store: Store,
+    config: StudyConfig,
+    fingerprints: Fingerprints,
+    baseline: Baseline,
+    versions: Mapping[str, str],
+) -> Study:
+    """Create the study, or resume it; every grid point that it lacks is enqueued.
+
+    Safe when many processes do so at once. On resume the search space may be another one: a grid
+    gets the points that it lacks, the other samplers go on in the new space.
+
+    Raises:
+        StudyError: the study was measured with other models, data or decoding, or its trials
+            cannot stand in one study with the search space that is asked for.
+        StoreError: the store cannot be reached.
+    """
+    attributes = {
+        "config": _config_document(config),
+        "fingerprints": asdict(fingerprints),
+        "baseline": asdict(baseline),
+        "versions": dict(versions),
+    }
+
+    def work(connection: Connection) -> tuple[int, dict[str, Any]]:
+        lock_names(store, connection)
+        study_id = _find(connection, config.name)
+        if study_id is None:
+            return _create(connection, config.name, attributes), attributes
+        stored = _stored_attributes(connection, study_id)
+        _check_fit(connection, config, study_id, fingerprints, stored)
+        if stored["config"] != attributes["config"]:
+            _set_attribute(connection, study_id, "config", attributes["config"])
+        return study_id, stored
+
+    study_id, stored = store.transaction(work)
+    study = Study(
+        store=store,
+        study_id=study_id,
+        config=config,
+        fingerprints=fingerprints,
+        baseline=Baseline(**stored["baseline"]),
+        versions=stored["versions"],
+    )
+    enqueue_missing(study)
+    return study
+
+
+def load_study(store: Store, name: str) -> Study:
+    """The study as it stands, to look at; nothing is written.
+
+    Raises:
+        StudyError: there is none of that name, or another program made it.
+    """
+
+    def work(connection: Connection) -> tuple[int, dict[str, Any]]:
+        study_id = _find(connection, name)
+        if study_id is None:
+            names = ", ".join(connection.execute(select(studies.c.study_name)).scalars())
+            raise StudyError(
+                f"study {name}: not in store {store.masked_url}, which holds {names or 'none'}; "
+                "`spec-opt run` makes it"
+            )
+        return study_id, _stored_attributes(connection, study_id)
+
+    study_id, stored = store.read(work)
+    missing = {"config", "fingerprints", "baseline", "versions"} - stored.keys()
+    if missing:
+        raise StudyError(f"study {name}: was not made by spec-opt (it lacks {sorted(missing)[0]})")
+    return Study(
+        store=store,
+        study_id=study_id,
+        config=StudyConfig.model_validate_json(json.dumps(stored["config"])),
+        fingerprints=Fingerprints(**stored["fingerprints"]),
+        baseline=Baseline(**stored["baseline"]),
+        versions=stored["versions"],
+    )
+
+
+def enqueue_missing(study: Study) -> Outlook:
+    """Enqueue every grid point that neither waits, runs, is complete, nor was given up."""
+
+    def work(connection: Connection) -> Outlook:
+        ledger.lock_study(connection, study.study_id)
+        return enqueue(connection, study)
+
+    return study.store.transaction(work)
+
+
+def reconcile(connection: Connection, study: Study, grace: float | None) -> Outlook:
+    """Give up trials silent for `grace` seconds (None: leave them) and enqueue what is missing.
+
+    Both in the caller's transaction, so that nothing is lost if this process dies in between.
+    """
+    ledger.lock_study(connection, study.study_id)
+    if grace is not None:
+        ledger.fail_stale(connection, study.study_id, study.store.now(), grace)
+    return enqueue(connection, study)
+
+
+def enqueue(connection: Connection, study: Study) -> Outlook:
+    """`enqueue_missing`, within a transaction that has locked the study."""
+    search = study.config.search
+    rows = ledger.history(connection, study.study_id)
+    states = Counter(row.state for row in rows)
+    points = grid_points(search)
+    keys = settled_keys(rows, search.max_attempts)
+    missing = [
+        NewTrial(params_of(point), {"grid_point": index})
+        for index, point in enumerate(points)
+        if key_of(point) not in keys
+    ]
+    ledger.add_trials(
+        connection, study.study_id, missing, distributions(search), TrialState.WAITING
+    )
+    return Outlook(
+        waiting=states[TrialState.WAITING] + len(missing),
+        running=states[TrialState.RUNNING],
+        remaining=0 if search.n_trials is None else max(0, search.n_trials - spent(rows)),
+    )
+
+
+def settled_keys(rows: Sequence[Row], max_attempts: int) -> set[Key]:
+    """Settings that need no trial: one waits, runs or is complete, or they were given up."""
+    return {key for key in map(row_key, rows) if key is not None} - _open_keys(rows, max_attempts)
+
+
+def _open_keys(rows: Sequence[Row], max_attempts: int) -> set[Key]:
+    """Settings with failed trials only, and attempts left."""
+    active = {row_key(row) for row in rows if is_active(row)}
+    faults = Counter(row_key(row) for row in rows if row.failure == ledger.FAILED_BY_ITSELF)
+    deaths = Counter(row_key(row) for row in rows if _is_death(row))
+    return {
+        key
+        for key in map(row_key, rows)
+        if key is not None
+        and key not in active
+        and faults[key] < max_attempts
+        and deaths[key] < MAX_DEATHS
+    }
+
+
+def is_active(row: Row) -> bool:
+    """Whether a trial waits, runs, or is complete by a measurement of this study's own."""
+    if row.state is TrialState.COMPLETE:
+        return row.source != ledger.IMPORTED
+    return row.state in (TrialState.WAITING, TrialState.RUNNING)
+
+
+def _is_death(row: Row) -> bool:
+    """A failure that neither the setting caused nor the user: also those by another client."""
+    is_over = row.state in (TrialState.FAIL, TrialState.PRUNED)
+    return is_over and row.failure not in (ledger.FAILED_BY_ITSELF, ledger.INTERRUPTED)
+
+
+def spent(rows: Sequence[Row]) -> int:
+    """Trials that count against `n_trials`: all but imported, interrupted and orphaned ones."""
+    return sum(is_active(row) or row.failure == ledger.FAILED_BY_ITSELF for row in rows)
+
+
+def row_key(row: Row) -> Key | None:
+    """The setting of a trial; None while it has none (a sampler is choosing)."""
+    sigma, bias, k = row.params
+    return None if sigma is None or bias is None or k is None else (sigma, bias, k)
+
+
+def key_of(setting: Setting) -> Key:
+    """The setting of a grid as the store holds it."""
+    return setting.sigma, setting.bias, float(setting.k)
+
+
+def _config_document(config: StudyConfig) -> dict[str, Any]:
+    """The study file as JSON, from which `StudyConfig` can be read again."""
+    document = config.model_dump(mode="json")
+    for role, table in (("target", config.target), ("draft", config.draft)):
+        if table.checkpoint is not None:
+            # Keys that make a model may not stand beside a checkpoint, defaults or not.
+            document[role] = table.model_dump(mode="json", exclude_unset=True)
+    return document
+
+
+def _find(connection: Connection, name: str) -> int | None:
+    query = select(studies.c.study_id).where(studies.c.study_name == name)
+    found: int | None = connection.execute(query).scalar()
+    return found
+
+
+def _create(connection: Connection, name: str, attributes: Mapping[str, Any]) -> int:
+    created = connection.execute(insert(studies).values(study_name=name))
+    assert created.inserted_primary_key is not None
+    study_id: int = created.inserted_primary_key[0]
+    connection.execute(
+        insert(study_directions),
+        [
+            {"study_id": study_id, "objective": i, "direction": direction}
+            for i, direction in enumerate(DIRECTIONS)
+        ],
+    )
+    names = {"study_id": study_id, "key": METRIC_NAMES_KEY, "value_json": json.dumps(METRICS)}
+    connection.execute(insert(study_system_attributes), [names])
+    for key, value in attributes.items():
+        _set_attribute(connection, study_id, key, value)
+    return study_id
+
+
+def _set_attribute(connection: Connection, study_id: int, key: str, value: Any) -> None:
+    table = study_user_attributes
+    connection.execute(table.delete().where(table.c.study_id == study_id, table.c.key == key))
+    row = {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+    connection.execute(insert(table), [row])
+
+
+def _stored_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+    table = study_user_attributes
+    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
+    return {key: json.loads(text) for key, text in connection.execute(query)}
+
+
+def _check_fit(
+    connection: Connection,
+    config: StudyConfig,
+    study_id: int,
+    fingerprints: Fingerprints,
+    stored: Mapping[str, Any],
+) -> None:
+    """Whether new trials may stand beside those that the study holds."""
+    remedy = "give the study another name, or use another --storage"
+    if not {"config", "fingerprints", "baseline", "versions"} <= stored.keys():
+        raise StudyError(
+            f"study {config.name}: the store holds one that spec-opt did not make; {remedy}"
+        )
+    asked = asdict(fingerprints)
+    changed = [name for name, value in asked.items() if stored["fingerprints"].get(name) != value]
+    if changed:
+        raise StudyError(
+            f"study {config.name}: was measured with another {', '.join(changed)} than this study "
+            f"file gives, so its trials cannot be compared with new ones; {remedy}"
+        )
+    table = trial_params.join(trials, trials.c.trial_id == trial_params.c.trial_id)
+    query = (
+        select(trial_params.c.param_name, trial_params.c.distribution_json)
+        .select_from(table)
+        .where(trials.c.study_id == study_id)
+        .distinct()
+    )
+    asked_space = distributions(config.search)
+    for name, text in connection.execute(query):
+        if name not in asked_space:
+            continue
+        try:
+            check_distribution_compatibility(json_to_distribution(text), asked_space[name])
+        except ValueError:
+            raise StudyError(
+                f"study {config.name}: search.{name} or search.sampler changed in a way that "
+                f"Optuna cannot keep in one study (only ranges and grids may grow); {remedy}"
+            ) from None
