@@ -6,7 +6,7 @@
     │   ├── DataError           a series: file, columns, length
     │   ├── CheckpointError     a model file
     │   └── StoreURLError       a storage URL that is not supported or cannot be read
-    ├── StudyError              the study in the store and what is asked of it do not fit: exit code 2
+    ├── StudyError              the study in the store does not fit what is asked: exit code 2
     └── WorkError               the work itself failed: exit code 1
         ├── TrainingError       a loss that is not finite
         ├── DecodingError       a forecast that is not finite

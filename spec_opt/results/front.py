@@ -1,0 +1,73 @@
+"""The Pareto front as a table for a terminal."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.wording import exact, percent, relative
+
+_HEADINGS = ("trial", "sigma", "bias", "k", "acceptance", "MSE", "against target", "patches/round")
+
+
+def front_text(table: StudyTable) -> str:
+    """The front from the highest acceptance down, the baselines, and what they mean together.
+
+    Settings with equal results are one line, the mildest of them named.
+    """
+    if not table.front:
+        return "No trial has completed yet."
+    blocks = [list(alike) for _, alike in groupby(table.front, key=_outcome)]
+    rows = [_HEADINGS, *(_row(block, table.target_mse) for block in blocks)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = [f"Pareto front of {table.name}: {_size(table, len(blocks))}", ""]
+    for row, block in zip(rows, [None, *blocks], strict=True):
+        cells = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        alike = f"  (and {len(block) - 1} with equal results)" if block and len(block) > 1 else ""
+        lines.append(f"  {cells}{alike}")
+    return "\n".join([*lines, "", *_baselines(table)])
+
+
+def _outcome(point: Point) -> tuple[float, float]:
+    return point.result.acceptance_rate, point.result.mse
+
+
+def _size(table: StudyTable, distinct: int) -> str:
+    among = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
+    return among if distinct == len(table.front) else f"{among}, with {distinct} distinct results"
+
+
+def _row(block: list[Point], target_mse: float | None) -> tuple[str, ...]:
+    point = block[0]
+    result, setting = point.result, point.setting
+    return (
+        str(point.number),
+        exact(setting.sigma),
+        exact(setting.bias),
+        str(setting.k),
+        _with_error(percent(result.acceptance_rate), result.acceptance_se, 100, 1),
+        _with_error(f"{result.mse:.4f}", result.mse_se, 1, 4),
+        "" if target_mse is None else relative(result.mse, target_mse),
+        "" if result.patches_per_round is None else f"{result.patches_per_round:.2f}",
+    )
+
+
+def _with_error(value: str, error: float | None, factor: int, digits: int) -> str:
+    return value if not error else f"{value} ±{factor * error:.{digits}f}"
+
+
+def _baselines(table: StudyTable) -> list[str]:
+    baseline = table.baseline
+    if baseline is None:
+        return [] if table.target_mse is None else [f"Target alone: MSE {table.target_mse:.4f}."]
+    lines = [
+        f"Target alone: MSE {baseline.target_mse:.4f}. Draft alone: MSE {baseline.draft_mse:.4f} "
+        f"({relative(baseline.draft_mse, baseline.target_mse)} the target's)."
+    ]
+    if baseline.draft_is_as_good:
+        lines.append(
+            "Note: the draft alone is as accurate as the target on these windows (within two "
+            "standard errors).\nUsing the draft alone would be faster than any speculation and "
+            "lose nothing measurable."
+        )
+    return lines

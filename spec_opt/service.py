@@ -1,0 +1,95 @@
+"""What the commands do, as functions: from a study file to a finished study."""
+
+import logging
+import os
+from typing import Any
+
+from spec_opt.config import StudyConfig
+from spec_opt.interrupts import stop_on_signals
+from spec_opt.live import LiveView
+from spec_opt.results.export import document_of
+from spec_opt.results.front import front_text
+from spec_opt.results.recommend import recommend_all
+from spec_opt.results.render import as_document, render
+from spec_opt.results.table import StudyTable, read_table
+from spec_opt.tuning.progress import StudyProgress, progress
+from spec_opt.tuning.protocol import Objective
+from spec_opt.tuning.provenance import package_versions
+from spec_opt.tuning.store import open_store
+from spec_opt.tuning.store_url import parse_url
+from spec_opt.tuning.study import Study, load_study, open_study
+from spec_opt.tuning.worker import WorkerSummary, run_worker
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STORAGE = "sqlite:///storage/spec_opt.db"
+
+
+def storage_url(given: str | None) -> str:
+    """The store to use: as given, else from SPEC_OPT_STORAGE, else the default file."""
+    return given or os.environ.get("SPEC_OPT_STORAGE") or DEFAULT_STORAGE
+
+
+def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
+    """Everything a worker needs; bad input is found before anything is written.
+
+    Raises:
+        SpecOptError: whatever is wrong with URL, series, checkpoints or store.
+    """
+    # Imports torch, which the commands that only look at a study do without.
+    from spec_opt.tuning.objective import Objective as Prepared
+
+    parse_url(url)
+    objective = Prepared.prepare(config)
+    baseline = objective.baseline
+    store = open_store(url)
+    study = open_study(store, config, objective.fingerprints, baseline, package_versions())
+    return study, objective
+
+
+def work(study: Study, objective: Objective) -> WorkerSummary:
+    """One worker in this process, watched on stderr, until the study is done or a signal comes."""
+    now = progress(study)
+    with LiveView(study.name, now.total - now.missing, now.total) as view:
+
+        def leaving() -> None:
+            view.say("finishing the running trial, then leaving; again to leave at once")
+
+        with stop_on_signals(leaving) as stop:
+            return run_worker(study, objective, stop, on_trial=view.report)
+
+
+def look(config: StudyConfig, url: str) -> Study:
+    """The study in the store, to look at.
+
+    Raises:
+        StudyError: there is no such store or study; nothing is made.
+    """
+    return load_study(open_store(url, create=False), config.name)
+
+
+def table_of(study: Study) -> StudyTable:
+    """The study's trials."""
+    return read_table(study.optuna_study())
+
+
+def status_of(study: Study) -> StudyProgress:
+    """How far the study is."""
+    return progress(study)
+
+
+def results_text(config: StudyConfig, table: StudyTable) -> str:
+    """What `run` prints at the end: the front, and the setting to use."""
+    if not table.points:
+        return front_text(table)
+    choices = recommend_all(table, config.recommend)
+    return f"{front_text(table)}\n\n{render(choices, 'text')}"
+
+
+def results_document(
+    config: StudyConfig, table: StudyTable, url: str, command: str
+) -> dict[str, Any]:
+    """The same for a script: the export of the front, and the recommendations."""
+    document = document_of(table, all_trials=False, storage=url, command=command)
+    choices = recommend_all(table, config.recommend)
+    return document | {"recommendations": [as_document(choice) for choice in choices]}

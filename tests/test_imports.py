@@ -1,0 +1,83 @@
+"""Imports run one way; heavy ones wait; `print` stays in the command line."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spec_opt
+
+PACKAGE = Path(spec_opt.__file__).parent
+
+# A file imports only from files above it.
+ORDER = """
+    errors config measurement synthetic series data
+    models.forecaster models.layers models.timer_xl models.checkpoint models.training
+    decoding.noise decoding.acceptance decoding.autoregressive decoding.speculative
+    decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
+    uncertainty evaluation
+    tuning.space tuning.protocol tuning.provenance tuning.objective tuning.store_url tuning.retry
+    tuning.store tuning.ledger tuning.study tuning.claims tuning.progress tuning.worker
+    results.attributes results.table results.wording results.frame results.statistics
+    results.advice results.recommend results.render results.front results.export
+    interrupts live status service cli __main__
+""".split()
+
+TORCH_FREE = ("cli", "config", "measurement", "service", "tuning.worker", "results.export")
+
+
+def modules() -> list[str]:
+    found = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(path.parts) for path in found if path.name != "__init__")
+
+
+def imported(name: str) -> Iterator[str]:
+    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(ORDER) == modules()
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_run_one_way(name: str) -> None:
+    allowed = set(ORDER[: ORDER.index(name)])
+    ours = {i.removeprefix("spec_opt.") for i in imported(name) if i.startswith("spec_opt.")}
+    assert ours & set(ORDER) <= allowed
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_optuna_stays_in_tuning_and_results(name: str) -> None:
+    if not name.startswith(("tuning.", "results.")):
+        assert not {i for i in imported(name) if i.split(".")[0] in ("optuna", "sqlalchemy")}
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_print_stays_in_the_command_line(name: str) -> None:
+    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    calls = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert name == "cli" or "print" not in calls
+
+
+def test_torch_waits_for_the_commands_that_need_it() -> None:
+    lines = [f"import spec_opt.{name}" for name in TORCH_FREE]
+    code = "\n".join(["import sys", *lines, "sys.exit('torch' in sys.modules)"])
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_needs_no_heavy_package() -> None:
+    code = "import sys, spec_opt.cli; sys.exit({'torch','optuna','pandas','pydantic'} & sys.modules.keys() != set())"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
