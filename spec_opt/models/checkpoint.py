@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 import safetensors.torch
 import torch
@@ -75,20 +75,26 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where a trained model comes from; it travels in the file and plays no part in loading."""
+class Origin:
+    """What a trained model was made from: equal origins, equal models."""
 
-    role: str
-    """"target" or "draft"."""
-    spec_opt_version: str
+    role: Literal["target", "draft"]
     context: int
     """Points of the contexts that it was trained on."""
     data: str
-    """Fingerprint of the training windows."""
+    """Fingerprint of the training and validation windows."""
     teacher: str | None
     """Fingerprint of the target that a draft was distilled from."""
     settings: Mapping[str, object]
-    """The tables of the study file that it was made by."""
+    """The table of the study file that it was made by."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a trained model comes from; it travels in the file and plays no part in loading."""
+
+    origin: Origin
+    spec_opt_version: str
     best_epoch: int
     validation_losses: tuple[float, ...]
     """After each epoch: mean squared error of a target, negative log-likelihood of a draft."""
