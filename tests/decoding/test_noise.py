@@ -98,7 +98,7 @@ def test_a_patch_can_be_large() -> None:
     assert bool(torch.isfinite(sample).all())
     assert kolmogorov(normal_cdf(sample[0])) < CRITICAL
     assert abs(correlation(sample[0], sample[1])) < 4
-    assert len(sample[0].unique()) > 0.95 * sample[0].numel()
+    assert len(set(sample[0].flatten().tolist())) > 0.95 * sample[0].numel()
 
 
 def test_a_window_is_dealt_the_same_in_any_company_and_order() -> None:
@@ -160,7 +160,7 @@ def test_no_two_keys_share_a_number() -> None:
     )
 
     # 10 000 numbers among 2^32: 0.012 coincidences are expected.
-    assert len(uniforms.unique()) >= len(uniforms) - 1
+    assert len(set(uniforms.tolist())) >= len(uniforms) - 1
 
 
 def test_neighbouring_windows_and_positions_are_unrelated() -> None:
