@@ -15,8 +15,9 @@ from spec_opt.decoding.autoregressive import patches_to_cover
 from spec_opt.decoding.growing_tree import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters, decode_speculatively
-from spec_opt.errors import ConfigError, InputError
+from spec_opt.errors import InputError
 from spec_opt.measurement import Baseline, Measurement
+from spec_opt.models.device import resolve_device
 from spec_opt.models.timer_xl import TimerXL
 from spec_opt.uncertainty import Floats, Overlap
 
@@ -28,23 +29,6 @@ _DTYPES: Final = {
     "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that `[decoding] device` means on this machine.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"decoding.device = '{name}': {torch.cuda.device_count()} CUDA devices are visible; "
-            "use 'cpu', or 'auto' for whatever there is"
-        )
-    return device
 
 
 def decoding_fingerprint(config: DecodingConfig) -> str:

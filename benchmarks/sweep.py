@@ -1,0 +1,127 @@
+"""The guide's 80 settings on the trained ETTh1 pair, 255 windows, as one whole process.
+
+    SPEC_OPT_SHARED=folder python benchmarks/sweep.py [--repeats 5] [--rule stride] [--no-plain]
+
+The folder holds data/ETTh1.csv, checkpoints/ and reference/stride_sweep_etth1_255_windows.csv: the
+same grid as 80 processes of the research code on a 2-core machine. Beside it: our plain decoder,
+without the cache, over the same settings, in the same run.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from environment import describe
+
+from spec_opt.config import Setting, StudyConfig, read_study
+
+WINDOWS = 255
+STUDY = """
+name = "sweep"
+[data]
+source = "ETTh1"
+split = "test"
+context = 672
+horizon = 336
+window_stride = 10
+[target]
+checkpoint = "{shared}/checkpoints/etth1_target_checkpoint.pth"
+[draft]
+checkpoint = "{shared}/checkpoints/etth1_draft_checkpoint.pth"
+[decoding]
+rule = "{rule}"
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rule", default="stride", choices=["stride", "exact", "point"])
+    parser.add_argument("--no-plain", action="store_true", help="leave the slow comparison out")
+    options = parser.parse_args()
+    shared = Path(os.environ["SPEC_OPT_SHARED"]).resolve()
+
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "sweep.toml"
+        study.write_text(STUDY.format(shared=shared, rule=options.rule), encoding="utf-8")
+        runs = [whole_process(study, Path(folder), i, shared) for i in range(options.repeats)]
+        config = read_study(str(study))
+    print(f"{describe()}\n80 settings, rule {options.rule}, {WINDOWS} windows\n")
+    report(runs)
+    old = sum(float(row["wall_s"]) for row in reference(shared))
+    median = statistics.median(run["total"] for run in runs)
+    print(f"\n80 processes of the research code: {old:.0f} s, {old / median:.0f} times as long")
+    if not options.no_plain:
+        os.environ["SPEC_OPT_DATA"] = str(shared / "data")
+        plain = without_cache(config)
+        print(
+            f"Our plain decoder, no cache, decoding alone: {plain:.0f} s, "
+            f"{plain / median:.1f} times as long as the whole process"
+        )
+
+
+def whole_process(study: Path, folder: Path, repeat: int, shared: Path) -> dict[str, float]:
+    """`spec-opt run` on an empty store, from start to the printed front."""
+    parts = folder / f"parts{repeat}.json"
+    script = Path(__file__).with_name("timed_run.py")
+    command = [sys.executable, str(script), str(parts), "run", str(study)]
+    command += ["--storage", f"sqlite:///{folder}/store{repeat}.db"]
+    environment = os.environ | {
+        "STARTED": str(time.time()),
+        "SPEC_OPT_DATA": str(shared / "data"),
+        "SPEC_OPT_CACHE": str(folder / "cache"),
+    }
+    began = time.time()
+    subprocess.run(command, env=environment, check=True, cwd=folder, capture_output=True, text=True)
+    result: dict[str, float] = json.loads(parts.read_text(encoding="utf-8"))
+    result["total"] = time.time() - began
+    return result
+
+
+def report(runs: list[dict[str, float]]) -> None:
+    def median(values: list[float]) -> float:
+        return statistics.median(values)
+
+    totals = [run["total"] for run in runs]
+    print(f"Whole process: median {median(totals):.1f} s of {len(runs)} runs ", end="")
+    print(f"({min(totals):.1f} to {max(totals):.1f})\n")
+    print("| part | median, s |\n|---|---|")
+    for part in runs[0]["parts"]:  # type: ignore[attr-defined]
+        print(f"| {part} | {median([run['parts'][part] for run in runs]):.2f} |")  # type: ignore[index]
+    run = runs[0]
+    print(
+        f"\nPer window: {run['target_evaluations'] / WINDOWS:.2f} target and "
+        f"{run['draft_evaluations'] / WINDOWS:.2f} draft evaluations, baselines included. "
+        f"Hit rate {100 * run['hit_rate']:.1f} %. "
+        f"Prefixes {run['cache_mib']:.0f} MiB, peak memory {run['peak_mib']:.0f} MiB."
+    )
+
+
+def reference(shared: Path) -> list[dict[str, str]]:
+    table = shared / "reference" / "stride_sweep_etth1_255_windows.csv"
+    with table.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def without_cache(config: StudyConfig) -> float:
+    """Seconds of decoding all settings with the plain decoder, models and windows at hand."""
+    from spec_opt.tuning.objective import Objective
+    from spec_opt.tuning.space import grid_points
+
+    objective = Objective.prepare(config)
+    objective.evaluator.measure_plainly(Setting(sigma=0.1, bias=1.0, k=1))  # warm-up
+    began = time.perf_counter()
+    for setting in grid_points(config.search):
+        objective.evaluator.measure_plainly(setting)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`spec-opt` with a stopwatch: where the seconds of a whole process go.
+
+    python benchmarks/timed_run.py PARTS.json run STUDY --storage URL
+
+Writes the seconds of each part to PARTS.json. The parts are measured by wrapping functions, so the
+package knows nothing of it. STARTED, in the environment, is when the parent started this process.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STARTED = float(os.environ.get("STARTED", time.time()))
+seconds: dict[str, float] = defaultdict(float)
+counts: dict[str, int] = defaultdict(int)
+
+
+def timed(owner: Any, name: str, part: str) -> None:
+    """Replace `owner.name` by itself with a stopwatch; a part inside another is counted once."""
+    function: Callable[..., Any] = owner.__dict__[name]
+    bound = function.__func__ if isinstance(function, classmethod) else function
+
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        inside = sum(seconds.values())
+        try:
+            return bound(*arguments, **options)
+        finally:
+            nested = sum(seconds.values()) - inside
+            seconds[part] += time.perf_counter() - began - nested
+            counts[part] += 1
+
+    setattr(owner, name, classmethod(wrapper) if isinstance(function, classmethod) else wrapper)
+
+
+def main() -> int:
+    parts_file, *arguments = sys.argv[1:]
+    from spec_opt import cli, service
+    from spec_opt.evaluation import Evaluator
+    from spec_opt.models.timer_xl import TimerXL
+    from spec_opt.tuning import objective
+    from spec_opt.tuning.store import Store
+
+    seconds["start-up"] = time.time() - STARTED
+    evaluated = {"target": 0, "draft": 0}
+    predict = TimerXL.predict
+
+    def counted(self: TimerXL, context: Any) -> Any:
+        role = "draft" if self.config.stochastic else "target"
+        evaluated[role] += len(context)
+        return predict(self, context)
+
+    TimerXL.predict = counted  # type: ignore[method-assign]
+    timed(TimerXL, "predict", "model")
+    timed(Evaluator, "measure", "acceptance")
+    timed(Evaluator, "baseline", "acceptance")
+    timed(objective.Objective, "prepare", "data and checkpoints")
+    timed(Store, "transaction", "store")
+    timed(Store, "read", "store")
+    timed(service, "open_store", "store")
+    timed(service, "table_of", "output")
+    timed(service, "results_text", "output")
+
+    kept: list[Evaluator] = []
+    make = Evaluator.__init__
+
+    def remembered(self: Evaluator, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        kept.append(self)
+
+    Evaluator.__init__ = remembered  # type: ignore[method-assign]
+    code = cli.main(arguments)
+    total = time.time() - STARTED
+    import resource
+
+    statistics = kept[0].cache_statistics
+    seconds["rest"] = total - sum(seconds.values())
+    report = {
+        "total": total,
+        "parts": dict(seconds),
+        "target_evaluations": evaluated["target"],
+        "draft_evaluations": evaluated["draft"],
+        "hit_rate": statistics.hit_rate,
+        "cache_mib": statistics.bytes / 2**20,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    Path(parts_file).write_text(json.dumps(report), encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
