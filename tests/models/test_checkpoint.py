@@ -17,16 +17,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from spec_opt.errors import CheckpointError
-from spec_opt.models.checkpoint import Provenance, load_model, save_model
+from spec_opt.models.checkpoint import Origin, Provenance, load_model, save_model
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 PROVENANCE = Provenance(
-    role="target",
+    Origin("target", context=96, data="d" * 32, teacher=None, settings={"epochs": 3}),
     spec_opt_version="0.0.0",
-    context=96,
-    data="d" * 64,
-    teacher=None,
-    settings={"training": {"epochs": 3}},
     best_epoch=2,
     validation_losses=(0.5, 0.4, 0.45),
 )
@@ -340,6 +336,7 @@ def test_our_own_files(own: Path) -> None:
     assert torch.equal(loaded.predict(context).mean, original.predict(context).mean)
     with safe_open(own, framework="pt") as file:
         kept = json.loads(file.metadata()["provenance"])
+    assert kept["origin"]["settings"] == {"epochs": 3}
     assert kept["best_epoch"] == 2
     assert kept["validation_losses"] == [0.5, 0.4, 0.45]
     assert os.listdir(own.parent) == [own.name]
