@@ -1,0 +1,71 @@
+"""The figures of a study by name: the guide's five, and two more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io
+
+from spec_opt.errors import WorkError
+from spec_opt.results.grouped_plots import (
+    acceptance_by_position,
+    acceptance_heatmap,
+    k_effect,
+    mse_heatmap,
+)
+from spec_opt.results.recommend import Recommendation
+from spec_opt.results.scatter_plots import acceptance_vs_mse, pareto_frontier, speedup_vs_mse
+from spec_opt.results.table import StudyTable
+
+PLOTS = (
+    "pareto_frontier",
+    "acceptance_vs_mse",
+    "acceptance_heatmap",
+    "mse_heatmap",
+    "k_effect",
+    "acceptance_by_position",
+    "speedup_vs_mse",
+)
+"""Names of the figures, which are also the names of their files, in the order of the report."""
+
+
+def figures(
+    table: StudyTable, recommendations: Sequence[Recommendation] = ()
+) -> dict[str, go.Figure]:
+    """All figures by name, in the order of `PLOTS`; a study without trials gives figures too."""
+    made = {
+        "pareto_frontier": pareto_frontier(table, recommendations),
+        "acceptance_vs_mse": acceptance_vs_mse(table),
+        "acceptance_heatmap": acceptance_heatmap(table),
+        "mse_heatmap": mse_heatmap(table),
+        "k_effect": k_effect(table),
+        "acceptance_by_position": acceptance_by_position(table),
+        "speedup_vs_mse": speedup_vs_mse(table),
+    }
+    return {name: made[name] for name in PLOTS}
+
+
+def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
+    """Write each figure as a picture, 900 pixels wide at double resolution.
+
+    Raises:
+        WorkError: kaleido or the browser that it needs is not there; nothing was written.
+    """
+    paths = [folder / f"{name}.png" for name in drawn]
+    try:
+        plotly.io.write_images(
+            list(drawn.values()),
+            [str(path) for path in paths],
+            width=900,
+            height=[figure.layout.height for figure in drawn.values()],
+            scale=2,
+        )
+    except (ImportError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise WorkError(
+            f"no PNG written: {first}; pip install 'spec-opt[png]', and install Chrome or "
+            "Chromium (or name one in BROWSER_PATH)"
+        ) from error
+    return paths
