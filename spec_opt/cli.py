@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,11 +106,13 @@ def train(study: str, as_json: bool) -> int:
 
     made = service.train(read_study(study))
     if as_json:
-        _print_json(made)
+        _print_json({model.role: asdict(model) for model in made})
     else:
-        for role, about in made.items():
-            click.echo(f"{role}: {about['path']}\n  {about['parameters']:,} parameters, ", nl=False)
-            click.echo(f"fingerprint {about['fingerprint'][:16]}")
+        for model in made:
+            click.echo(
+                f"{model.role}: {model.path}\n"
+                f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
+            )
     return 0
 
 

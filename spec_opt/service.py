@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from spec_opt.config import StudyConfig
@@ -45,6 +46,36 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
     store = open_store(url)
     study = open_study(store, config, objective.fingerprints, baseline, package_versions())
     return study, objective
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model and where it is."""
+
+    role: str
+    path: str
+    parameters: int
+    fingerprint: str
+
+
+def train(config: StudyConfig) -> tuple[ModelFile, ModelFile]:
+    """Target and draft of a study: loaded, or made and cached.
+
+    Raises:
+        SpecOptError: the series or a checkpoint is wrong, or training failed.
+    """
+    from spec_opt.data import load_dataset
+    from spec_opt.models.training import prepare_models
+
+    models = prepare_models(config, load_dataset(config.data))
+    target, draft = (
+        ModelFile(role, str(path), sum(p.numel() for p in model.parameters()), model.fingerprint)
+        for role, model, path in (
+            ("target", models.target, models.target_path),
+            ("draft", models.draft, models.draft_path),
+        )
+    )
+    return target, draft
 
 
 def work(study: Study, objective: Objective) -> WorkerSummary:

@@ -15,8 +15,8 @@ from spec_opt.series import cache_folder
 logger = logging.getLogger(__name__)
 
 
-def cached_model(key: str, make: Callable[[], tuple[TimerXL, Provenance]]) -> TimerXL:
-    """The model kept under a key, else made and kept.
+def cached_model(key: str, make: Callable[[], tuple[TimerXL, Provenance]]) -> tuple[TimerXL, Path]:
+    """The model kept under a key, else made and kept; and its file.
 
     Of several processes that ask at once, one makes it and the others wait. A file that is damaged
     is made again, with a warning. An interruption leaves nothing behind.
@@ -37,13 +37,13 @@ def cached_model(key: str, make: Callable[[], tuple[TimerXL, Provenance]]) -> Ti
     with lock, _held(lock):
         if path.exists():
             try:
-                return load_model(path)
+                return load_model(path), path
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
         model, provenance = make()
         save_model(model, path, provenance)
     logger.info("kept the %s: %s", provenance.origin.role, path)
-    return model
+    return model, path
 
 
 @contextmanager

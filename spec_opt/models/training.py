@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -47,6 +48,8 @@ class Models:
 
     target: TimerXL
     draft: TimerXL
+    target_path: Path
+    draft_path: Path
 
 
 @dataclass(frozen=True)
@@ -219,25 +222,25 @@ def prepare_models(config: StudyConfig, dataset: Dataset) -> Models:
         TrainingError: a loss that is not finite.
     """
     context, device = config.data.context, resolve_device(config.decoding.device)
-    target = _prepare_target(config.target, dataset, context, device)
+    target, target_path = _prepare_target(config.target, dataset, context, device)
     if context % target.patch:
         raise ConfigError(
             f"data.context = {context} must be a multiple of the target's patch, {target.patch}"
         )
-    draft = _prepare_draft(config.draft, target, dataset, context, device)
+    draft, draft_path = _prepare_draft(config.draft, target, dataset, context, device)
     if draft.patch != target.patch:
         raise CheckpointError(
             f"{config.draft.checkpoint}: the draft forecasts {draft.patch} points at a time and "
             f"the target {target.patch}: they must be the same"
         )
-    return Models(target.to(CPU), draft)
+    return Models(target.to(CPU), draft, target_path, draft_path)
 
 
 def _prepare_target(
     config: TargetConfig, dataset: Dataset, context: int, device: torch.device
-) -> TimerXL:
+) -> tuple[TimerXL, Path]:
     if config.checkpoint is not None:
-        return load_model(config.checkpoint, activation=config.activation)
+        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
     origin = Origin(
         "target",
         context,
@@ -250,9 +253,9 @@ def _prepare_target(
 
 def _prepare_draft(
     config: DraftConfig, target: TimerXL, dataset: Dataset, context: int, device: torch.device
-) -> TimerXL:
+) -> tuple[TimerXL, Path]:
     if config.checkpoint is not None:
-        return load_model(config.checkpoint, activation=config.activation)
+        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
     origin = Origin(
         "draft",
         context,
@@ -269,8 +272,8 @@ def _data_fingerprint(dataset: Dataset, settings: TrainingConfig, context: int, 
     return f"{training.fingerprint}-{validation.fingerprint}"
 
 
-def _cached(origin: Origin, train: Callable[[], Fit]) -> TimerXL:
-    """The model of this origin from the cache, else trained and put there."""
+def _cached(origin: Origin, train: Callable[[], Fit]) -> tuple[TimerXL, Path]:
+    """The model of this origin from the cache, else trained and put there; and its file."""
 
     def make() -> tuple[TimerXL, Provenance]:
         logger.info("training the %s; it is kept for the next time", origin.role)

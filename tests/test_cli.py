@@ -1,0 +1,318 @@
+"""The command line, run: streams, exit codes, bad input, a second run, Ctrl-C."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from spec_opt.cli import main
+
+DATA = Path(__file__).parent / "data"
+
+# Checkpoints, so that nothing trains: the tiny pair forecasts 24 points from multiples of 24.
+STUDY = f"""
+name = "tiny"
+[search]
+sigma = [0.3, 2.0]
+bias = [1.0, 2.0]
+k = [1, 2]
+[data]
+source = "synthetic"
+context = 96
+horizon = 48
+max_windows = 20
+[data.synthetic]
+rows = 1000
+[target]
+checkpoint = "{DATA / "tiny_target.pth"}"
+[draft]
+checkpoint = "{DATA / "tiny_draft.pth"}"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a study file in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
+    return tmp_path
+
+
+def spec_opt(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program itself, in the current folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "spec_opt", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.usefixtures("folder")
+def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    first = capfd.readouterr()
+    assert "Pareto front of tiny: of 8 completed trials" in first.out
+    assert "Target alone: MSE" in first.out
+    assert "8 of 8 trials done" in first.err
+
+    assert main(["run", "tiny.toml"]) == 0
+    second = capfd.readouterr()
+    assert second.out == first.out
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["acceptance_rate", "mse"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_stands_alone_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["study"] == "tiny"
+    assert [r["scenario"] for r in document["recommendations"]] == ["speed", "quality", "balanced"]
+
+    assert main(["status", "tiny.toml", "--json"]) == 0
+    status = json.loads(capfd.readouterr().out)
+    assert status["states"] == {"complete": 8, "running": 0, "waiting": 0, "fail": 0}
+    assert (status["study"], status["missing"], status["workers"]) == ("tiny", 0, [])
+
+    assert main(["export", "tiny.toml", "--all", "--format", "json"]) == 0
+    export = json.loads(capfd.readouterr().out)
+    assert len(export["trials"]) == 8
+    trial = export["trials"][0]
+    assert set(trial["params"]) == {"sigma", "bias", "k"}
+    assert set(trial["values"]) == {"acceptance_rate", "mse"}
+    promised = (
+        "mae accepted tested proposed rounds patches_per_round windows acceptance_se mse_se "
+        "mse_baseline evaluation_seconds target_fingerprint draft_fingerprint data_fingerprint "
+        "device versions commit"
+    )
+    assert set(promised.split()) <= set(trial["attributes"])
+    assert export["baseline"]["target_mse"] == pytest.approx(trial["attributes"]["mse_baseline"])
+
+    assert main(["recommend", "tiny.toml", "--format", "json", "--scenario", "speed"]) == 0
+    choice = json.loads(capfd.readouterr().out)
+    assert {"scenario", "trial", "setting", "acceptance_rate", "mse", "reason"} <= set(choice)
+
+
+def test_export_to_a_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["export", "tiny.toml", "--all", "-o", "all.csv"]) == 0
+    assert capfd.readouterr().out == ""
+    assert len((folder / "all.csv").read_text().splitlines()) == 9
+
+
+@pytest.mark.usefixtures("folder")
+def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny.toml"]) == 0
+    out = capfd.readouterr().out
+    assert "tiny_target.pth" in out
+    assert "tiny_draft.pth" in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_status_text(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["run", "tiny.toml"])
+    capfd.readouterr()
+    assert main(["status", "tiny.toml"]) == 0
+    out = capfd.readouterr().out
+    assert "8 of 8 trials complete, done" in out
+    assert "highest acceptance: trial" in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_other_numbers_need_another_name(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["run", "tiny.toml"])
+    Path("other.toml").write_text(STUDY + "[decoding]\nseed = 7\n", encoding="utf-8")
+    capfd.readouterr()
+    assert main(["run", "other.toml"]) == 2
+    assert "decoding" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_larger_grid_runs_only_what_is_missing() -> None:
+    main(["run", "tiny.toml"])
+    text = STUDY.replace("sigma = [0.3, 2.0]", "sigma = [0.3, 2.0, 5.0]")
+    Path("tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "tiny.toml"]) == 0
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    settings = [tuple(sorted(trial.params.items())) for trial in study.trials]
+    assert len(settings) == len(set(settings)) == 12
+
+
+def test_quick_help() -> None:
+    shown = spec_opt("--help")
+    assert shown.returncode == 0
+    for command in ("run", "worker", "train", "status", "export", "recommend"):
+        assert f"\n  {command} " in shown.stdout
+
+
+def replaced(old: str, new: str) -> Callable[[Path], list[str]]:
+    """A study file in which one thing is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        assert old in STUDY
+        (folder / "bad.toml").write_text(STUDY.replace(old, new), encoding="utf-8")
+        return ["run", "bad.toml"]
+
+    return prepare
+
+
+def with_series(text: str) -> Callable[[Path], list[str]]:
+    """A CSV in which something is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        (folder / "series.csv").write_text(text, encoding="utf-8")
+        return replaced('"synthetic"', '"series.csv"')(folder)
+
+    return prepare
+
+
+def with_target(content: bytes) -> Callable[[Path], list[str]]:
+    """A checkpoint in which something is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        (folder / "model.pth").write_bytes(content)
+        return replaced(str(DATA / "tiny_target.pth"), "model.pth")(folder)
+
+    return prepare
+
+
+def called(*arguments: str) -> Callable[[Path], list[str]]:
+    return lambda folder: list(arguments)
+
+
+ROWS = "".join(f"2020-01-01 {hour:02d}:00,{hour},{hour * 2}\n" for hour in range(24)) * 40
+BAD_INPUT = {
+    # study files
+    "no study": called("run", "absent.toml"),
+    "not TOML": replaced("[search]", "[search"),
+    "unknown table": replaced("[search]", "[serach]"),
+    "unknown key": replaced("sigma =", "sgima ="),
+    "wrong type": replaced("[0.3, 2.0]", '"0.3"'),
+    "empty list": replaced("[0.3, 2.0]", "[]"),
+    "negative sigma": replaced("[0.3, 2.0]", "[-0.3]"),
+    "sigma twice": replaced("[0.3, 2.0]", "[0.3, 0.3]"),
+    "sigma not a number": replaced("[0.3, 2.0]", "[nan]"),
+    "k of 0": replaced("k = [1, 2]", "k = [0]"),
+    "k of 1.5": replaced("k = [1, 2]", "k = [1.5]"),
+    "bias below 1": replaced("[1.0, 2.0]", "[0.5]"),
+    "a range in a grid": replaced("[0.3, 2.0]", "{low = 0.1, high = 1.0}"),
+    "tpe without n_trials": replaced("[search]", '[search]\nsampler = "tpe"'),
+    "unknown sampler": replaced("[search]", '[search]\nsampler = "cma"'),
+    "no context": replaced("context = 96", ""),
+    "context not whole patches": replaced("context = 96", "context = 100"),
+    "horizon past the data": replaced("horizon = 48", "horizon = 4800"),
+    "horizon of 0": replaced("horizon = 48", "horizon = 0"),
+    "unknown split": replaced("horizon = 48", 'horizon = 48\nsplit = "dev"'),
+    "a name that is no name": replaced('"tiny"', '"../tiny"'),
+    "sizes beside a checkpoint": replaced("[target]", "[target]\nlayers = 3"),
+    "a GPU that is not there": replaced("[data]", '[decoding]\ndevice = "cuda:99"\n[data]'),
+    # series
+    "no such series": replaced('"synthetic"', '"absent.csv"'),
+    "empty series": with_series(""),
+    "header only": with_series("date,a,b\n"),
+    "a missing value": with_series(f"date,a,b\n{ROWS}2020-02-01,,3\n"),
+    "text in a channel": with_series(f"date,a,b\n{ROWS}2020-02-01,x,3\n"),
+    "a header twice": with_series(f"date,a,a\n{ROWS}"),
+    "too short": with_series(f"date,a,b\n{ROWS[:400]}"),
+    # checkpoints
+    "no such checkpoint": replaced("tiny_target.pth", "absent.pth"),
+    "text as a checkpoint": with_target(b"not a checkpoint"),
+    "an empty checkpoint": with_target(b""),
+    "half a checkpoint": with_target((DATA / "tiny_target.pth").read_bytes()[:5000]),
+    "half a safetensors": with_target((DATA / "tiny_target.safetensors").read_bytes()[:5000]),
+    # stores
+    "MySQL": called("run", "tiny.toml", "--storage", "mysql://u:secret@h/db"),
+    "gRPC": called("run", "tiny.toml", "--storage", "grpc://localhost:13000"),
+    "a path as URL": called("run", "tiny.toml", "--storage", "trials.db"),
+    "in memory": called("run", "tiny.toml", "--storage", "sqlite:///:memory:"),
+    "a folder as store": called("run", "tiny.toml", "--storage", "sqlite:////tmp"),
+    "no store yet": called("status", "tiny.toml"),
+    # flags
+    "unknown command": called("sweep"),
+    "unknown flag": called("run", "tiny.toml", "--speed"),
+    "unknown format": called("export", "tiny.toml", "--format", "xlsx"),
+    "unknown scenario": called("recommend", "tiny.toml", "--scenario", "best"),
+    "no study named": called("status"),
+    "two studies": called("run", "tiny.toml", "tiny.toml"),
+}
+
+
+@pytest.mark.parametrize("prepare", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input(
+    folder: Path, capfd: pytest.CaptureFixture[str], prepare: Callable[[Path], list[str]]
+) -> None:
+    arguments = prepare(folder)
+    before = files(folder)
+    assert main(arguments) == 2
+    captured = capfd.readouterr()
+    errors = [line for line in captured.err.splitlines() if line]
+    assert len(errors) == 1, captured.err
+    assert errors[0].startswith("spec-opt: error: ")
+    assert "secret" not in captured.err
+    assert captured.out == ""
+    assert files(folder) == before
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_resumes(folder: Path, name: signal.Signals) -> None:
+    # 200 settings take long enough to be interrupted on the way.
+    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    url = "sqlite:///storage/spec_opt.db"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "run", "tiny.toml"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    done = 0
+    while done < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+        done = complete_trials(Path("storage/spec_opt.db"))
+    process.send_signal(name)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    study = optuna.load_study(study_name="tiny", storage=url)
+    states = [trial.state.name for trial in study.trials]
+    assert "RUNNING" not in states
+    finished = states.count("COMPLETE")
+    assert 5 <= finished < 200
+
+    assert main(["run", "tiny.toml"]) == 0
+    study = optuna.load_study(study_name="tiny", storage=url)
+    complete = [t for t in study.trials if t.state.name == "COMPLETE"]
+    assert len({tuple(t.params.values()) for t in complete}) == len(complete) == 200
+
+
+def complete_trials(store: Path) -> int:
+    """Read without opening the store as Optuna would, which makes the tables it misses."""
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        try:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM trials WHERE state = 'COMPLETE'"
+            ).fetchone()
+        except sqlite3.OperationalError:  # no tables yet
+            return 0
+    return int(count)
