@@ -15,12 +15,14 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from spec_opt.config import Setting
-from spec_opt.tuning import ledger
-from spec_opt.tuning.ledger import FAILED_BY_ITSELF, INTERRUPTED, WORKER_DIED, Claimant, NewTrial
+from spec_opt.tuning import ledger, records
+from spec_opt.tuning.agenda import Outlook, reconcile
+from spec_opt.tuning.ledger import NewTrial
+from spec_opt.tuning.records import FAILED_BY_ITSELF, INTERRUPTED, WORKER_DIED, Claimant
 from spec_opt.tuning.retry import Patience
 from spec_opt.tuning.space import PARAMETERS, distributions, setting_of
 from spec_opt.tuning.store import forget_trials, trial_of
-from spec_opt.tuning.study import Outlook, Study, reconcile
+from spec_opt.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ class Claims:
     def _seed(self, worker_index: int | None) -> int:
         entropy = uuid.uuid4().int if worker_index is None else worker_index
         trials = self.study.store.read(
-            lambda connection: len(ledger.history(connection, self.study.study_id))
+            lambda connection: len(records.history(connection, self.study.study_id))
         )
         # The trials so far: a study that is resumed must not draw the same settings again.
         sequence = np.random.SeedSequence([self.study.config.search.seed, entropy, trials])
@@ -135,14 +137,14 @@ class Claims:
     def _take_or_create(self, connection: Connection) -> tuple[int, int] | Idle:
         """The id and number of a trial that now runs in our name."""
         study_id = self.study.study_id
-        held = ledger.held_by(connection, study_id, self.claimant)
+        held = records.held_by(connection, study_id, self.claimant)
         if held:
             return held[0]
         if self.study.config.search.sampler == "grid":
             taken = self._take(connection)
             if taken is not None:
                 return taken
-        outlook = reconcile(connection, self.study, self._grace())
+        outlook = self._reconcile(connection, self._grace())
         if outlook.waiting:
             taken = self._take(connection)
             if taken is not None:
@@ -156,14 +158,19 @@ class Claims:
             connection, self.study.study_id, [NewTrial({}, {})], {}, TrialState.RUNNING
         )
         ledger.sign(connection, ids[0], self.claimant, self.study.store.now())
-        return ids[0], ledger.number_of(connection, ids[0])
+        return ids[0], records.number_of(connection, ids[0])
 
     def _take(self, connection: Connection) -> tuple[int, int] | None:
         found = ledger.next_waiting(connection, self.study.study_id, self._last_sigma)
         if found is None:
             return None
         ledger.take(connection, found, self.claimant, self.study.store.now())
-        return found, ledger.number_of(connection, found)
+        return found, records.number_of(connection, found)
+
+    def _reconcile(self, connection: Connection, grace: float | None) -> Outlook:
+        study = self.study
+        now = study.store.now()
+        return reconcile(connection, study.study_id, study.config.search, now, grace)
 
     def _grace(self) -> float | None:
         """When to give up silent trials; None while the store's own silence may be the reason."""
@@ -176,10 +183,10 @@ class Claims:
         """The trial with all its parameters; None if it cannot have them, or is ours no longer."""
         trial_id, number = claimed
         store = self.study.store
-        stored = store.read(lambda connection: ledger.params_of(connection, trial_id))
+        stored = store.read(lambda connection: records.params_of(connection, trial_id))
         fixed: dict[str, Any] = {}
         if stored.keys() < set(PARAMETERS):
-            fixed = store.read(lambda connection: ledger.fixed_params_of(connection, trial_id))
+            fixed = store.read(lambda connection: records.fixed_params_of(connection, trial_id))
         known = {n: self._distributions[n].to_external_repr(v) for n, v in stored.items()}
         given = {n: fixed[n] for n in PARAMETERS if n in fixed and n not in stored}
         try:
@@ -231,23 +238,23 @@ class Claims:
         if trial_id not in self._held(connection):
             return False
         # Those that a first run of this transaction stored, if only its answer got lost, stay.
-        missing = params.keys() - ledger.params_of(connection, trial_id).keys()
+        missing = params.keys() - records.params_of(connection, trial_id).keys()
         chosen = {name: params[name] for name in PARAMETERS if name in missing}
         ledger.set_params(connection, trial_id, chosen, self._distributions)
         return True
 
     def _measured(self, params: Mapping[str, float], connection: Connection) -> Stored | None:
-        found = ledger.find_measured(connection, self.study.study_id, params)
+        found = records.find_measured(connection, self.study.study_id, params)
         if found is None:
             return None
         return Stored(
-            ledger.number_of(connection, found),
-            tuple(ledger.values_of(connection, found)),
-            ledger.user_attributes_of(connection, found),
+            records.number_of(connection, found),
+            tuple(records.values_of(connection, found)),
+            records.user_attributes_of(connection, found),
         )
 
     def _held(self, connection: Connection) -> list[int]:
-        held = ledger.held_by(connection, self.study.study_id, self.claimant)
+        held = records.held_by(connection, self.study.study_id, self.claimant)
         return [trial_id for trial_id, _ in held]
 
     def _end(
@@ -266,14 +273,15 @@ class Claims:
     def _release(self, connection: Connection) -> int:
         held = self._held(connection)
         if held:
+            # In the order of all other transactions: first the study, then its trials.
             ledger.lock_study(connection, self.study.study_id)
         attributes = _failure("interrupted", INTERRUPTED)
         for trial_id in held:
             ledger.finish(connection, trial_id, self.claimant, TrialState.FAIL, (), attributes)
         if held:
-            reconcile(connection, self.study, None)
+            self._reconcile(connection, None)
         return len(held)
 
 
 def _failure(error: str, failure: str) -> dict[str, Any]:
-    return {ledger.ERROR_KEY: error, ledger.FAILURE_KEY: failure}
+    return {records.ERROR_KEY: error, records.FAILURE_KEY: failure}

@@ -9,12 +9,13 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from spec_opt.config import Setting
-from spec_opt.tuning import ledger
+from spec_opt.tuning import records
+from spec_opt.tuning.agenda import Key, is_active, key_of, row_key, settled_keys, spent
 from spec_opt.tuning.claims import Heartbeat
-from spec_opt.tuning.ledger import Row, RunningRow
+from spec_opt.tuning.records import Row, RunningRow
 from spec_opt.tuning.space import PARAMETERS, distributions, grid_points, setting_count, setting_of
 from spec_opt.tuning.store import trials
-from spec_opt.tuning.study import Key, Study, is_active, key_of, row_key, settled_keys, spent
+from spec_opt.tuning.study import Study
 
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0
@@ -149,10 +150,10 @@ def _look(connection: Connection, study: Study) -> _Look:
         .limit(RATE_TRIALS)
     )
     return _Look(
-        rows=ledger.history(connection, study.study_id),
-        running=ledger.running(connection, study.study_id, study.store.now()),
+        rows=records.history(connection, study.study_id),
+        running=records.running(connection, study.study_id, study.store.now()),
         ends=[end for end in connection.execute(ended).scalars() if end is not None],
-        errors=ledger.errors(connection, study.study_id),
+        errors=records.errors(connection, study.study_id),
     )
 
 
@@ -161,7 +162,7 @@ def _given_up(look: _Look, points: Mapping[Key, Setting], attempts: int) -> tupl
     tries: dict[Key, list[Row]] = defaultdict(list)
     for row in look.rows:
         key = row_key(row)
-        if key is not None and not is_active(row) and row.failure != ledger.INTERRUPTED:
+        if key is not None and not is_active(row) and row.failure != records.INTERRUPTED:
             tries[key].append(row)
     return tuple(
         GivenUp(points[key], len(tries[key]), look.errors.get(tries[key][-1].trial_id, ""))

@@ -5,7 +5,6 @@ names, in transactions of `Store.transaction`.
 """
 
 import contextlib
-import fcntl
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,19 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
-from sqlalchemy import Connection, Engine, Table, event, func
+from sqlalchemy import Connection, Engine, Table, func
 from sqlalchemy.exc import SQLAlchemyError
 
 from spec_opt.errors import StoreError, StoreURLError, StudyError
+from spec_opt.tuning.engine import (
+    NAMES_LOCK_KEY,
+    engine_arguments,
+    listen,
+    make_engine,
+    reason_of,
+    set_up_lock,
+    use_write_ahead_log,
+)
 from spec_opt.tuning.retry import WHEN_OPENING, WHEN_RUNNING, Patience, retrying
 from spec_opt.tuning.store_url import StoreURL, parse_url
 
@@ -44,22 +52,6 @@ FINITE = models.TrialValueModel.TrialValueType.FINITE
 METRIC_NAMES_KEY: str = _SYSTEM_ATTR_METRIC_NAMES
 FIXED_PARAMS_KEY = "fixed_params"
 """The system attribute in which Optuna's queue keeps the parameters of an enqueued trial."""
-
-BUSY_SECONDS = 60
-"""How long SQLite waits for another process's transaction before it gives up."""
-SETUP_LOCK_KEY = 0x73706563_6F7074
-"""Key of the advisory lock that guards set-up on Postgres ("specopt" in ASCII)."""
-NAMES_LOCK_KEY = SETUP_LOCK_KEY + 1
-"""Key of the one under which studies are created."""
-POSTGRES_OPTIONS = {
-    "connect_timeout": 10,
-    "application_name": "spec-opt",
-    # A peer that vanished from the network is noticed within a minute, not after two hours.
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-}
 
 
 class Store:
@@ -107,7 +99,7 @@ class Store:
         try:
             result = retrying(once, patience, clean_up=lambda: failures.append(time.monotonic()))
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"store {self.masked_url}: {_reason(error, self._url)}") from None
+            raise StoreError(f"store {self.masked_url}: {reason_of(error, self._url)}") from None
         if failures:
             self._recovered_at = time.monotonic()
         return result
@@ -137,8 +129,8 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock under which the store is set up (see `_set_up_lock`)."""
-        with _set_up_lock(self._url, self._engine):
+        """Hold the lock under which the store is set up (see `set_up_lock`)."""
+        with set_up_lock(self._url, self._engine):
             yield
 
     def close(self) -> None:
@@ -176,7 +168,7 @@ class _PatientStorage(RDBStorage):
                 clean_up=self.scoped_session.remove,
             )
         except (SQLAlchemyError, StorageInternalError) as error:
-            raise StoreError(f"store {self.where.masked}: {_reason(error, self.where)}") from None
+            raise StoreError(f"store {self.where.masked}: {reason_of(error, self.where)}") from None
 
 
 def _make_patient(name: str) -> None:
@@ -235,7 +227,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
         if "file is not a database" in str(error):
             raise StoreURLError(f"{where.path}: exists but is not an SQLite database") from None
-        raise StoreError(f"store {where.masked}: {_reason(error, where)}") from None
+        raise StoreError(f"store {where.masked}: {reason_of(error, where)}") from None
     except RuntimeError as error:
         if "table schema" not in str(error):
             raise
@@ -260,7 +252,7 @@ def _check_file(where: StoreURL, path: Path, create: bool) -> None:
 
 
 def _open(where: StoreURL, create: bool) -> Store:
-    engine = _make_engine(where)
+    engine = make_engine(where)
     try:
         ready = _is_set_up(engine)
         if not ready and not create:
@@ -270,43 +262,22 @@ def _open(where: StoreURL, create: bool) -> Store:
         if ready:
             storage = _make_storage(where, make_tables=False)
         else:
-            with _set_up_lock(where, engine):
-                _use_write_ahead_log(where, engine)
+            with set_up_lock(where, engine):
+                use_write_ahead_log(where, engine)
                 storage = _make_storage(where, make_tables=not _is_set_up(engine))
     finally:
         engine.dispose()
     # Connections that Optuna made before it had our listeners must go.
     storage.engine.dispose()
-    _listen(storage.engine, where)
+    listen(storage.engine, where)
     return Store(where, storage)
-
-
-def _engine_arguments(where: StoreURL) -> dict[str, Any]:
-    if where.kind == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
-    return {"pool_pre_ping": True, "connect_args": dict(POSTGRES_OPTIONS)}
-
-
-def _make_engine(where: StoreURL) -> Engine:
-    engine = sqlalchemy.create_engine(where.url, **_engine_arguments(where))
-    _listen(engine, where)
-    return engine
-
-
-def _use_write_ahead_log(where: StoreURL, engine: Engine) -> None:
-    """Let SQLite's readers and its one writer not wait for each other; stays with the file."""
-    if where.kind == "sqlite":
-        with engine.connect() as connection:
-            raw = connection.connection.dbapi_connection
-            assert isinstance(raw, sqlite3.Connection)
-            raw.execute("PRAGMA journal_mode = WAL")
 
 
 def _make_storage(where: StoreURL, *, make_tables: bool) -> RDBStorage:
     storage = _PatientStorage(
         # Optuna fills {SCHEMA_VERSION} into a URL with str.format.
         where.url.replace("{", "{{").replace("}", "}}"),
-        engine_kwargs=_engine_arguments(where),
+        engine_kwargs=engine_arguments(where),
         skip_table_creation=not make_tables,
     )
     storage.where = where
@@ -320,60 +291,3 @@ def _is_set_up(engine: Engine) -> bool:
     with engine.connect() as connection:
         query = sqlalchemy.text("SELECT count(*) FROM alembic_version")
         return bool(connection.execute(query).scalar())
-
-
-def _listen(engine: Engine, where: StoreURL) -> None:
-    """Set every connection up for sharing, before its first use."""
-    if where.kind == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        event.listen(engine, "connect", _set_up_postgres)
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    # No transactions of Python's own making: see `_begin_sqlite`.
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    # With a write-ahead log, a crash of the process loses nothing; a power cut at most the last
-    # commits, never the consistency of the file.
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # SQLite ignores SELECT ... FOR UPDATE; a transaction that may write takes the write lock first.
-    reading = connection.get_execution_options().get("spec_opt_reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-def _set_up_postgres(connection: Any, _: object) -> None:
-    # A process that is stopped inside a transaction must not hold up all others.
-    with connection.cursor() as cursor:
-        cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
-    connection.commit()
-
-
-@contextlib.contextmanager
-def _set_up_lock(where: StoreURL, engine: Engine) -> Iterator[None]:
-    """Only one process at a time: a file lock beside an SQLite file, an advisory one on Postgres.
-
-    Optuna makes its tables in several transactions, which fail when two processes do so at once.
-    """
-    if where.path is None:
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
-            yield
-        return
-    with where.path.with_name(where.path.name + ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _reason(error: BaseException, where: StoreURL) -> str:
-    """What the driver said, on one line, without password and SQL."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
-        cause = cause.__cause__
-    said = str(cause.orig) if isinstance(cause, sqlalchemy.exc.DBAPIError) else str(error)
-    line = " ".join(where.mask(said).split())
-    return line if len(line) <= 300 else line[:297] + "..."

@@ -119,7 +119,9 @@ def _sqlite(text: str) -> StoreURL:
     path = Path(database).expanduser()
     if path.is_dir():
         raise StoreURLError(f"storage URL {text}: {path} is a folder, not a file")
-    return StoreURL("sqlite", f"sqlite:///{path}", f"sqlite:///{path}", path, ())
+    # As SQLAlchemy spells it: whether a path is percent-encoded depends on its version.
+    spelled = url.set(database=str(path)).render_as_string()
+    return StoreURL("sqlite", spelled, spelled, path, ())
 
 
 def _mask_roughly(text: str) -> str:

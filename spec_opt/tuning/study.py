@@ -1,23 +1,20 @@
 """The study in the store: created or resumed, kept complete, and looked at."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from sqlalchemy import Connection, insert, select
 
-from spec_opt.config import Setting, StudyConfig
+from spec_opt.config import StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measurement import Baseline, Fingerprints
-from spec_opt.tuning import ledger
-from spec_opt.tuning.ledger import NewTrial, Row
-from spec_opt.tuning.space import distributions, grid_points, make_sampler, params_of
+from spec_opt.tuning.agenda import reconcile
+from spec_opt.tuning.space import distributions, make_sampler
 from spec_opt.tuning.store import (
     METRIC_NAMES_KEY,
     Store,
@@ -32,16 +29,6 @@ from spec_opt.tuning.store import (
 
 METRICS = ("acceptance_rate", "mse")
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-
-MAX_DEATHS = 10
-"""How many workers may die over one setting before it is given up.
-
-Far more than `search.max_attempts`: a worker mostly dies for reasons that are not its setting's
-(a preempted machine, a kill), and only then is the setting at fault (out of memory, a crash).
-"""
-
-Key = tuple[float, float, float]
-"""A setting as the store holds it: sigma, bias, k (an index where the space is categorical)."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +49,6 @@ class Study:
     def optuna_study(self, seed: int = 0) -> optuna.Study:
         """The study as Optuna has it, with the sampler that the study file names."""
         return self.store.optuna_study(self.name, make_sampler(self.config.search, seed))
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is left to do in a study."""
-
-    waiting: int
-    running: int
-    remaining: int
-    """Trials that may still be started beside the waiting ones (none for a grid)."""
-
-    @property
-    def is_done(self) -> bool:
-        return not (self.waiting or self.running or self.remaining)
 
 
 def open_study(
@@ -122,7 +95,9 @@ def open_study(
         baseline=Baseline(**stored["baseline"]),
         versions=stored["versions"],
     )
-    enqueue_missing(study)
+    store.transaction(
+        lambda connection: reconcile(connection, study_id, config.search, store.now(), None)
+    )
     return study
 
 
@@ -155,98 +130,6 @@ def load_study(store: Store, name: str) -> Study:
         baseline=Baseline(**stored["baseline"]),
         versions=stored["versions"],
     )
-
-
-def enqueue_missing(study: Study) -> Outlook:
-    """Enqueue every grid point that neither waits, runs, is complete, nor was given up."""
-
-    def work(connection: Connection) -> Outlook:
-        ledger.lock_study(connection, study.study_id)
-        return enqueue(connection, study)
-
-    return study.store.transaction(work)
-
-
-def reconcile(connection: Connection, study: Study, grace: float | None) -> Outlook:
-    """Give up trials silent for `grace` seconds (None: leave them) and enqueue what is missing.
-
-    Both in the caller's transaction, so that nothing is lost if this process dies in between.
-    """
-    ledger.lock_study(connection, study.study_id)
-    if grace is not None:
-        ledger.fail_stale(connection, study.study_id, study.store.now(), grace)
-    return enqueue(connection, study)
-
-
-def enqueue(connection: Connection, study: Study) -> Outlook:
-    """`enqueue_missing`, within a transaction that has locked the study."""
-    search = study.config.search
-    rows = ledger.history(connection, study.study_id)
-    states = Counter(row.state for row in rows)
-    points = grid_points(search)
-    keys = settled_keys(rows, search.max_attempts)
-    missing = [
-        NewTrial(params_of(point), {"grid_point": index})
-        for index, point in enumerate(points)
-        if key_of(point) not in keys
-    ]
-    ledger.add_trials(
-        connection, study.study_id, missing, distributions(search), TrialState.WAITING
-    )
-    return Outlook(
-        waiting=states[TrialState.WAITING] + len(missing),
-        running=states[TrialState.RUNNING],
-        remaining=0 if search.n_trials is None else max(0, search.n_trials - spent(rows)),
-    )
-
-
-def settled_keys(rows: Sequence[Row], max_attempts: int) -> set[Key]:
-    """Settings that need no trial: one waits, runs or is complete, or they were given up."""
-    return {key for key in map(row_key, rows) if key is not None} - _open_keys(rows, max_attempts)
-
-
-def _open_keys(rows: Sequence[Row], max_attempts: int) -> set[Key]:
-    """Settings with failed trials only, and attempts left."""
-    active = {row_key(row) for row in rows if is_active(row)}
-    faults = Counter(row_key(row) for row in rows if row.failure == ledger.FAILED_BY_ITSELF)
-    deaths = Counter(row_key(row) for row in rows if _is_death(row))
-    return {
-        key
-        for key in map(row_key, rows)
-        if key is not None
-        and key not in active
-        and faults[key] < max_attempts
-        and deaths[key] < MAX_DEATHS
-    }
-
-
-def is_active(row: Row) -> bool:
-    """Whether a trial waits, runs, or is complete by a measurement of this study's own."""
-    if row.state is TrialState.COMPLETE:
-        return row.source != ledger.IMPORTED
-    return row.state in (TrialState.WAITING, TrialState.RUNNING)
-
-
-def _is_death(row: Row) -> bool:
-    """A failure that neither the setting caused nor the user: also those by another client."""
-    is_over = row.state in (TrialState.FAIL, TrialState.PRUNED)
-    return is_over and row.failure not in (ledger.FAILED_BY_ITSELF, ledger.INTERRUPTED)
-
-
-def spent(rows: Sequence[Row]) -> int:
-    """Trials that count against `n_trials`: all but imported, interrupted and orphaned ones."""
-    return sum(is_active(row) or row.failure == ledger.FAILED_BY_ITSELF for row in rows)
-
-
-def row_key(row: Row) -> Key | None:
-    """The setting of a trial; None while it has none (a sampler is choosing)."""
-    sigma, bias, k = row.params
-    return None if sigma is None or bias is None or k is None else (sigma, bias, k)
-
-
-def key_of(setting: Setting) -> Key:
-    """The setting of a grid as the store holds it."""
-    return setting.sigma, setting.bias, float(setting.k)
 
 
 def _config_document(config: StudyConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from spec_opt.config import Setting
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.measurement import Measurement
-from spec_opt.tuning import ledger
+from spec_opt.tuning import records
 from spec_opt.tuning.claims import ClaimedTrial, Claims, Heartbeat, Idle, Stored
 from spec_opt.tuning.protocol import Objective, Stop
 from spec_opt.tuning.provenance import package_versions, source_commit
@@ -183,11 +183,11 @@ class _Worker:
 
     def _repeat(self, trial: ClaimedTrial, stored: Stored) -> _Ending:
         attributes = dict(stored.attributes) | {
-            ledger.SOURCE_KEY: ledger.REPEATED,
+            records.SOURCE_KEY: records.REPEATED,
             "repeated_from": stored.number,
             "evaluation_seconds": 0.0,
         }
-        attributes.pop(ledger.WORKER_KEY, None)
+        attributes.pop(records.WORKER_KEY, None)
         done = self._claims.finish(trial, stored.values, attributes)
         return ("repeated" if done else "dropped"), stored.values, None
 
@@ -253,5 +253,5 @@ def _attributes_of_worker(objective: Objective) -> dict[str, Any]:
         "device": objective.device,
         "versions": package_versions(),
         "commit": source_commit(),
-        ledger.SOURCE_KEY: ledger.MEASURED,
+        records.SOURCE_KEY: records.MEASURED,
     }
