@@ -15,6 +15,7 @@ import click
 
 from spec_opt import __version__
 from spec_opt.errors import SpecOptError
+from spec_opt.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from spec_opt.tuning.progress import StudyProgress
@@ -209,7 +210,8 @@ def recommend(
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     try:
-        code = app.main(args=arguments, prog_name="spec-opt", standalone_mode=False)
+        with terminate_as_interrupt():
+            code = app.main(args=arguments, prog_name="spec-opt", standalone_mode=False)
     except click.ClickException as error:
         _say(f"error: {error.format_message()}")
         return 2
