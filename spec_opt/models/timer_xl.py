@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -122,8 +122,10 @@ class TimerXL(nn.Module):
         if config.stochastic:
             self.log_variance_head = nn.Linear(config.d_model, config.patch)
             nn.init.constant_(self.log_variance_head.bias, INITIAL_LOG_VARIANCE)
+        # What is derived from the weights, until `_forget`.
+        self._weights: tuple[Tensor, ...] = ()
         self._static: dict[tuple[object, ...], Sequence[_Static]] = {}
-        self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     @property
     def patch(self) -> int:
@@ -280,15 +282,35 @@ class TimerXL(nn.Module):
         dtype = self.embedding.weight.dtype
         return (weight @ embedding).to(dtype), (weight @ offset + bias).to(dtype)
 
+    def _state_key(self) -> tuple[int, ...]:
+        """Changes whenever a weight is written to; where it is replaced, `_forget` is called."""
+        if not self._weights:
+            self._weights = tuple(self.parameters())
+        return tuple(weight._version for weight in self._weights)
+
+    def _forget(self) -> None:
+        """Drop all that was derived from the weights."""
+        self._weights, self._static, self._fingerprint = (), {}, None
+
+    def train(self, mode: bool = True) -> Self:
+        """As in `nn.Module`; not every optimizer's steps show in the counters of its weights."""
+        self._forget()
+        return super().train(mode)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves and casts come through here; new memory may lie where the old one did."""
-        self._static, self._fingerprint = {}, None
+        """Moves and casts come through here."""
+        self._forget()
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return moved
 
-    def _state_key(self) -> tuple[object, ...]:
-        """Changes whenever a weight is written to, moved or cast."""
-        return tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in self.parameters())
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `nn.Module`; with `assign`, tensors are replaced."""
+        self._forget()
+        return super().load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts afresh: the counters by which changes are noticed are not copied."""
+        return self.__dict__ | {"_weights": (), "_static": {}, "_fingerprint": None}
 
 
 def _parameters(*projections: nn.Linear) -> tuple[Tensor, Tensor]:

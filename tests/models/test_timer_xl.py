@@ -1,6 +1,7 @@
 """The network: shapes, causality, precision, and the lean forecast against the plain one."""
 
 import copy
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -196,6 +197,18 @@ def test_forecast_follows_changed_weights() -> None:
     assert model.fingerprint == network().fingerprint
 
 
+def test_forecast_follows_an_optimizer_that_leaves_no_trace() -> None:
+    model, context = network(), contexts()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    model.predict(context)
+    before = model.fingerprint
+    model.train()(context).mean.sum().backward()
+    optimizer.step()
+    model.eval()
+    assert_close(model.predict(context), model.predict_every_position(context), 1e-4)
+    assert model.fingerprint != before
+
+
 def test_prepared_tensors_are_kept_for_the_present_weights_only() -> None:
     model = network()
     for length in (8, 12, 8):
@@ -206,6 +219,18 @@ def test_prepared_tensors_are_kept_for_the_present_weights_only() -> None:
     model.predict(contexts(length=8))
     assert len(model._static) == 1
     assert not model.double()._static
+
+
+def test_a_copy_shares_nothing_that_was_derived() -> None:
+    model, context = network(), contexts()
+    model.predict(context)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.fingerprint == model.fingerprint
+        assert_close(twin.predict(context), model.predict(context), 0.0)
+        with torch.no_grad():
+            twin.embedding.weight.mul_(2)
+        assert_close(twin.predict(context), twin.predict_every_position(context), 1e-4)
+        assert twin.fingerprint != model.fingerprint
 
 
 def test_fingerprint() -> None:
