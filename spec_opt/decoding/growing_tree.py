@@ -16,8 +16,10 @@ from spec_opt.models.forecaster import Forecaster
 DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
 """Memory that the prefixes of one worker may take."""
 
-_PATCHES_PER_STEP: Final = 5
-"""What a step may add per window: two prefixes, the target's mean, the draft's mean, variance."""
+_NODES_PER_STEP: Final = 2
+"""What a step may add per window: the proposal, and what stands in for it."""
+_ANSWERS_PER_STEP: Final = 3
+"""The target's mean, the draft's mean, the draft's variance."""
 
 
 @dataclass(frozen=True)
@@ -168,30 +170,43 @@ class TreeGrower:
 
     def chunks(self, edges: set[Edge]) -> Iterator[Tensor]:
         """The roots of all windows, in chunks that fit the limit, room made before each."""
-        per_window = _PATCHES_PER_STEP * self.patches * self.tree.patch_bytes
-        size = max(1, self._limit // 2 // per_window)
+        size = max(1, self._limit // 2 // self._room_for(1, edges=0))
         for first in range(0, len(self.starts), size):
             last = min(first + size, len(self.starts))
-            if self.tree.bytes + (last - first) * per_window > self._limit:
-                self._evict(edges, first, last, self._limit - (last - first) * per_window)
+            room = self._room_for(last - first, len(edges))
+            if self.tree.bytes + room > self._limit:
+                self._evict(edges, first, last, self._limit - room)
             yield torch.arange(first, last, device=self._device)
+
+    def _room_for(self, windows: int, edges: int) -> int:
+        """Bytes that a walk of so many windows along so many kinds of edges may add at most."""
+        steps = windows * self.patches
+        return self.tree.step_bytes(steps * _NODES_PER_STEP, steps * _ANSWERS_PER_STEP, edges)
 
     def _evict(self, edges: set[Edge], first: int, last: int, allowed: int) -> None:
         """Forget prefixes, the dearest last, until no more than `allowed` bytes are held.
 
         In turn: what other settings' edges reached; of windows outside first ... last, all but the
         all-proposal chain; those chains too, from the last window on, because the next trial
-        begins with the first.
+        begins with the first; of the windows inside, all but the chain; everything.
         """
         tree = self.tree
         chain = {edge for edge in edges if edge[0].startswith("draft")}
+        stages: tuple[Callable[[], Tensor], ...] = (
+            lambda: tree.reached_only_by(edges),
+            lambda: tree.reached_only_by(chain) | self._belongs(first, last),
+            lambda: (
+                self._belongs(first, last)
+                | self._belongs(0, allowed * len(self.starts) // tree.bytes)
+            ),
+            lambda: tree.reached_only_by(chain) & self._belongs(first, last),
+            lambda: self._belongs(0, 0),
+        )
         self._evictions += 1
-        tree.keep(tree.reached_only_by(edges))
-        if tree.bytes > allowed:
-            tree.keep(tree.reached_only_by(chain) | self._belongs(first, last))
-        if tree.bytes > allowed:
-            affordable = allowed * len(self.starts) // tree.bytes
-            tree.keep(self._belongs(first, last) | self._belongs(0, affordable))
+        for wanted in stages:
+            tree.keep(wanted())
+            if tree.bytes <= allowed:
+                break
 
     def _belongs(self, first: int, last: int) -> Tensor:
         """Which prefixes are of the windows first ... last - 1: bool [n]."""

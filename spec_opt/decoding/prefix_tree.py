@@ -4,6 +4,7 @@ A node is a prefix: the patches on the way from its window's root. Nodes are num
 column below is a tensor that is indexed by them, so that all windows are worked on at once.
 """
 
+import math
 from typing import Final
 
 import torch
@@ -13,6 +14,9 @@ from spec_opt.decoding.acceptance import Edge
 
 NONE: Final = -1
 """No such node, no such row."""
+
+_POINTER_BYTES: Final = 8
+"""A number of a node."""
 
 
 class Column:
@@ -30,11 +34,17 @@ class Column:
         """All rows, as a view."""
         return self._data[: self._used]
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory of a row."""
+        return self._data.element_size() * math.prod(self._data.shape[1:])
+
     def append(self, rows: Tensor) -> None:
-        """Add `rows` at the end; room is doubled when it runs out."""
+        """Add `rows` at the end; when room runs out, half as much again is made."""
         wanted = self._used + len(rows)
         if wanted > len(self._data):
-            grown = self._data.new_empty((max(wanted, 2 * len(self._data)), *self._data.shape[1:]))
+            room = max(wanted, len(self._data) * 3 // 2)
+            grown = self._data.new_empty((room, *self._data.shape[1:]))
             grown[: self._used] = self.rows
             self._data = grown
         self._data[self._used : wanted] = rows
@@ -85,6 +95,22 @@ class PrefixTree:
         self._target_row, self._draft_row = integers(), integers()
         self._target_mean = patches()
         self._draft_mean, self._draft_variance = patches(), patches()
+        self.has_draft_variance = False
+        """Whether the draft gives a variance; known once it was asked."""
+        self._node_columns = (
+            self.window,
+            self.parent,
+            self.depth,
+            self.edge,
+            self.patch,
+            self.squared_error,
+            self.absolute_error,
+            self.draft_term,
+            self.target_term,
+            self.exhausted,
+            self._target_row,
+            self._draft_row,
+        )
         self.edges: list[Edge] = []
         self._children: dict[Edge, Tensor] = {}
         self._add_roots()
@@ -107,15 +133,24 @@ class PrefixTree:
 
     @property
     def bytes(self) -> int:
-        """Memory of the patches held; the other columns are small beside them."""
-        held = len(self.patch) + len(self._target_mean)
-        held += len(self._draft_mean) + len(self._draft_variance)
-        return held * self.patch_bytes
+        """Memory of what is held, without the spare room of the columns."""
+        columns = (
+            *self._node_columns,
+            self._target_mean,
+            self._draft_mean,
+            self._draft_variance,
+        )
+        tables = sum(len(table) for table in self._children.values())
+        return sum(len(c) * c.row_bytes for c in columns) + tables * _POINTER_BYTES
 
-    @property
-    def patch_bytes(self) -> int:
-        _, points, channels = self.patch.rows.shape
-        return points * channels * self.patch.rows.element_size()
+    def step_bytes(self, nodes: int, answers: int, edges: int) -> int:
+        """What adding so many nodes and answers of the models makes of `bytes` at most.
+
+        `edges`: how many kinds of them; the table of children of each may have to catch up.
+        """
+        node = sum(column.row_bytes for column in self._node_columns) + edges * _POINTER_BYTES
+        catching_up = edges * len(self) * _POINTER_BYTES
+        return nodes * node + answers * self.patch.row_bytes + catching_up
 
     def children(self, nodes: Tensor, edge: Edge) -> Tensor:
         """The prefixes one patch longer, [n]; NONE where there is none yet."""
@@ -140,7 +175,7 @@ class PrefixTree:
         """Lengthen `parents` [n] by `patches` [n, P, C]; returns the new nodes [n]."""
         first = len(self)
         nodes = torch.arange(first, first + len(parents), device=self.device)
-        if edge not in self._children:
+        if edge not in self.edges:
             self.edges.append(edge)
         none = torch.full_like(parents, NONE)
         self.window.append(self.window.rows[parents])
@@ -191,16 +226,12 @@ class PrefixTree:
         self._draft_mean.append(mean)
         if variance is not None:
             self._draft_variance.append(variance)
+            self.has_draft_variance = True
         self._draft_row.rows[nodes] = torch.arange(first, first + len(nodes), device=self.device)
 
     def target_mean(self, nodes: Tensor) -> Tensor:
         """What the target said at `nodes` [n], all of which it was asked at: [n, P, C]."""
         return self._target_mean.rows[self._target_row.rows[nodes]]
-
-    @property
-    def has_draft_variance(self) -> bool:
-        """Whether the draft gives a variance, as far as it was asked."""
-        return len(self._draft_variance) > 0
 
     def draft(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the draft said at `nodes` [n]: mean and variance, [n, P, C] each."""
@@ -222,33 +253,27 @@ class PrefixTree:
     def keep(self, wanted: Tensor) -> None:
         """Forget all nodes but `wanted`, bool [n]; a node's parent must be wanted too.
 
-        Roots stay. Node numbers change.
+        Roots stay, but what the models said at those that are not wanted is forgotten. Node numbers
+        change.
         """
+        forgotten = torch.nonzero(~wanted).squeeze(1)
+        self._target_row.rows[forgotten] = NONE
+        self._draft_row.rows[forgotten] = NONE
         wanted = wanted.clone()
         wanted[: self.windows] = True
         kept = torch.nonzero(wanted).squeeze(1)
         # One place more than nodes, so that NONE (-1) maps to itself.
         renumbered = torch.full((len(self) + 1,), NONE, dtype=torch.int64, device=self.device)
         renumbered[kept] = torch.arange(len(kept), device=self.device)
-        for column in (
-            self.window,
-            self.parent,
-            self.depth,
-            self.edge,
-            self.patch,
-            self.squared_error,
-            self.absolute_error,
-            self.draft_term,
-            self.target_term,
-            self.exhausted,
-            self._target_row,
-            self._draft_row,
-        ):
+        for column in self._node_columns:
             column.keep(kept)
         self.parent.rows.copy_(renumbered[self.parent.rows])
-        for edge, known in self._children.items():
-            inside = kept[kept < len(known)]
-            self._children[edge] = renumbered[known[inside]]
+        tables = {
+            edge: renumbered[known[kept[kept < len(known)]]]
+            for edge, known in self._children.items()
+        }
+        # An edge that no prefix is left of costs nothing; `edges` still numbers it.
+        self._children = {edge: table for edge, table in tables.items() if (table != NONE).any()}
         self._compact(self._target_row, [self._target_mean])
         self._compact(self._draft_row, [self._draft_mean, self._draft_variance])
 
