@@ -29,6 +29,10 @@ class SigmaThreshold:
 
     rejects_up_to: float
     accepts_from: float
+    highest_below: float
+    """Highest acceptance up to `rejects_up_to`."""
+    lowest_above: float
+    """Lowest acceptance from `accepts_from` on."""
 
 
 def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
@@ -85,7 +89,12 @@ def sigma_threshold(points: Sequence[Point]) -> SigmaThreshold | None:
     between = sum(rejecting < point.setting.sigma < accepting for point in points)
     if between > BETWEEN * len(points):
         return None
-    return SigmaThreshold(rejecting, accepting)
+    return SigmaThreshold(
+        rejects_up_to=rejecting,
+        accepts_from=accepting,
+        highest_below=max(max(by_sigma[s]) for s in by_sigma if s <= rejecting),
+        lowest_above=min(min(by_sigma[s]) for s in by_sigma if s >= accepting),
+    )
 
 
 def largest_bias_effect(points: Sequence[Point]) -> float | None:
@@ -116,9 +125,9 @@ def _switch(points: Sequence[Point]) -> str | None:
     if threshold is None:
         return None
     return (
-        f"Sigma acts as a switch: every trial with sigma <= {threshold.rejects_up_to:g} accepts "
-        f"at most {percent(REJECTS)}, every one with sigma >= {threshold.accepts_from:g} at least "
-        f"{percent(ACCEPTS)}; values in between are worth a finer search."
+        f"Sigma acts as a switch: up to {threshold.rejects_up_to:g} no trial accepts more than "
+        f"{percent(threshold.highest_below)}, from {threshold.accepts_from:g} on none accepts less "
+        f"than {percent(threshold.lowest_above)}; values in between are worth a finer search."
     )
 
 

@@ -102,8 +102,8 @@ def without_data(title: str, message: str) -> go.Figure:
 
 
 def palette(count: int) -> list[str]:
-    """`count` colours from cividis, dark to bright."""
-    places = [0.5] if count == 1 else np.linspace(0.0, 0.9, count).tolist()
+    """`count` colours from cividis, dark to bright, without the ends that a page would swallow."""
+    places = [0.5] if count == 1 else np.linspace(0.25, 0.9, count).tolist()
     return list(plotly.colors.sample_colorscale("Cividis", places))
 
 

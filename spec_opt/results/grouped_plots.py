@@ -50,7 +50,7 @@ def acceptance_heatmap(table: StudyTable) -> go.Figure:
     """Mean acceptance rate in percent over sigma and bias."""
     return _heatmap(
         table,
-        "Acceptance by sigma and bias",
+        "Acceptance (%) by sigma and bias",
         lambda p: 100 * p.result.acceptance_rate,
         unit="acceptance (%)",
         digits=1,
@@ -205,12 +205,7 @@ def _heatmap(
         zmax=None if limits is None else limits[1],
         xgap=2,
         ygap=2,
-        colorbar={
-            "title": {"text": unit, "side": "right"},
-            "tickformat": f".{digits - 1}f",
-            "thickness": 14,
-            "outlinewidth": 0,
-        },
+        showscale=False,
     )
     figure.update_xaxes(title_text="sigma", type="category", showgrid=False)
     figure.update_yaxes(title_text="bias", type="category", showgrid=False)

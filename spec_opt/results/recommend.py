@@ -18,7 +18,7 @@ from typing import Literal
 from spec_opt.config import QualityScenario, RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness
-from spec_opt.results.wording import among, described, numbers, outcome, percent, plural, relative
+from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
 
 Scenario = Literal["speed", "quality", "balanced"]
 SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")
@@ -178,15 +178,13 @@ def _for_speed(table: StudyTable, limits: SpeedScenario) -> Recommendation:
     chosen = eligible[0]
     if chosen.result.acceptance_rate == 0:
         why = (
-            f"None of {among(len(eligible))} with k >= {limits.min_k} accepts a "
+            f"Of {plural(len(eligible), 'trial')} with k >= {limits.min_k} none accepts a "
             "single proposal: speculation only adds work here."
         )
         return _nothing(table, "speed", why, remedies(table, low_acceptance=True))
     per_round = chosen.result.patches_per_round
-    why = (
-        f"Trial {chosen.number} has the highest acceptance of "
-        f"{among(len(eligible))} with k >= {limits.min_k}: {_facts(table, chosen)}"
-    )
+    first = _first_of(eligible, "the highest acceptance")
+    why = f"{first} with k >= {limits.min_k}: {_facts(table, chosen)}"
     if per_round is not None:
         why += f" A round emits {per_round:.2f} patches on average."
     best_of_all = min(table.points, key=by_acceptance)
@@ -218,10 +216,7 @@ def _within(
             table, scenario, why, remedies(table, low_acceptance=short, high_mse=inaccurate)
         )
     chosen = eligible[0]
-    why = (
-        f"Trial {chosen.number} has {merit} of {among(len(eligible))} with "
-        f"{bounds}: {_facts(table, chosen)}"
-    )
+    why = f"{_first_of(eligible, merit)} with {bounds}: {_facts(table, chosen)}"
     return _found(table, scenario, eligible, why, _turning_points(table, bounds, order, eligible))
 
 
@@ -288,6 +283,13 @@ def _shortfall(table: StudyTable, bounds: Bounds) -> str:
             f"{lowest.result.mse - bounds.max_mse:.4f} over."
         )
     return " ".join(parts)
+
+
+def _first_of(eligible: Sequence[Point], merit: str) -> str:
+    number = eligible[0].number
+    if len(eligible) == 1:
+        return f"Trial {number} is the only one"
+    return f"Trial {number} has {merit} of the {len(eligible)} trials"
 
 
 def _facts(table: StudyTable, point: Point) -> str:

@@ -47,7 +47,7 @@ def render(recommendations: Sequence[Recommendation], style: RecommendFormat) ->
 
 def as_text(recommendations: Sequence[Recommendation]) -> str:
     """Headings with indented sentences, for a terminal; what holds for all stands once, last."""
-    common = _common([r.cautions + r.advice for r in recommendations])
+    common = common_sentences(recommendations)
     blocks = [_block(r, common) for r in recommendations]
     if common:
         blocks.append("\n".join(["Know before you use it", *(_wrapped(c, "- ") for c in common)]))
@@ -66,11 +66,10 @@ def _block(recommendation: Recommendation, common: Sequence[str]) -> str:
     return "\n".join([heading, *lines, *(_wrapped(sentence, "- ") for sentence in own)])
 
 
-def _common(lists: Sequence[tuple[str, ...]]) -> list[str]:
-    """What stands in every list, in the order of the first."""
-    if not lists:
-        return []
-    return [entry for entry in lists[0] if all(entry in other for other in lists)]
+def common_sentences(recommendations: Sequence[Recommendation]) -> list[str]:
+    """The cautions and advice that all of them share, in the order of the first."""
+    lists = [r.cautions + r.advice for r in recommendations]
+    return [s for s in lists[0] if all(s in other for other in lists)] if lists else []
 
 
 def _wrapped(sentence: str, bullet: str = "") -> str:

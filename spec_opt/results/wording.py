@@ -51,7 +51,3 @@ def numbers(values: Sequence[int], at_most: int = 6) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def among(trials: int) -> str:
-    return "the only trial" if trials == 1 else f"the {trials} trials"

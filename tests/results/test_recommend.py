@@ -81,7 +81,7 @@ def test_a_failing_threshold_is_named_with_its_gap_and_the_cause() -> None:
 def test_honest_cautions_on_the_grid() -> None:
     cautions = " ".join(recommend(GRID, "speed").cautions)
     assert "The draft alone is as accurate as the target" in cautions
-    assert "sigma <= 0.1 accepts at most 5.0%, every one with sigma >= 0.5" in cautions
+    assert "up to 0.1 no trial accepts more than 0%, from 0.5 on none accepts less" in cautions
     assert "Bias hardly matters" in cautions
     assert "2.2 percentage points" in cautions
     assert "not yet measured: `spec-opt bench --trial 43`" in cautions

@@ -1,0 +1,171 @@
+"""`reports/<study>/`: one HTML page that opens offline, the tables as files, a summary to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spec_opt.config import RecommendConfig
+from spec_opt.errors import WorkError
+from spec_opt.results.export import csv_of, parquet_of, without_password, write_atomically
+from spec_opt.results.plots import figures, write_pngs
+from spec_opt.results.recommend import Recommendation, recommend_all
+from spec_opt.results.render import TITLES, common_sentences, flags
+from spec_opt.results.report_page import page
+from spec_opt.results.statistics import summarise
+from spec_opt.results.table import StudyTable
+from spec_opt.results.wording import exact, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OLD_COLUMNS = (
+    "sigma",
+    "bias",
+    "k",
+    "mse",
+    "mae",
+    "acceptance_pct",
+    "accepted",
+    "attempted",
+    "total_time_s",
+)
+"""The columns of the old sweep script, in its order: what reads its table reads results.csv."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and why there are no PNGs if they were asked for and could not be made."""
+
+    files: tuple[Path, ...]
+    png_problem: str | None
+
+
+def write_report(
+    table: StudyTable,
+    folder: Path,
+    *,
+    storage: str,
+    command: str,
+    thresholds: RecommendConfig | None = None,
+    png: bool = False,
+) -> Report:
+    """Write report.html, results.csv, results.parquet, summary.md, and with `png` the figures.
+
+    Each file is written whole or not at all. A study without results gives a report that says so.
+
+    Args:
+        table: The study.
+        folder: Made if it is missing.
+        storage: URL of the store; written without its password.
+        command: The command line that asked for the report.
+        thresholds: `[recommend]`, as for `recommend`.
+        png: Also write each figure as a picture; without a browser for it, the rest is still
+            written and `Report.png_problem` says what is missing.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    recommendations = recommend_all(table, thresholds)
+    drawn = figures(table, recommendations)
+    results = results_frame(table)
+    html = page(
+        table,
+        recommendations,
+        drawn,
+        thresholds=thresholds,
+        storage=without_password(storage),
+        command=command,
+    )
+    contents = {
+        "report.html": html.encode(),
+        "results.csv": csv_of(results),
+        "results.parquet": parquet_of(results),
+        "summary.md": summary(table, recommendations).encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    files = [folder / name for name in contents]
+    problem = None
+    if png:
+        try:
+            files += write_pngs(drawn, folder)
+        except WorkError as error:
+            problem = str(error)
+    return Report(tuple(files), problem)
+
+
+def results_frame(table: StudyTable) -> pd.DataFrame:
+    """The completed trials by number: the nine columns of the old script first, then ours."""
+    frame = table.frame()
+    done = frame[frame["acceptance_rate"].notna() & (frame["state"] == "complete")]
+    old = done[["sigma", "bias", "k", "mse", "mae"]].copy()
+    old["acceptance_pct"] = (100 * done["acceptance_rate"]).round(6)
+    old["accepted"] = done["accepted"]
+    old["attempted"] = done["tested"]
+    old["total_time_s"] = done["total_time_s"].fillna(done["evaluation_seconds"])
+    ours = done.drop(columns=[name for name in done.columns if name in OLD_COLUMNS])
+    return old.join(ours).reset_index(drop=True)
+
+
+def summary(table: StudyTable, recommendations: Sequence[Recommendation]) -> str:
+    """Markdown to paste into a results file: the guide's closing lines, then the scenarios."""
+    lines = [f"# {table.name}", ""]
+    best = closing_choice(recommendations)
+    lines += _closing_lines(table, best) if best else ["No setting meets any of the scenarios."]
+    lines += [
+        "",
+        f"{summarise(table).front} Pareto trials of {len(table.points)} completed.",
+        "",
+        "| scenario | setting | acceptance | MSE | of the target's MSE | trial |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_row(recommendation) for recommendation in recommendations]
+    common = common_sentences(recommendations)
+    for r in recommendations:
+        own = [sentence for sentence in r.cautions + r.advice if sentence not in common]
+        body = [part for part in (r.why, r.close, r.would_change) if part]
+        lines += ["", f"## {TITLES[r.scenario]}", "", " ".join(body)]
+        lines += ["", *(f"- {sentence}" for sentence in own)] if own else []
+    if common:
+        lines += ["", "## Know before you use it", "", *(f"- {sentence}" for sentence in common)]
+    return "\n".join(lines) + "\n"
+
+
+def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
+    """The one that stands for the study: balanced, else quality, else speed."""
+    met = {r.scenario: r for r in recommendations if r.point is not None}
+    return met.get("balanced") or met.get("quality") or met.get("speed")
+
+
+def _closing_lines(table: StudyTable, best: Recommendation) -> list[str]:
+    assert best.point is not None
+    setting, result = best.point.setting, best.point.result
+    measured = table.measured_speedup(best.point.number)
+    if measured is not None and measured.speedup is not None:
+        speedup = f"{measured.speedup:.2f}x ({measured.device}, batch size {measured.batch_size})"
+    elif result.predicted_speedup is not None:
+        speedup = f"not measured (predicted {result.predicted_speedup:.2f}x)"
+    else:
+        speedup = "not measured"
+    return [
+        f"Optimal ({best.scenario}): sigma={exact(setting.sigma)}, bias={exact(setting.bias)}, "
+        f"k={setting.k}",
+        f"Acceptance: {percent(result.acceptance_rate)}, MSE: {result.mse:.4f}, Speedup: {speedup}",
+        "",
+        f"    {flags(setting)}",
+    ]
+
+
+def _row(recommendation: Recommendation) -> str:
+    point = recommendation.point
+    if point is None:
+        return f"| {recommendation.scenario} | none meets it | | | | |"
+    ratio = "" if recommendation.mse_ratio is None else f"{recommendation.mse_ratio:.3f}"
+    return (
+        f"| {recommendation.scenario} | {point.setting} | "
+        f"{percent(point.result.acceptance_rate)} | {point.result.mse:.4f} | {ratio} | "
+        f"{point.number} |"
+    )
