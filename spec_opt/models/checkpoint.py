@@ -13,7 +13,7 @@ Reading is strict: a tensor that is missing, surplus or of another shape is an e
 import json
 import logging
 import pickle
-import re
+import struct
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spec_opt.errors import CheckpointError, InputError
+from spec_opt.models import foreign
 from spec_opt.models.layers import Activation
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
@@ -36,29 +37,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "1"
 """Version of our own files' metadata."""
 
-FOREIGN_NAMES = {
-    "embedding": "embedding",
-    "layers.{i}.attention_bias": "blocks.attn_layers.{i}.attention.inner_attention.attn_bias.emb",
-    "layers.{i}.query": "blocks.attn_layers.{i}.attention.query_projection",
-    "layers.{i}.key": "blocks.attn_layers.{i}.attention.key_projection",
-    "layers.{i}.value": "blocks.attn_layers.{i}.attention.value_projection",
-    "layers.{i}.out": "blocks.attn_layers.{i}.attention.out_projection",
-    "layers.{i}.attention_norm": "blocks.attn_layers.{i}.norm1",
-    "layers.{i}.expand": "blocks.attn_layers.{i}.conv1",
-    "layers.{i}.contract": "blocks.attn_layers.{i}.conv2",
-    "layers.{i}.feedforward_norm": "blocks.attn_layers.{i}.norm2",
-    "norm": "blocks.norm",
-    "mean_head": "head",
-}
-"""Our names of the network's parts, and those of OpenLTM and STRIDE."""
-FOREIGN_STOCHASTIC_HEADS = {"mean_head": "head_mean", "log_variance_head": "head_logvar"}
-"""What a stochastic draft of STRIDE has in place of `head`."""
-FOREIGN_UNUSED = "adapter_to_target."
-"""A STRIDE draft may carry this map to the target's width; no output depends on it."""
-_FOREIGN_LAYER = re.compile(r"blocks\.attn_layers\.(\d{1,4})\.")
-
 # What torch.load raises on files that are none of its own, or damaged.
 _UNREADABLE = (
+    struct.error,
     RuntimeError,
     OSError,
     EOFError,
@@ -129,7 +110,7 @@ def save_model(model: TimerXL, path: Path, provenance: Provenance) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot write the model: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot write the model: {_first_line(error)}") from error
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> TimerXL:
@@ -149,21 +130,20 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> TimerXL:
         if "spec_opt_format" in contents.metadata:
             model = _own_model(contents)
         else:
-            model = _foreign_model(_unwrapped(contents.tensors), activation)
+            model = _foreign_model(foreign.without_prefix(contents.tensors), activation)
     except InputError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        # In one line, whatever names the file gives to its tensors.
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
     return model
 
 
 def _read(path: Path) -> _Contents:
     """All tensors of a file, on the CPU, and its metadata if it has any."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; a checkpoint file is needed")
     try:
         with path.open("rb") as file:
             start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
     if not start:
         raise CheckpointError(f"{path}: the file is empty")
     # Safetensors: the length of the header in 8 bytes, then the header, which is JSON. This comes
@@ -221,14 +201,6 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the prefix that a data-parallel or compiled module puts before all names."""
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
 def _own_model(contents: _Contents) -> TimerXL:
     metadata = contents.metadata
     if metadata["spec_opt_format"] != FORMAT:
@@ -246,81 +218,37 @@ def _own_model(contents: _Contents) -> TimerXL:
 
 
 def _foreign_model(tensors: Mapping[str, Tensor], activation: Activation) -> TimerXL:
-    unused = sorted(name for name in tensors if name.startswith(FOREIGN_UNUSED))
+    unused = sorted(name for name in tensors if name.startswith(foreign.UNUSED))
     if unused:
         logger.info("left out, no output depends on it: %s", ", ".join(unused))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
-    config = _inferred_config(tensors, activation)
-    return _filled(config, tensors, _foreign_names(config))
-
-
-def _inferred_config(tensors: Mapping[str, Tensor], activation: Activation) -> TimerXLConfig:
-    """The sizes of a foreign network, from the shapes of its tensors."""
-    indices = {int(m[1]) for m in map(_FOREIGN_LAYER.match, tensors) if m is not None}
-    if not indices:
-        names = sorted(tensors)
-        some = f"{names[0]}{_more(names)}" if names else "no tensor"
-        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {some}")
-    layer = "blocks.attn_layers.0"
-    width, patch = _shape(tensors, "embedding.weight", "[D, P]")
-    _, heads = _shape(tensors, f"{layer}.attention.inner_attention.attn_bias.emb.weight", "[2, H]")
-    feedforward, _, _ = _shape(tensors, f"{layer}.conv1.weight", "[F, D, 1]")
-    return TimerXLConfig(
-        patch=patch,
-        d_model=width,
-        heads=heads,
-        feedforward=feedforward,
-        # A gap in the numbering makes the last layers of this many come out as missing or surplus.
-        layers=len(indices),
-        activation=activation,
-        stochastic="head_logvar.weight" in tensors,
-    )
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, expected: str) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"tensor {name} is missing, expected {expected}")
-    found = tuple(tensors[name].shape)
-    if len(found) != len(expected.split(",")):
-        raise CheckpointError(f"tensor {name} has shape {list(found)}, expected {expected}")
-    return found
-
-
-def _foreign_names(config: TimerXLConfig) -> dict[str, str]:
-    """Our name of every tensor -> its foreign name."""
-    parts = FOREIGN_NAMES | (FOREIGN_STOCHASTIC_HEADS if config.stochastic else {})
-    names: dict[str, str] = {}
-    for ours, theirs in parts.items():
-        for i in range(config.layers if "{i}" in ours else 1):
-            own, foreign = ours.format(i=i), theirs.format(i=i)
-            if own.endswith(".attention_bias"):
-                names[own] = f"{foreign}.weight"
-            else:
-                names |= {f"{own}.{kind}": f"{foreign}.{kind}" for kind in ("weight", "bias")}
-    return names
+    config = foreign.sizes_of(tensors, activation)
+    return _filled(config, tensors, foreign.names_of(config))
 
 
 def _filled(
-    config: TimerXLConfig, tensors: Mapping[str, Tensor], foreign: Mapping[str, str]
+    config: TimerXLConfig, tensors: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> TimerXL:
     """The network of this configuration with these weights, every one of them checked.
 
-    `foreign` maps our names to those in `tensors`, where they differ.
+    `names` maps our names to those in `tensors`, where they differ.
     """
     if config.layers > len(tensors):
         raise CheckpointError(f"{len(tensors)} tensors cannot make {config.layers} layers")
     with torch.device("meta"):
         model = TimerXL(config)
     own_shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    expected = {foreign.get(name, name): name for name in own_shapes}
+    expected = {names.get(name, name): name for name in own_shapes}
     missing = [name for name in expected if name not in tensors]
     if missing:
-        shape = _shape_in_file(missing[0], own_shapes[expected[missing[0]]])
-        raise CheckpointError(f"tensor {missing[0]} is missing, expected {shape}{_more(missing)}")
+        shape = foreign.shape_in_file(missing[0], own_shapes[expected[missing[0]]])
+        raise CheckpointError(
+            f"tensor {missing[0]} is missing, expected {shape}{foreign.more_of(missing)}"
+        )
     surplus = sorted(name for name in tensors if name not in expected)
     if surplus:
         found = list(tensors[surplus[0]].shape)
-        raise CheckpointError(f"tensor {surplus[0]} {found} is surplus{_more(surplus)}")
+        raise CheckpointError(f"tensor {surplus[0]} {found} is surplus{foreign.more_of(surplus)}")
     weights = {
         own: _checked(name, tensors[name], own_shapes[own]) for name, own in expected.items()
     }
@@ -330,26 +258,20 @@ def _filled(
 
 def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A float32 copy of a tensor, in the shape that our network gives it."""
-    expected, found = _shape_in_file(name, shape), list(tensor.shape)
+    expected, found = foreign.shape_in_file(name, shape), list(tensor.shape)
     if found != expected:
         raise CheckpointError(f"tensor {name} has shape {found}, expected {expected}")
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
         raise CheckpointError(f"tensor {name} is of type {tensor.dtype}, expected float32")
-    if not tensor.isfinite().all():
-        raise CheckpointError(f"tensor {name} holds a value that is not finite")
     # A copy of its own: two names may share memory, and a mapped file may be replaced.
-    return tensor.float().reshape(shape).clone()
-
-
-def _shape_in_file(name: str, shape: tuple[int, ...]) -> list[int]:
-    """A foreign feedforward stands in its file as a convolution of width 1."""
-    return [*shape, 1] if name.endswith(("conv1.weight", "conv2.weight")) else [*shape]
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    copy = tensor.to(torch.float32, copy=True).reshape(shape)
+    if not copy.isfinite().all():
+        raise CheckpointError(f"tensor {name} holds a value that is not finite")
+    return copy
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -3,7 +3,7 @@
 A model is anything that satisfies `Forecaster`; decoding and evaluation know no more than that.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,3 +32,37 @@ class Forecaster(Protocol):
 
     def predict(self, context: Tensor) -> Gaussian:
         """The patch `[B, P, C]` that follows each context `[B, L, C]`; no gradients."""
+
+
+class Memory(Protocol):
+    """What a model has read of B growing series, kept so that no patch need be read twice.
+
+    Times count patches: the observed context has times 0 to N - 1, the first patch after it N.
+    """
+
+    def read(self, rows: Tensor, first: Tensor, series: Tensor, outputs: int) -> Gaussian:
+        """Read patches on from where a series stands, and forecast what follows the last of them.
+
+        What was read at these times or later is forgotten: it may have been read in vain.
+
+        Args:
+            rows: int64 [A], ascending, on the CPU: which of the B series.
+            first: int64 [A], on the CPU: the time of the first patch that is read. All that
+                lies before must have been read.
+            series: [A, w·P, C]: the w patches, in the units of the context.
+            outputs: how many of them are to tell what follows, the last of each row; 1 to w.
+
+        Returns:
+            The patches after those `outputs`: [A, outputs, P, C].
+        """
+
+
+@runtime_checkable
+class RememberingForecaster(Forecaster, Protocol):
+    """A model that can also read a series on, without reading again what it has read."""
+
+    def remember(self, context: Tensor, room: int) -> Memory:
+        """An empty memory for series that begin with `context` [B, L, C].
+
+        Their statistics are those of the context, whatever is appended to it: up to `room` patches.
+        """

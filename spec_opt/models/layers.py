@@ -47,14 +47,14 @@ def geometry_of(
         variable = torch.arange(channels).repeat_interleave(tokens)
         time = torch.arange(tokens).repeat(channels)
         return Geometry(
-            _rotation(channels * tokens, head_width, dtype).to(device),
+            rotation_at(torch.arange(channels * tokens), head_width, dtype).to(device),
             (variable[:, None] == variable).to(device),
             (time[:, None] < time).to(device),
         )
 
 
-def _rotation(positions: int, head_width: int, dtype: torch.dtype) -> Tensor:
-    """e^(iθ) for positions from 0 on; the second half of a head is not turned.
+def rotation_at(positions: Tensor, head_width: int, dtype: torch.dtype) -> Tensor:
+    """e^(iθ) for integer `positions` [S], `[S, D/2H]`; the second half of a head is not turned.
 
     The position of a token is its index in the whole sequence: it runs on from one variable to the
     next, so the order of channels matters.
@@ -62,7 +62,7 @@ def _rotation(positions: int, head_width: int, dtype: torch.dtype) -> Tensor:
     width = head_width // 2
     frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     frequency = torch.cat([frequency, torch.zeros_like(frequency)])
-    angle = torch.outer(torch.arange(positions, dtype=torch.float64), frequency)
+    angle = torch.outer(positions.to(torch.float64), frequency)
     rotation = torch.polar(torch.ones_like(angle), angle)
     return rotation.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
 

@@ -195,7 +195,7 @@ def test_surplus_tensors_are_named(state: State, tmp_path: Path) -> None:
     state["blocks.attn_layers.0.gate"] = torch.zeros(3, 4)
     message = refusal(written(state, tmp_path))
     assert message == "tensor blocks.attn_layers.0.gate [3, 4] is surplus"
-    state["other"] = torch.zeros(1)
+    state["also\nother"] = torch.zeros(1)
     assert refusal(written(state, tmp_path)).endswith("is surplus (and 1 more)")
 
 
@@ -217,6 +217,8 @@ def test_weights_must_be_floating_point(state: State, tmp_path: Path) -> None:
     state["head.bias"] = torch.zeros(24, dtype=torch.int64)
     message = refusal(written(state, tmp_path))
     assert message == "tensor head.bias is of type torch.int64, expected float32"
+    state["head.bias"] = torch.zeros(24).to(torch.float8_e4m3fn)
+    assert load_model(written(state, tmp_path)).config.layers == 2
     state["head.bias"] = torch.zeros(24).to_sparse()
     assert "tensor head.bias is of type" in refusal(written(state, tmp_path))
 
@@ -248,7 +250,7 @@ def test_nothing_in_a_file_is_executed(state: State, tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(reference_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "model"
     assert "cannot be read: No such file" in refusal(path)
-    assert "a folder; a checkpoint file is needed" in refusal(tmp_path)
+    assert "cannot be read: Is a directory" in refusal(tmp_path)
     for content, expected in (
         (b"", "the file is empty"),
         (b"hello, world: this is no model at all", "neither a torch nor a safetensors file"),

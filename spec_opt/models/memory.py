@@ -1,0 +1,209 @@
+"""Keys and values of what a network has read, so that a growing series is read once.
+
+Where `TimerXL.predict` encodes a context anew for each patch, a memory appends: statistics are
+those of the observed context, tokens of emitted patches join those of the context, and only the
+new tokens are computed (causal attention: a token never looks at later ones).
+
+Tokens stand by time here, not by channel: all channels of time 0, then of time 1. A slot that was
+filled in vain, by a proposal that was rejected, needs no clearing: it lies in the future of every
+token until it is written again. Shapes: B series, A of them read at once, T times, C channels, H
+heads, D width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.layers import Layer, rotate, rotation_at
+
+
+class Projections(NamedTuple):
+    """Weight and bias by which a layer makes queries, and keys and values stacked."""
+
+    query: tuple[Tensor, Tensor]
+    memory: tuple[Tensor, Tensor]
+
+
+class Tables:
+    """What does not depend on the series: made once for a number of channels, tokens and times.
+
+    Args:
+        layers, projections: of the network, first to last.
+        channels, times: C and T.
+        stride: how far apart the positions of neighbouring channels' tokens are. Token (c, n) has
+            position c·stride + n; the network was trained with the context's number of tokens.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        projections: Sequence[Projections],
+        channels: int,
+        times: int,
+        stride: int,
+    ) -> None:
+        self.layers, self.projections = layers, projections
+        weight = layers[0].query.weight
+        head_width = layers[0].query.out_features // layers[0].heads
+        position = torch.arange(times).unsqueeze(1) + stride * torch.arange(channels)
+        rotation = rotation_at(position.flatten(), head_width, weight.dtype).to(weight.device)
+        self._rotation = rotation.unflatten(0, (times, channels))
+        self._bias = [self._channel_bias(layer, channels) for layer in layers]
+        self._times = torch.arange(times, device=weight.device)
+        self._shared_masks: dict[tuple[int, int, int, int], Tensor] = {}
+
+    def rotation(self, times: Tensor | slice) -> Tensor:
+        """[·, w·C, D/2H] for the tokens of `times`: [A, 1, w·C, ·] for times [A, w]."""
+        if isinstance(times, slice):
+            return self._rotation[times].flatten(0, 1)
+        return self._rotation[times].flatten(1, 2).unsqueeze(1)
+
+    def mask(self, index: int, times: Tensor | slice, length: int) -> Tensor:
+        """What layer `index` adds to the scaled logits: [A or 1, H, w·C, length·C].
+
+        Queries are the tokens of `times`, keys those of the first `length` times.
+        """
+        if not isinstance(times, slice):
+            return self._make_mask(index, times, length)
+        key = (index, times.start, times.stop, length)
+        if key not in self._shared_masks:
+            self._shared_masks[key] = self._make_mask(
+                index, self._times[times].unsqueeze(0), length
+            )
+        return self._shared_masks[key]
+
+    def _make_mask(self, index: int, times: Tensor, length: int) -> Tensor:
+        hidden = self._times[:length] > times.unsqueeze(2)  # [A, w, length]
+        bias = self._bias[index]  # [H, C, C]
+        rows, width = times.shape
+        heads, channels, _ = bias.shape
+        mask = bias[None, :, None, :, None, :].expand(rows, -1, width, -1, length, -1)
+        mask = mask.masked_fill(hidden[:, None, :, None, :, None], -math.inf)
+        return mask.reshape(rows, heads, width * channels, length * channels)
+
+    @staticmethod
+    def _channel_bias(layer: Layer, channels: int) -> Tensor:
+        """The scaled attention bias between channels, [H, C, C]; see `Layer.mask`."""
+        head_width = layer.query.out_features // layer.heads
+        between, within = layer.attention_bias.detach()[:, :, None, None] / math.sqrt(head_width)
+        same = torch.eye(channels, dtype=torch.bool, device=between.device)
+        return torch.where(same, within, between)
+
+
+class TokenMemory:
+    """Keys and values of B series of C channels, for up to T times, in every layer.
+
+    Args:
+        tables: for C channels and at least T times.
+        normalise: raw patches `[A, w, P, C]` of given rows -> `[A, w, C, P]`, as the network
+            takes them, by the statistics of those rows' contexts.
+        embed: `[..., P]` -> `[..., D]`.
+        forecast: what the last layer says at `[A, C, outputs, D]`, back in the units of the
+            context: `[A, outputs·P, C]`.
+        batch, channels, times: B, C, T.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        normalise: Callable[[Tensor, Tensor | None], Tensor],
+        embed: Callable[[Tensor], Tensor],
+        forecast: Callable[[Tensor, Tensor | None], Gaussian],
+        *,
+        patch: int,
+        batch: int,
+        channels: int,
+        times: int,
+    ) -> None:
+        self._tables, self._normalise = tables, normalise
+        self._embed, self._forecast = embed, forecast
+        self._patch, self._batch, self._channels = patch, batch, channels
+        weight = tables.layers[0].query.weight
+        self._device = weight.device
+        self._keys, self._values = (
+            [
+                weight.new_zeros(
+                    batch, layer.heads, times, channels, layer.query.out_features // layer.heads
+                )
+                for layer in tables.layers
+            ]
+            for _ in range(2)
+        )
+
+    @torch.inference_mode()
+    def read(self, rows: Tensor, first: Tensor, series: Tensor, outputs: int) -> Gaussian:
+        """See `Memory.read`."""
+        width = series.shape[1] // self._patch
+        length = int(first.max()) + width
+        chosen = None if len(rows) == self._batch else rows.to(self._device, non_blocking=True)
+        # Where all stand at one time, tables and slots are slices: no copy, no index.
+        level = int(first.min()) + width == length
+        times: Tensor | slice = slice(length - width, length)
+        if not level:
+            times = (first.unsqueeze(1) + torch.arange(width)).to(self._device, non_blocking=True)
+        asked_times: Tensor | slice = slice(length - outputs, length)
+        if isinstance(times, Tensor):
+            asked_times = times[:, -outputs:]
+
+        source = self._normalise(series.unflatten(1, (width, self._patch)), chosen)
+        rotation = self._tables.rotation(times)
+        last = len(self._tables.layers) - 1
+        for index, layer in enumerate(self._tables.layers):
+            asked, asked_rotation, here = source, rotation, times
+            if index == last and outputs < width:
+                asked, here = source[:, -outputs:].contiguous(), asked_times
+                asked_rotation = self._tables.rotation(here)
+            projections = self._tables.projections[index]
+            query = layer.split(F.linear(asked, *projections.query).flatten(1, 2))
+            key, value = F.linear(source, *projections.memory).flatten(1, 2).chunk(2, dim=-1)
+            keys = self._store(
+                self._keys[index], rotate(layer.split(key), rotation), chosen, times, length
+            )
+            values = self._store(
+                self._values[index], layer.split(value), chosen, times, length
+            )
+            residual = self._embed(asked) if index == 0 else asked
+            hidden = layer.finish(
+                residual.flatten(1, 2),
+                rotate(query, asked_rotation),
+                keys,
+                values,
+                self._tables.mask(index, here, length),
+                dropout=0.0,
+            )
+            source = hidden.unflatten(1, (-1, self._channels))
+        answer = self._forecast(source[:, -outputs:].transpose(1, 2), chosen)
+        return Gaussian(
+            self._patches(answer.mean),
+            None if answer.variance is None else self._patches(answer.variance),
+        )
+
+    def _store(
+        self,
+        slots: Tensor,
+        entries: Tensor,
+        rows: Tensor | None,
+        times: Tensor | slice,
+        length: int,
+    ) -> Tensor:
+        """Put `entries` `[A, H, w·C, ·]` at `times`; all of these rows up to `length`: [A, H, ·, ·].
+
+        `rows` None stands for all of them.
+        """
+        entries = entries.unflatten(2, (-1, self._channels))  # [A, H, w, C, ·]
+        if isinstance(times, slice):
+            slots[slice(None) if rows is None else rows, :, times] = entries
+        else:
+            every = torch.arange(self._batch, device=self._device) if rows is None else rows
+            # The two indices stand apart, so the result begins with them: [A, w, H, C, ·].
+            slots[every.unsqueeze(1), :, times] = entries.transpose(1, 2)
+        known = slots[:, :, :length] if rows is None else slots[rows, :, :length]
+        return known.flatten(2, 3)
+
+    def _patches(self, series: Tensor) -> Tensor:
+        return series.unflatten(1, (-1, self._patch))
