@@ -1,6 +1,7 @@
 """Models and windows and a setting -> a `Measurement`, and the baselines beside it."""
 
 import hashlib
+import logging
 import time
 from typing import Final
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from spec_opt.config import DecodingConfig, Setting
 from spec_opt.data import Windows
-from spec_opt.decoding.acceptance import RULES
+from spec_opt.decoding.acceptance import RULES, THINNING_BOUND
 from spec_opt.decoding.autoregressive import patches_to_cover
 from spec_opt.decoding.growing_tree import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
@@ -20,6 +21,8 @@ from spec_opt.measurement import Baseline, Measurement
 from spec_opt.models.device import resolve_device
 from spec_opt.models.timer_xl import TimerXL
 from spec_opt.uncertainty import Floats, Overlap
+
+logger = logging.getLogger(__name__)
 
 DECODING_VERSION: Final = 1
 """Raised whenever the same models, windows, setting and seed give other numbers than before."""
@@ -70,8 +73,8 @@ class Evaluator:
                 f"data.context = {windows.context} must be a multiple of the models' patch, "
                 f"{target.patch} points"
             )
-        if config.precision == "tf32":
-            torch.set_float32_matmul_precision("high")
+        # Torch keeps this for the whole process: an evaluator before this one may have set it.
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         self.device = resolve_device(config.device)
         dtype = _DTYPES[config.precision]
         self._target = target.to(self.device, dtype).eval()
@@ -184,15 +187,22 @@ class Evaluator:
     ) -> Measurement:
         """From what happened to each window ([W], errors summed over H and C) to what is told."""
         windows, size = len(squared_error), self._values_per_forecast
-        accepted = counters.accepted.sum(dim=1)
-        tested = counters.tested.sum(dim=1)
+        accepted = _floats(counters.accepted.sum(dim=1))
+        tested = _floats(counters.tested.sum(dim=1))
         rounds = int(counters.rounds.sum())
+        thinning_exhausted = int(counters.thinning_exhausted.sum())
+        if thinning_exhausted:
+            logger.warning(
+                "%d replacements met the bound of %d tries: rule 'exact' is not exact there",
+                thinning_exhausted,
+                THINNING_BOUND,
+            )
         patches = windows * patches_to_cover(self._windows.horizon, self._target.patch)
         return Measurement(
             acceptance_rate=float(accepted.sum() / tested.sum()),
             mse=float(squared_error.mean() / size),
             mae=float(absolute_error.mean() / size),
-            acceptance_se=self._overlap.of_ratio(_floats(accepted), _floats(tested)),
+            acceptance_se=self._overlap.of_ratio(accepted, tested),
             mse_se=self._overlap.of_mean(squared_error / size),
             windows=windows,
             accepted=int(accepted.sum()),
@@ -206,7 +216,7 @@ class Evaluator:
             tested_by_position=tuple(counters.tested.sum(dim=0).tolist()),
             target_evaluations=target_evaluations,
             draft_evaluations=draft_evaluations,
-            thinning_exhausted=int(counters.thinning_exhausted.sum()),
+            thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
         )
 
