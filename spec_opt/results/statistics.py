@@ -16,6 +16,7 @@ from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param
 from optuna.trial import create_trial
 
 from spec_opt.config import RecommendConfig
+from spec_opt.results.quiet import quiet_optuna
 from spec_opt.results.recommend import bounds_of, give_up
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 
@@ -169,17 +170,19 @@ def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, f
     if len(points) < ENOUGH_FOR_IMPORTANCE or np.ptp(outcomes) == 0 or not varying:
         return None
     distributions = {name: _distribution(points, name) for name in varying}
-    study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
-    study.add_trials(
+    samples = [
         create_trial(
             params={name: vars(p.setting)[name] for name in varying},
             distributions=distributions,
             value=float(outcome),
         )
         for p, outcome in zip(points, outcomes, strict=True)
-    )
+    ]
     evaluator = MeanDecreaseImpurityImportanceEvaluator(seed=0)
-    shares = get_param_importances(study, evaluator=evaluator)
+    with quiet_optuna():
+        study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+        study.add_trials(samples)
+        shares = get_param_importances(study, evaluator=evaluator)
     return {name: float(share) for name, share in shares.items()}
 
 

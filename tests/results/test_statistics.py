@@ -3,6 +3,7 @@
 import math
 import time
 
+import optuna
 import pytest
 
 from spec_opt.config import RecommendConfig, Setting
@@ -108,6 +109,19 @@ def test_importance_sees_the_parameter_that_decides() -> None:
     assert next(iter(shares)) == "sigma"
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares == statistics.importances(GRID.points, "acceptance_rate")
+
+
+def test_importance_does_not_speak_of_optunas_business(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        statistics.importances(GRID.points, "mse")
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.set_verbosity(before)
+    assert capsys.readouterr().err == ""
 
 
 def test_importance_is_withheld_where_it_would_be_noise() -> None:
