@@ -28,6 +28,7 @@ QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
 
 Rule = Literal["stride", "exact", "point"]
+ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
 Sampler = Literal["grid", "tpe", "random", "nsga2"]
@@ -241,6 +242,8 @@ class DecodingConfig(Table):
     """`[decoding]`: rule, hardware, and the seed of all sampling."""
 
     rule: Rule = "stride"
+    context: ContextMode = "rolling"
+    """Whether the context slides and is encoded anew for each patch, or is appended to."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Precision = "float32"
     batch_size: PositiveInt = 64

@@ -12,7 +12,7 @@ from torch import Tensor
 from spec_opt.config import DecodingConfig, Setting
 from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import RULES, THINNING_BOUND
-from spec_opt.decoding.autoregressive import patches_to_cover
+from spec_opt.decoding.contexts import CONTEXTS, patches_to_cover
 from spec_opt.decoding.growing_tree import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters, decode_speculatively
@@ -36,7 +36,9 @@ _DTYPES: Final = {
 
 def decoding_fingerprint(config: DecodingConfig) -> str:
     """Hash of what besides models and data decides a measurement's numbers."""
-    parts = (DECODING_VERSION, config.rule, config.precision, config.seed)
+    parts: tuple[object, ...] = (DECODING_VERSION, config.rule, config.precision, config.seed)
+    if config.context != "rolling":  # the default, not named: its numbers are those of before
+        parts += (config.context,)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -81,6 +83,7 @@ class Evaluator:
         self._draft = draft.to(self.device, dtype).eval()
         self._windows, self._config = windows, config
         self._rule = RULES[config.rule]
+        self._contexts = CONTEXTS[config.context]
         self._overlap = Overlap(windows.starts.numpy(), windows.horizon)
         self._values_per_forecast = windows.horizon * windows.values.shape[1]
         self._cache = PrefixCache(
@@ -92,6 +95,7 @@ class Evaluator:
             batch_size=config.batch_size,
             device=self.device,
             limit_bytes=cache_limit_bytes,
+            contexts=self._contexts,
         )
 
     @property
@@ -138,6 +142,7 @@ class Evaluator:
                 self._windows.starts[batch].to(self.device),
                 self._windows.horizon,
                 self._config.seed,
+                self._contexts,
             )
             error = decoded.forecast.cpu().double() - self._windows.futures(batch)
             squared.append(error.square().sum(dim=(1, 2)))

@@ -15,8 +15,8 @@ PACKAGE = Path(spec_opt.__file__).parent
 # A file imports only from files above it.
 ORDER = """
     errors config measurement synthetic series data
-    models.forecaster models.layers models.timer_xl models.checkpoint models.training
-    decoding.noise decoding.acceptance decoding.autoregressive decoding.speculative
+    models.forecaster models.layers models.memory models.timer_xl models.checkpoint models.training
+    decoding.noise decoding.acceptance decoding.contexts decoding.autoregressive decoding.speculative
     decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
     uncertainty evaluation
     tuning.space tuning.protocol tuning.provenance tuning.objective tuning.store_url tuning.retry

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import Edge
-from spec_opt.decoding.autoregressive import patches_to_cover, require_finite
+from spec_opt.decoding.contexts import Contexts, patches_to_cover, require_finite
 from spec_opt.decoding.prefix_tree import NONE, PrefixTree
-from spec_opt.models.forecaster import Forecaster
+from spec_opt.models.forecaster import Forecaster, Gaussian
 
 DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
 """Memory that the prefixes of one worker may take."""
@@ -65,6 +65,7 @@ class TreeGrower:
         device: where models and prefixes live.
         limit_bytes: memory of the prefixes. Beyond it prefixes are forgotten, those that the
             coming settings need last.
+        contexts: how the models are shown a prefix.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class TreeGrower:
         batch_size: int,
         device: torch.device,
         limit_bytes: int,
+        contexts: Contexts,
     ) -> None:
-        self._target, self._draft = target, draft
+        self._target, self._draft, self._contexts = target, draft, contexts
         self._batch_size, self._limit = batch_size, limit_bytes
         self._device = device
         self._values = windows.values.to(device)
@@ -134,7 +136,7 @@ class TreeGrower:
         """Have the target's answer at `nodes` [n], all at `depth`."""
         self._target_requests += len(nodes)
         for batch in self._batches(self.tree.without_target(nodes)):
-            answer = self._target.predict(self._contexts(batch, depth))
+            answer = self._forecast(self._target, batch, depth)
             self.tree.set_target(batch, answer.mean)
             self._target_evaluations += len(batch)
 
@@ -142,7 +144,7 @@ class TreeGrower:
         """Have the draft's answer at `nodes` [n], all at `depth`."""
         self._draft_requests += len(nodes)
         for batch in self._batches(self.tree.without_draft(nodes)):
-            answer = self._draft.predict(self._contexts(batch, depth))
+            answer = self._forecast(self._draft, batch, depth)
             self.tree.set_draft(batch, answer.mean, answer.variance)
             self._draft_evaluations += len(batch)
 
@@ -150,15 +152,12 @@ class TreeGrower:
         for first in range(0, len(nodes), self._batch_size):
             yield nodes[first : first + self._batch_size]
 
-    def _contexts(self, nodes: Tensor, depth: int) -> Tensor:
-        """The L points before what follows `nodes` [n]: history, then the prefix. [n, L, C]"""
+    def _forecast(self, model: Forecaster, nodes: Tensor, depth: int) -> Gaussian:
+        """What a model says follows `nodes` [n]: [n, P, C]."""
         starts = self.starts[self.tree.window.rows[nodes]]
-        patches = self.tree.patch.rows[self.tree.ancestors(nodes, depth)].flatten(1, 2)
-        observed = self._context - patches.shape[1]
-        if observed <= 0:
-            return patches[:, -self._context :]
-        history = self._values.unfold(0, observed, 1)[starts + depth * self._patch]
-        return torch.cat([history.transpose(1, 2), patches], dim=1)
+        observed = self._values.unfold(0, self._context, 1)[starts].transpose(1, 2)
+        emitted = self.tree.patch.rows[self.tree.ancestors(nodes, depth)].flatten(1, 2)
+        return self._contexts.forecast(model, torch.cat([observed, emitted], dim=1), self._context)
 
     def _against_truth(self, nodes: Tensor, depth: int, patch: Tensor) -> tuple[Tensor, Tensor]:
         """Squared and absolute error of a patch after `nodes`, over what lies in the horizon."""

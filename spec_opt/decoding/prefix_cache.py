@@ -23,6 +23,7 @@ from spec_opt.decoding.acceptance import (
     acceptance_probability,
     target_edge,
 )
+from spec_opt.decoding.contexts import ROLLING, Contexts
 from spec_opt.decoding.growing_tree import (
     DEFAULT_LIMIT_BYTES,
     CacheStatistics,
@@ -58,6 +59,7 @@ class PrefixCache:
         device: where models and prefixes live.
         limit_bytes: memory of the prefixes. Beyond it prefixes are forgotten, those of other sigmas
             first and the all-proposal chain, which every setting shares, last.
+        contexts: how the models are shown a prefix.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class PrefixCache:
         batch_size: int = 64,
         device: torch.device | None = None,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        contexts: Contexts = ROLLING,
     ) -> None:
         self._rule, self._seed = rule, seed
         self._horizon = windows.horizon
@@ -82,6 +85,7 @@ class PrefixCache:
             batch_size=batch_size,
             device=self._device,
             limit_bytes=limit_bytes,
+            contexts=contexts,
         )
         self._tree = self._grower.tree
         self._dice: dict[int, Tensor] = {}

@@ -4,9 +4,12 @@ It is the reference that the prefix cache is held against, and what speed is mea
 A round, for every window that still lacks patches:
 
     draft    up to k proposals, each on the context that the ones before it make
-    verify   the target's distribution at all those positions, in one batch
+    verify   the target's distribution at all those positions, at once
     accept   proposals up to the first rejection; the target's patch stands in for the rejected one
     bonus    the target's patch after a round without rejection, if one is still lacking
+
+Where each window stands is known on the CPU; a round asks the device for one thing only, how many
+proposals were accepted. (Rule `exact` asks it more: thinning goes on until all are settled.)
 """
 
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from spec_opt.config import Setting
 from spec_opt.decoding.acceptance import AcceptanceRule, acceptance_probability
-from spec_opt.decoding.autoregressive import RollingBuffer, patches_to_cover
+from spec_opt.decoding.contexts import ROLLING, Contexts, EmittedBuffer, pairs, patches_to_cover
 from spec_opt.decoding.noise import Draws, Purpose
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
@@ -73,8 +76,12 @@ class Decoded:
     forecast: Tensor
     """[B, H, C]"""
     counters: Counters
+    """On the CPU."""
     target_evaluations: int
+    """Next-patch forecasts that the target computed, over all windows and positions."""
     draft_evaluations: int
+    target_calls: int
+    draft_calls: int
 
 
 @torch.inference_mode()
@@ -87,6 +94,7 @@ def decode_speculatively(
     windows: Tensor,
     horizon: int,
     seed: int,
+    contexts: Contexts = ROLLING,
 ) -> Decoded:
     """Forecast a batch of windows by draft and verification.
 
@@ -95,14 +103,16 @@ def decode_speculatively(
         rule: how proposals are made and judged.
         setting: sigma, bias, k.
         context: [B, L, C].
-        windows: int64 [B], what keys each window's random numbers.
+        windows: int64 [B], what keys each window's random numbers; on the same device.
         horizon: H, points to forecast.
         seed: of the random numbers.
+        contexts: how the models are shown what was emitted.
 
     Raises:
         DecodingError: a value is not finite.
+        InputError: a model cannot work with such contexts.
     """
-    decoder = _Decoder(target, draft, rule, setting, context, windows, horizon, seed)
+    decoder = _Decoder(target, draft, rule, setting, context, windows, horizon, seed, contexts)
     while decoder.round():
         pass
     return decoder.result(horizon)
@@ -112,12 +122,10 @@ def decode_speculatively(
 class _Proposals:
     """The n proposals of a round, all windows of its first position before those of the second."""
 
-    member: Tensor
-    """[n]: whose it is, as an index into the active windows."""
-    slot: Tensor
-    """[n]: its position in the round."""
+    rows: Tensor
+    """[n], on the CPU: whose it is."""
     position: Tensor
-    """[n]: its position in the forecast."""
+    """[n], on the CPU: its position in the forecast."""
     draft: Gaussian
     """[n, P, C]"""
     draft_term: Tensor
@@ -137,14 +145,17 @@ class _Decoder:
         windows: Tensor,
         horizon: int,
         seed: int,
+        contexts: Contexts,
     ) -> None:
-        self.target, self.draft, self.rule, self.setting = target, draft, rule, setting
+        self.rule, self.setting = rule, setting
         self.windows, self.seed = windows, seed
         self.patches = patches_to_cover(horizon, target.patch)
-        self.buffer = RollingBuffer(context, target.patch, self.patches)
-        self.emitted = torch.zeros(len(context), dtype=torch.int64, device=context.device)
-        self.counters = Counters.zeros(len(context), setting.k, context.device)
-        self.target_evaluations = self.draft_evaluations = 0
+        self.buffer = EmittedBuffer(context, target.patch, self.patches)
+        self.target = contexts.reading(target, self.buffer)
+        self.draft = contexts.reading(draft, self.buffer)
+        self.emitted = torch.zeros(len(context), dtype=torch.int64)  # on the CPU
+        self.counters = Counters.zeros(len(context), setting.k, torch.device("cpu"))
+        self.exhausted = torch.zeros(len(context), dtype=torch.int64, device=context.device)
 
     def round(self) -> bool:
         """One round for all windows that still lack patches; False once there is none."""
@@ -153,93 +164,90 @@ class _Decoder:
             return False
         # A round never proposes past the horizon, so windows may differ in how many they propose.
         wanted = (self.patches - self.emitted[active]).clamp(max=self.setting.k)  # [A]
+        first = self.emitted[active]
 
         proposals = self._propose(active, wanted)
-        rows = active[proposals.member]
-        target_mean = self._target_mean(rows, proposals.position)
-        accepted = self._judge(rows, proposals, target_mean)
-
-        in_row = torch.zeros(len(active), self.setting.k, dtype=torch.int64, device=active.device)
-        in_row[proposals.member, proposals.slot] = accepted.to(torch.int64)
-        run = in_row.cumprod(dim=1).sum(dim=1)  # [A]: accepted before the first rejection
+        target_mean = self.target.verify(active, first, wanted)
+        run = self._judge(wanted, proposals, target_mean)  # [A]: accepted before a rejection
         rejected = run < wanted  # [A]
-        first_rejection = torch.nonzero(proposals.slot == run[proposals.member]).squeeze(1)
 
         self._count(active, wanted, run)
-        self._replace(rows, proposals, target_mean, first_rejection)
+        member, slot = pairs(wanted)
+        at = torch.nonzero(slot == run[member]).squeeze(1)
+        self._replace(proposals, target_mean, at)
         self.emitted[active] += run + rejected
         self._add_bonus(active[~rejected])
+        # The patch that ends a round is the target's; a model that has read on has read another.
+        for reading in (self.target, self.draft):
+            reading.rewritten(active, self.emitted[active] - 1)
         return True
 
     def _propose(self, active: Tensor, wanted: Tensor) -> _Proposals:
         """Draft one position of the round after the other; proposals go into the buffer."""
-        members, slots, positions, terms = [], [], [], []
+        rows_of, positions, terms = [], [], []
         means: list[Tensor] = []
         variances: list[Tensor] = []
         for slot in range(int(wanted.max())):
-            member = torch.nonzero(wanted > slot).squeeze(1)
-            rows = active[member]
+            rows = active[wanted > slot]
             position = self.emitted[rows] + slot
-            draft = self.draft.predict(self.buffer.contexts(rows, position))
-            draws = Draws(self.seed, self.windows[rows], position)
-            proposal = self.rule.propose(draft, self.setting.sigma, draws)
+            draft = self.draft.next(rows, position)
+            proposal = self.rule.propose(draft, self.setting.sigma, self._draws(rows, position))
             self.buffer.write(rows, position, proposal)
-            self.draft_evaluations += len(rows)
-            members.append(member)
-            slots.append(torch.full_like(member, slot))
+            rows_of.append(rows)
             positions.append(position)
             terms.append(self.rule.draft_term(proposal, draft, self.setting.sigma))
             means.append(draft.mean)
             if draft.variance is not None:
                 variances.append(draft.variance)
         return _Proposals(
-            member=torch.cat(members),
-            slot=torch.cat(slots),
+            rows=torch.cat(rows_of),
             position=torch.cat(positions),
             draft=Gaussian(torch.cat(means), torch.cat(variances) if variances else None),
             draft_term=torch.cat(terms),
         )
 
-    def _target_mean(self, rows: Tensor, position: Tensor) -> Tensor:
-        """The target's next patch at each (row, position): [n, P, C]."""
-        self.target_evaluations += len(rows)
-        return self.target.predict(self.buffer.contexts(rows, position)).mean
+    def _judge(self, wanted: Tensor, proposals: _Proposals, target_mean: Tensor) -> Tensor:
+        """How many proposals each active window lets through before one is rejected: [A].
 
-    def _judge(self, rows: Tensor, proposals: _Proposals, target_mean: Tensor) -> Tensor:
-        """Which proposals the rule lets through, each on its own: bool [n]."""
-        proposed = self.buffer.patches(rows, proposals.position)
+        Decided where the models are; this is the round's one wait for the device.
+        """
+        proposed = self.buffer.at(proposals.rows, proposals.position)
         log_ratio = self.rule.log_ratio(
             proposals.draft_term,
             self.rule.target_term(proposed, target_mean),
             self.setting.sigma,
             target_mean[0].numel(),
         )
-        draws = Draws(self.seed, self.windows[rows], proposals.position)
-        return draws.uniform(Purpose.ACCEPTANCE) <= acceptance_probability(
-            log_ratio, self.setting.bias
-        )
+        draws = self._draws(proposals.rows, proposals.position)
+        alpha = acceptance_probability(log_ratio, self.setting.bias)
+        accepted = draws.uniform(Purpose.ACCEPTANCE) <= alpha
+        answer = torch.cat([accepted, self.buffer.finite.unsqueeze(0)]).cpu()
+        if not answer[-1]:
+            self.buffer.require_finite()
+        in_row = torch.zeros(len(wanted), self.setting.k, dtype=torch.int64)
+        in_row[pairs(wanted)] = answer[:-1].to(torch.int64)
+        return in_row.cumprod(dim=1).sum(dim=1)
 
     def _count(self, active: Tensor, wanted: Tensor, run: Tensor) -> None:
-        slots = torch.arange(self.setting.k, device=active.device)
+        slots = torch.arange(self.setting.k)
         tested = torch.minimum(run + 1, wanted)  # the first rejection was judged too
         self.counters.accepted[active] += (slots < run.unsqueeze(1)).to(torch.int64)
         self.counters.tested[active] += (slots < tested.unsqueeze(1)).to(torch.int64)
         self.counters.proposed[active] += wanted
         self.counters.rounds[active] += 1
 
-    def _replace(
-        self, rows: Tensor, proposals: _Proposals, target_mean: Tensor, at: Tensor
-    ) -> None:
+    def _replace(self, proposals: _Proposals, target_mean: Tensor, at: Tensor) -> None:
         """Put the target's patch where a proposal was rejected: `at`, an index into proposals."""
         if not len(at):
             return
+        rows, position = proposals.rows[at], proposals.position[at]
+        at = self.buffer.to_device(at)
         variance = proposals.draft.variance
         draft = Gaussian(proposals.draft.mean[at], None if variance is None else variance[at])
-        rows, position = rows[at], proposals.position[at]
-        draws = Draws(self.seed, self.windows[rows], position)
+        draws = self._draws(rows, position)
         patch, exhausted = self.rule.replace(draft, target_mean[at], self.setting, draws)
         self.buffer.write(rows, position, patch)
-        self.counters.thinning_exhausted[rows] += exhausted.to(torch.int64)
+        self.exhausted[self.buffer.to_device(rows)] += exhausted.to(torch.int64)
 
     def _add_bonus(self, unrejected: Tensor) -> None:
         """One patch of the target for windows whose round had no rejection and that lack one."""
@@ -247,17 +255,25 @@ class _Decoder:
         if not len(rows):
             return
         position = self.emitted[rows]
-        target_mean = self._target_mean(rows, position)
-        draws = Draws(self.seed, self.windows[rows], position)
-        self.buffer.write(rows, position, self.rule.bonus(target_mean, self.setting, draws))
+        target_mean = self.target.bonus(rows, position)
+        patch = self.rule.bonus(target_mean, self.setting, self._draws(rows, position))
+        self.buffer.write(rows, position, patch)
         self.counters.bonus[rows] += 1
         self.emitted[rows] += 1
 
+    def _draws(self, rows: Tensor, positions: Tensor) -> Draws:
+        to_device = self.buffer.to_device
+        return Draws(self.seed, self.windows[to_device(rows)], to_device(positions))
+
     def result(self, horizon: int) -> Decoded:
         """The forecasts, once every window has all its patches."""
+        self.buffer.require_finite()
+        self.counters.thinning_exhausted.copy_(self.exhausted)
         return Decoded(
             forecast=self.buffer.forecast(horizon),
             counters=self.counters,
-            target_evaluations=self.target_evaluations,
-            draft_evaluations=self.draft_evaluations,
+            target_evaluations=self.target.evaluations,
+            draft_evaluations=self.draft.evaluations,
+            target_calls=self.target.calls,
+            draft_calls=self.draft.calls,
         )

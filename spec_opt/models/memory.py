@@ -164,9 +164,7 @@ class TokenMemory:
             keys = self._store(
                 self._keys[index], rotate(layer.split(key), rotation), chosen, times, length
             )
-            values = self._store(
-                self._values[index], layer.split(value), chosen, times, length
-            )
+            values = self._store(self._values[index], layer.split(value), chosen, times, length)
             residual = self._embed(asked) if index == 0 else asked
             hidden = layer.finish(
                 residual.flatten(1, 2),
@@ -191,9 +189,9 @@ class TokenMemory:
         times: Tensor | slice,
         length: int,
     ) -> Tensor:
-        """Put `entries` `[A, H, w·C, ·]` at `times`; all of these rows up to `length`: [A, H, ·, ·].
+        """Put `entries` `[A, H, w·C, ·]` at `times`, and give all of `rows` before `length`.
 
-        `rows` None stands for all of them.
+        `rows` None stands for all of them. Returns `[A, H, length·C, ·]`.
         """
         entries = entries.unflatten(2, (-1, self._channels))  # [A, H, w, C, ·]
         if isinstance(times, slice):

@@ -23,6 +23,7 @@ from spec_opt.config import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.layers import Activation, Geometry, Layer, geometry_of, rotate
+from spec_opt.models.memory import Projections, Tables, TokenMemory
 
 NORMALISATION_EPSILON = 1e-5
 LOG_VARIANCE_LIMIT = 10.0
@@ -91,6 +92,10 @@ class _Instance(NamedTuple):
     mean: Tensor
     deviation: Tensor
 
+    def of(self, rows: Tensor | None) -> "_Instance":
+        """Those of some windows; None for all."""
+        return self if rows is None else _Instance(self.mean[rows], self.deviation[rows])
+
 
 class _Static(NamedTuple):
     """What a layer needs to forecast and what does not depend on the context: made once."""
@@ -125,6 +130,7 @@ class TimerXL(nn.Module):
         # What is derived from the weights, until `_forget`.
         self._weights: tuple[Tensor, ...] = ()
         self._static: dict[tuple[object, ...], Sequence[_Static]] = {}
+        self._tables: dict[tuple[object, ...], Tables] = {}
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     @property
@@ -202,6 +208,51 @@ class TimerXL(nn.Module):
             source = torch.unflatten(hidden, 1, asked.shape[1:3])
         return self._forecast(source, instance)
 
+    @torch.inference_mode()
+    def remember(self, context: Tensor, room: int, stride: int | None = None) -> TokenMemory:
+        """An empty memory for series that begin with `context`; see `RememberingForecaster`.
+
+        A token of channel c and time n has position c·`stride` + n. By default the stride is the
+        context's number of tokens, as in training: then an appended token stands to those before it
+        as in training, and its position is also that of the next channel's first (the attention
+        bias tells channels apart).
+
+        Raises:
+            InputError: a context that is not three-dimensional, or not whole patches.
+        """
+        patches, instance = self._patches(context)
+        batch, channels, tokens, _ = patches.shape
+
+        def normalise(patches: Tensor, rows: Tensor | None) -> Tensor:
+            mean, deviation = (t.transpose(1, 2) for t in instance.of(rows))
+            patches = patches.transpose(2, 3).to(mean.dtype)
+            return ((patches - mean) / deviation).to(self.embedding.weight.dtype)
+
+        def forecast(hidden: Tensor, rows: Tensor | None) -> Gaussian:
+            return self._forecast(hidden, instance.of(rows))
+
+        return TokenMemory(
+            self._make_tables(channels, tokens + room, tokens if stride is None else stride),
+            normalise,
+            self.embedding,
+            forecast,
+            patch=self.patch,
+            batch=batch,
+            channels=channels,
+            times=tokens + room,
+        )
+
+    def _make_tables(self, channels: int, times: int, stride: int) -> Tables:
+        """The static part of a memory, from the cache."""
+        state = self._state_key()
+        key = (channels, times, stride, state)
+        if key not in self._tables:
+            self._tables = {k: v for k, v in self._tables.items() if k[-1] == state}
+            layers = [self._layer(index) for index in range(self.config.layers)]
+            projections = [self._projections(index) for index in range(self.config.layers)]
+            self._tables[key] = Tables(layers, projections, channels, times, stride)
+        return self._tables[key]
+
     def _patches(self, context: Tensor) -> tuple[Tensor, _Instance]:
         """Normalised patches `[B, C, N, P]` in the network's type, and what undoes the scaling."""
         weight = self.embedding.weight
@@ -266,14 +317,13 @@ class TimerXL(nn.Module):
             last = slice(tokens - 1, None, tokens)
             mask = mask[:, :, last].contiguous()
             rotation = rotation[last].contiguous()
+        return _Static(*self._projections(index), mask, rotation, geometry.rotation)
+
+    def _projections(self, index: int) -> Projections:
+        """Query, and keys and values, of a layer: in the first, composed with the embedding."""
+        layer = self._layer(index)
         compose = self._composed if index == 0 else _parameters
-        return _Static(
-            compose(layer.query),
-            compose(layer.key, layer.value),
-            mask,
-            rotation,
-            geometry.rotation,
-        )
+        return Projections(compose(layer.query), compose(layer.key, layer.value))
 
     def _composed(self, *projections: nn.Linear) -> tuple[Tensor, Tensor]:
         """The embedding followed by stacked projections, as one weight `[D', P]` and bias."""
@@ -290,7 +340,7 @@ class TimerXL(nn.Module):
 
     def _forget(self) -> None:
         """Drop all that was derived from the weights."""
-        self._weights, self._static, self._fingerprint = (), {}, None
+        self._weights, self._static, self._tables, self._fingerprint = (), {}, {}, None
 
     def train(self, mode: bool = True) -> Self:
         """As in `nn.Module`; not every optimizer's steps show in the counters of its weights."""
@@ -310,7 +360,12 @@ class TimerXL(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts afresh: the counters by which changes are noticed are not copied."""
-        return self.__dict__ | {"_weights": (), "_static": {}, "_fingerprint": None}
+        return self.__dict__ | {
+            "_weights": (),
+            "_static": {},
+            "_tables": {},
+            "_fingerprint": None,
+        }
 
 
 def _parameters(*projections: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.decoding.autoregressive import (
-    RollingBuffer,
-    decode_autoregressively,
-    patches_to_cover,
-    require_finite,
-)
+from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.decoding.contexts import EmittedBuffer, patches_to_cover, require_finite
 from spec_opt.decoding.noise import Draws, Purpose
 from spec_opt.errors import DecodingError
 from spec_opt.models.forecaster import Gaussian
@@ -26,19 +22,19 @@ def test_patches_to_cover(horizon: int, patch: int, expected: int) -> None:
 
 def test_contexts_roll_by_patches() -> None:
     context = torch.arange(12.0).view(2, 6, 1)
-    buffer = RollingBuffer(context, patch=2, patches=3)
+    buffer = EmittedBuffer(context, patch=2, patches=3)
     rows = torch.tensor([0, 1])
 
-    assert torch.equal(buffer.contexts(rows, torch.tensor([0, 0])), context)
+    assert torch.equal(buffer.before(rows, torch.tensor([0, 0]), 6), context)
     buffer.write(rows, torch.tensor([0, 0]), torch.tensor([[[70.0], [71.0]], [[80.0], [81.0]]]))
     buffer.write(rows[1:], torch.tensor([1]), torch.tensor([[[90.0], [91.0]]]))
 
     # The first row after one patch, the second after two.
-    assert buffer.contexts(rows, torch.tensor([1, 2])).squeeze(2).tolist() == [
+    assert buffer.before(rows, torch.tensor([1, 2]), 6).squeeze(2).tolist() == [
         [2.0, 3.0, 4.0, 5.0, 70.0, 71.0],
         [10.0, 11.0, 80.0, 81.0, 90.0, 91.0],
     ]
-    assert buffer.patches(rows[1:], torch.tensor([0])).flatten().tolist() == [80.0, 81.0]
+    assert buffer.at(rows[1:], torch.tensor([0])).flatten().tolist() == [80.0, 81.0]
     assert buffer.forecast(3).squeeze(2).tolist() == [[70.0, 71.0, 0.0], [80.0, 81.0, 90.0]]
 
 

@@ -15,7 +15,8 @@ from spec_opt.config import Setting
 from spec_opt.data import Windows
 from spec_opt.decoding import acceptance
 from spec_opt.decoding.acceptance import RULES
-from spec_opt.decoding.autoregressive import decode_autoregressively, patches_to_cover
+from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.prefix_cache import PrefixCache, Walk
 from spec_opt.decoding.speculative import Counters, decode_speculatively
 from spec_opt.errors import DecodingError

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from spec_opt.config import Setting
 from spec_opt.decoding.acceptance import RULES
-from spec_opt.decoding.autoregressive import decode_autoregressively, patches_to_cover
+from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.noise import Draws, Purpose
 from spec_opt.decoding.speculative import Counters, Decoded, decode_speculatively
 from spec_opt.errors import DecodingError
