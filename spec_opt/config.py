@@ -4,24 +4,25 @@
 """
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     Tag,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
+from spec_opt.config_messages import first_problem
 from spec_opt.errors import ConfigError
 
 QUICKSTART = "quickstart"
@@ -32,6 +33,38 @@ ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
 Sampler = Literal["grid", "tpe", "random", "nsga2"]
+
+
+def _matching(pattern: str, allowed: str) -> AfterValidator:
+    """A text that matches a pattern; `allowed` says in words what does."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {allowed}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not by min_length, which also finds a list too short whose only value is wrong.
+    if not values:
+        raise ValueError("must list at least one value")
+    return values
+
+
+def _in_proportion(value: float) -> float:
+    if value > 0 and not 1e-6 <= value <= 1e6:  # its square must not leave the float32 range
+        raise ValueError("must lie between 1e-06 and 1e+06")
+    return value
+
+
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""What fits the integers of every library on the way."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
+Proposals = Annotated[int, Field(ge=1, le=1000)]
+"""k; counters are kept for each position of a round."""
 
 
 class Table(BaseModel):
@@ -45,11 +78,11 @@ class Table(BaseModel):
 class Setting(Table):
     """What a trial evaluates."""
 
-    sigma: PositiveFloat
+    sigma: Factor
     """Standard deviation given to the target's Gaussian."""
-    bias: PositiveFloat
+    bias: Factor
     """Factor on the acceptance probability."""
-    k: PositiveInt
+    k: Proposals
     """Proposals per round."""
 
     def __str__(self) -> str:
@@ -59,8 +92,8 @@ class Setting(Table):
 class FloatRange(Table):
     """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
 
-    low: PositiveFloat
-    high: PositiveFloat
+    low: Factor
+    high: Factor
     log: bool = False
 
     @model_validator(mode="after")
@@ -73,8 +106,8 @@ class FloatRange(Table):
 class IntRange(Table):
     """An integer parameter, `{low = 1, high = 5}`, both ends included."""
 
-    low: PositiveInt
-    high: PositiveInt
+    low: Proposals
+    high: Proposals
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -87,8 +120,8 @@ def _list_or_range(value: Any) -> str:
     return "range" if isinstance(value, (dict, FloatRange, IntRange)) else "list"
 
 
-FloatChoices = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-IntChoices = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+FloatChoices = Annotated[tuple[Factor, ...], AfterValidator(_not_empty)]
+IntChoices = Annotated[tuple[Proposals, ...], AfterValidator(_not_empty)]
 FloatSpace = Annotated[
     Annotated[FloatChoices, Tag("list")] | Annotated[FloatRange, Tag("range")],
     Discriminator(_list_or_range),
@@ -108,7 +141,7 @@ class SearchConfig(Table):
     k: IntSpace = (1, 2, 3, 4, 5)
     n_trials: PositiveInt | None = None
     """Trials in all, for the samplers that could go on for ever (all but grid)."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     max_attempts: PositiveInt = 3
     """How often a setting is tried before its failure stands."""
 
@@ -133,9 +166,9 @@ class SearchConfig(Table):
 class SyntheticConfig(Table):
     """`[data.synthetic]`: the made-up series behind `source = "synthetic"`."""
 
-    rows: int = Field(default=8000, ge=100)
-    channels: PositiveInt = 3
-    seed: int = Field(default=0, ge=0)
+    rows: int = Field(default=8000, ge=100, le=1_000_000)
+    channels: int = Field(default=3, ge=1, le=1000)
+    seed: Seed = 0
 
 
 class DataConfig(Table):
@@ -166,7 +199,7 @@ class TrainingConfig(Table):
     """Epochs without a better validation loss before training stops."""
     max_windows: PositiveInt | None = None
     """Training windows used in an epoch, evenly spaced; all of them if absent."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class TargetConfig(Table):
@@ -244,7 +277,12 @@ class DecodingConfig(Table):
     rule: Rule = "stride"
     context: ContextMode = "rolling"
     """Whether the context slides and is encoded anew for each patch, or is appended to."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[
+        str,
+        _matching(
+            r"auto|cpu|cuda(:(0|[1-9]\d?))?", "'auto', 'cpu', 'cuda', or 'cuda:' and a number"
+        ),
+    ] = "auto"
     precision: Precision = "float32"
     batch_size: PositiveInt = 64
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -282,7 +320,13 @@ class RecommendConfig(Table):
 class StudyConfig(Table):
     """A whole study file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: Annotated[
+        str,
+        _matching(
+            r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+            "1 to 100 letters, digits, '.', '_' or '-', of which the first is a letter or digit",
+        ),
+    ]
     search: SearchConfig = SearchConfig()
     data: DataConfig
     target: TargetConfig = TargetConfig()
@@ -348,46 +392,28 @@ def read_study(reference: str) -> StudyConfig:
     path = find_study(reference)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
     for role in ("target", "draft"):
-        _resolve_checkpoint(document.get(role), path.parent)
+        try:
+            _resolve_checkpoint(document.get(role), path.parent)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"{path}: {role}.checkpoint: not a path: {error}") from error
     try:
         # By way of JSON, in which strict mode reads an array as a tuple and a string as a path.
         return StudyConfig.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from error
+        raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
 
 
 def _resolve_checkpoint(table: Any, folder: Path) -> None:
     """Make a relative checkpoint path absolute: from the working folder, else the study file's."""
     if not isinstance(table, dict) or not isinstance(table.get("checkpoint"), str):
         return
+    if not table["checkpoint"]:
+        raise ValueError("it is empty")
     given = Path(table["checkpoint"]).expanduser()
     beside = folder / given
     table["checkpoint"] = str(
         (beside if beside.exists() and not given.exists() else given).resolve()
     )
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first of pydantic's findings as one line: key, value, what is allowed."""
-    problems = error.errors(include_url=False)
-    first, more = problems[0], len(problems) - 1
-    line = _describe(first)
-    return f"{line} (and {more} more)" if more else line
-
-
-def _describe(problem: ErrorDetails) -> str:
-    parts = [part for part in problem["loc"] if part not in ("list", "range")]
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
-    message = problem["msg"].removeprefix("Value error, ")
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key"
-        case "missing":
-            return f"{key}: missing"
-        case "value_error":
-            return f"{key}: {message}" if key else message
-        case _:
-            return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"

@@ -14,7 +14,7 @@ PACKAGE = Path(spec_opt.__file__).parent
 
 # A file imports only from files above it.
 ORDER = """
-    errors config measurement synthetic series data
+    errors config_messages config measurement synthetic series data
     models.forecaster models.layers models.memory models.timer_xl models.checkpoint models.training
     decoding.noise decoding.acceptance decoding.contexts decoding.autoregressive decoding.speculative
     decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
