@@ -227,7 +227,8 @@ class ExactRule(SamplingRule):
         )
         # q / p = 1 / r
         keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
-        kept = row_draws.uniform(Purpose.THINNING, attempts) < keep
+        # Written so that what is not a number is kept: decoding then stops, instead of trying on.
+        kept = ~(row_draws.uniform(Purpose.THINNING, attempts) >= keep)
         return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
 
     def replacement_edge(self, setting: Setting) -> Edge:

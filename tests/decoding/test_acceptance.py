@@ -268,6 +268,16 @@ def test_only_rows_that_met_the_bound_are_reported(
     assert exhausted.tolist() == [True, False, True, False, False, True]
 
 
+def test_thinning_does_not_try_on_when_there_are_no_numbers(draws: Draws) -> None:
+    draft = Gaussian(torch.zeros(6, 1, 1), torch.full((6, 1, 1), 0.25))
+    target_mean, setting = torch.full((6, 1, 1), torch.nan), Setting(sigma=0.5, bias=1.0, k=1)
+
+    patch, exhausted = RULES["exact"].replace(draft, target_mean, setting, draws)
+
+    assert bool(patch.isnan().all())
+    assert not exhausted.any()
+
+
 def test_thinning_a_patch_that_fills_a_batch_of_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many rows of large patches: one try at a time, and the same result."""
     rows = 50
