@@ -150,7 +150,7 @@ def _speed(table: StudyTable, chosen: Point) -> str:
             f"The measured speedup over the target alone is {measured.speedup:.2f}x at best "
             f"({measured.device}, batch size {measured.batch_size}){verdict}."
         )
-    measure = f"`spec-opt bench --trial {chosen.number}` measures it."
+    measure = f"`spec-opt bench STUDY --trial {chosen.number}` measures it."
     if predicted is None:
         return f"The speedup is not known yet: {measure}"
     if predicted <= 1.0:

@@ -83,7 +83,7 @@ def k_effect(table: StudyTable) -> go.Figure:
     figure.update_layout(look.layout.to_plotly_json(), overwrite=False)
     axes = (
         (1, "acceptance (%)", lambda p: 100 * p.result.acceptance_rate),
-        (2, "MSE (standardised units)", lambda p: p.result.mse),
+        (2, "MSE", lambda p: p.result.mse),
     )
     for row, _, value in axes:
         for index, sigma in enumerate(sigmas):
@@ -194,7 +194,8 @@ def _heatmap(
     figure.add_heatmap(
         x=[b.label for b in sigmas],
         y=[b.label for b in biases],
-        z=means,
+        # Lists: the plotly.js of the dashboard may be older than binary arrays.
+        z=[[None if math.isnan(mean) else mean for mean in row] for row in means.tolist()],
         text=texts,
         texttemplate="%{text}",
         hovertext=hovers,

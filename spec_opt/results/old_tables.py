@@ -104,7 +104,8 @@ def _result(row: dict[str, str]) -> OldResult:
         setting = Setting(sigma=_number(row, "sigma"), bias=_number(row, "bias"), k=int(k))
     except ValidationError as error:
         first = error.errors()[0]
-        raise _RowError(f"{first['loc'][0]} = {first['input']}: {first['msg'].lower()}") from error
+        allowed = first["msg"].removeprefix("Value error, ").lower()
+        raise _RowError(f"{first['loc'][0]} = {first['input']}: {allowed}") from error
     mse, mae = _number(row, "mse"), _optional(row, "mae")
     if mse < 0 or (mae is not None and mae < 0):
         raise _RowError("an error below 0 is impossible")

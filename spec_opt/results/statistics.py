@@ -24,6 +24,9 @@ PARAMETERS = ("sigma", "bias", "k")
 ENOUGH_FOR_IMPORTANCE = 20
 """With fewer trials a forest's verdict on a parameter is noise."""
 
+MOST_FOR_IMPORTANCE = 2000
+"""Of more trials than this every n-th is taken: the forest learns no more from the others."""
+
 MANY_VALUES = 10
 """A parameter with more distinct values than this is summarised by ranges of them."""
 
@@ -165,6 +168,7 @@ def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, f
     that a correlation does not. None with fewer than `ENOUGH_FOR_IMPORTANCE` trials or without
     anything to explain.
     """
+    points = points[:: -(-len(points) // MOST_FOR_IMPORTANCE) or 1]
     outcomes = _columns(points, objective)[:, 0]
     varying = [n for n in PARAMETERS if len({vars(p.setting)[n] for p in points}) > 1]
     if len(points) < ENOUGH_FOR_IMPORTANCE or np.ptp(outcomes) == 0 or not varying:

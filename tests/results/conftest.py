@@ -1,8 +1,21 @@
-"""Fixtures for tests that open a browser."""
+"""Stores to test on, and a browser."""
 
 import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.tuning.conftest import (  # noqa: F401  (fixtures)
+    new_database,
+    opened,
+    postgres_server,
+    store,
+    used_database,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +26,15 @@ def chromium() -> str:
         if path:
             return path
     pytest.skip("no Chromium or Chrome installed: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator["Browser"]:
+    """A headless browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright installed")
+    with playwright.sync_playwright() as driver:
+        opened_browser = driver.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened_browser
+        opened_browser.close()

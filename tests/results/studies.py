@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,12 @@ def continuous_study(
     study = empty_study(name, **options)
     study.add_trials(random_trials(trials, seed))
     return study
+
+
+@cache
+def large_study() -> optuna.Study:
+    """10,000 trials; made once, so that nobody may change it."""
+    return continuous_study(10_000, name="large")
 
 
 def random_trials(trials: int, seed: int) -> Iterable[FrozenTrial]:

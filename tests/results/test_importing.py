@@ -15,16 +15,11 @@ from spec_opt.results.old_tables import read_tables, rejection_text
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.report import OLD_COLUMNS, write_report
 from spec_opt.results.table import StudyTable, read_table
-from spec_opt.tuning.store import Store, open_store
+from spec_opt.tuning.store import Store
 from tests.results import studies
 
 HEADER = ",".join(OLD_COLUMNS)
 GOOD = "0.1,1.0,1,0.45,0.46,50.00,10,20,17"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"sqlite:///{tmp_path / 'store.db'}")
 
 
 def table_of(store: Store, name: str = "old") -> StudyTable:

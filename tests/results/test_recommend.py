@@ -84,7 +84,7 @@ def test_honest_cautions_on_the_grid() -> None:
     assert "up to 0.1 no trial accepts more than 0%, from 0.5 on none accepts less" in cautions
     assert "Bias hardly matters" in cautions
     assert "2.2 percentage points" in cautions
-    assert "not yet measured: `spec-opt bench --trial 43`" in cautions
+    assert "not yet measured: `spec-opt bench STUDY --trial 43`" in cautions
 
 
 def test_a_slope_is_not_called_a_switch() -> None:
@@ -267,7 +267,7 @@ def test_flags_are_those_of_the_old_script() -> None:
 
 
 def test_flags_keep_every_digit() -> None:
-    setting = Setting(sigma=0.1 + 0.2, bias=1e-7, k=1)
+    setting = Setting(sigma=0.1 + 0.2, bias=1.25e-05, k=1)
     words = flags(setting).split()
     assert float(words[1]) == setting.sigma
     assert float(words[3]) == setting.bias

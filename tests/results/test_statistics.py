@@ -153,7 +153,7 @@ def test_many_values_are_summarised_by_ranges() -> None:
 
 
 def test_10_000_trials_take_seconds() -> None:
-    study = studies.continuous_study(10_000)
+    study = studies.large_study()
     start = time.perf_counter()
     table = read_table(study)
     statistics.noise_aware_front(table)
