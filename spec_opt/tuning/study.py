@@ -8,8 +8,10 @@ from typing import Any
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
 from optuna.study import StudyDirection
+from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select
 
+import spec_opt
 from spec_opt.config import StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measurement import Baseline, Fingerprints
@@ -122,10 +124,18 @@ def load_study(store: Store, name: str) -> Study:
     missing = {"config", "fingerprints", "baseline", "versions"} - stored.keys()
     if missing:
         raise StudyError(f"study {name}: was not made by spec-opt (it lacks {sorted(missing)[0]})")
+    try:
+        config = StudyConfig.model_validate_json(json.dumps(stored["config"]))
+    except ValidationError:
+        made_by = stored["versions"].get("spec-opt", "unknown")
+        raise StudyError(
+            f"study {name}: its study file, as spec-opt {made_by} stored it, cannot be read by "
+            f"this version ({spec_opt.__version__})"
+        ) from None
     return Study(
         store=store,
         study_id=study_id,
-        config=StudyConfig.model_validate_json(json.dumps(stored["config"])),
+        config=config,
         fingerprints=Fingerprints(**stored["fingerprints"]),
         baseline=Baseline(**stored["baseline"]),
         versions=stored["versions"],

@@ -106,11 +106,15 @@ def work(
         store.close()
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
     summary = work(
         arguments["url"],
-        arguments["search"],
+        {key: _as_tuple(value) for key, value in arguments["search"].items()},
         arguments["seconds"],
         Path(arguments["log"]) if arguments["log"] else None,
         Heartbeat(*arguments["heartbeat"]),

@@ -169,3 +169,10 @@ def test_checkpoints_survive_in_the_stored_study_file(store: Store) -> None:
     )
     open_study(store, config, FINGERPRINTS, BASELINE, {})
     assert load_study(store, "stand-in").config == config
+
+
+def test_a_study_file_of_another_version_is_said(store: Store) -> None:
+    study = stand_in_study(store).optuna_study()
+    study.set_user_attr("config", study.user_attrs["config"] | {"novelty": 1})
+    with pytest.raises(StudyError, match="cannot be read by this version"):
+        load_study(store, "stand-in")
