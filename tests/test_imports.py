@@ -18,7 +18,7 @@ ORDER = """
     models.forecaster models.layers models.memory models.timer_xl models.checkpoint models.training
     decoding.noise decoding.acceptance decoding.contexts decoding.autoregressive decoding.speculative
     decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
-    uncertainty evaluation
+    uncertainty speed evaluation
     tuning.space tuning.protocol tuning.provenance tuning.objective tuning.store_url tuning.retry
     tuning.store tuning.ledger tuning.study tuning.claims tuning.progress tuning.worker
     results.attributes results.table results.wording results.frame results.statistics
