@@ -57,25 +57,42 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 @app.command()
 @click.argument("study", metavar="[STUDY]", default="quickstart")
 @storage_option
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="N processes on the CPU.")
+@click.option("--gpus", metavar="LIST", help="One process per GPU: 0,1,… or all.")
 @json_option
-def run(study: str, storage: str | None, as_json: bool) -> int:
+def run(
+    study: str, storage: str | None, workers: int | None, gpus: str | None, as_json: bool
+) -> int:
     """Make the models if need be, run the study to its end, print the front.
 
-    Run again, it resumes. Without STUDY: the offline quickstart.
+    Run again, it resumes. Without STUDY: the offline quickstart. By default one worker, in this
+    process.
     """
     from spec_opt import service
     from spec_opt.config import read_study
+    from spec_opt.live import LiveView
+    from spec_opt.tuning.store_url import parse_url
 
+    if workers is not None and gpus is not None:
+        raise click.UsageError("--workers and --gpus exclude each other")
     config = read_study(study)
     url = service.storage_url(storage)
-    opened, objective = service.prepare(config, url)
-    summary = service.work(opened, objective)
+    if workers is None and gpus is None:
+        opened, objective = service.prepare(config, url)
+        interrupted = service.work(opened, objective, LiveView(opened)).interrupted
+    else:
+        parse_url(url)
+        places = service.environments(workers, gpus)
+        if code := service.make_models(study):
+            return code
+        interrupted = service.run_many(study, config, url, places).interrupted
+        opened = service.look(config, url)
     table = service.table_of(opened)
     if as_json:
         _print_json(service.results_document(config, table, url, _command_line()))
     else:
         click.echo(service.results_text(config, table))
-    if summary.interrupted:
+    if interrupted:
         _say("interrupted: what was finished is kept, the same command resumes")
         return INTERRUPTED
     return _report_failures(service.status_of(opened))
@@ -88,9 +105,11 @@ def worker(study: str, storage: str | None) -> int:
     """Join the work on a study, from any machine that reaches its store."""
     from spec_opt import service
     from spec_opt.config import read_study
+    from spec_opt.live import LiveView, TrialLines
 
     opened, objective = service.prepare(read_study(study), service.storage_url(storage))
-    summary = service.work(opened, objective)
+    view = LiveView(opened) if sys.stderr.isatty() else TrialLines()
+    summary = service.work(opened, objective, view)
     if summary.interrupted:
         _say("interrupted: the running trial was given back")
         return INTERRUPTED

@@ -1,50 +1,109 @@
-"""What a person watches while a study runs, on stderr: a bar on a terminal, else plain lines."""
+"""What a person watches while a study runs, on stderr: a panel on a terminal, else plain lines."""
 
+from __future__ import annotations
+
+import logging
+import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from spec_opt.errors import SpecOptError
+from spec_opt.results.table import Point, StudyTable, read_table
 from spec_opt.results.wording import percent
+from spec_opt.status import duration, worker_line
+from spec_opt.tuning.progress import StudyProgress, progress
+from spec_opt.tuning.study import Study
 from spec_opt.tuning.worker import TrialReport
 
+log = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LOOKS = 1.0
+SHARE_OF_TIME = 0.05
+"""Looking takes at most this share of the time, however large the study."""
+FRONT_ROWS = 8
+ERROR_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment, as it is shown."""
+
+    now: StudyProgress
+    front: tuple[Point, ...]
+    """Distinct results on the Pareto front so far, highest acceptance first."""
+    errors: tuple[str, ...]
+    """The last trials that failed, newest first."""
+
+
+def take(study: Study) -> Snapshot:
+    """Look at the store.
+
+    Raises:
+        StoreError: it cannot be reached.
+    """
+    table = read_table(study.optuna_study())
+    return Snapshot(progress(study), _distinct(table), _errors(table))
+
+
+class TrialLines:
+    """A line for each trial of this process: what a worker's log holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        print_line(text)
+
+    def report(self, trial: TrialReport) -> None:
+        """A trial has ended."""
+        if trial.error is not None:
+            self.say(f"trial {trial.number} ({trial.setting}) failed: {trial.error}")
+            return
+        acceptance, mse = trial.values
+        self.say(
+            f"trial {trial.number} ({trial.setting}) {trial.outcome}: "
+            f"{percent(acceptance)} accepted, MSE {mse:.4f}, {trial.seconds:.1f} s"
+        )
 
 
 class LiveView:
-    """Shows trials as they end. A context manager; `report` is called after each trial."""
+    """Shows a study while it runs; a context manager. It looks at the store in a thread."""
 
-    def __init__(self, name: str, done: int, total: int) -> None:
-        self._name, self._done, self._total = name, done, total
+    def __init__(self, study: Study) -> None:
+        self._study = study
         self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        self._snapshot: Snapshot | None = None
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="live view", daemon=True)
+        self._live: Live | None = None
         if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[last]}"),
+            self._live = Live(
                 console=self._console,
+                get_renderable=self._panel,
+                refresh_per_second=2,
+                transient=True,
             )
-            self._task = self._bar.add_task(name, completed=done, total=total, last="")
-        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        elif self._done < self._total:
-            self.say(f"{self._name}: {self._done} of {self._total} trials done")
+        self._snapshot = take(self._study)
+        if self._live is not None:
+            self._live.start()
+        elif not self._snapshot.now.is_done:
+            self._line()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -53,25 +112,123 @@ class LiveView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._leave.set()
+        self._thread.join(timeout=5.0)
+        if self._live is not None:
+            self._live.stop()
+        self._look()
+        self._line()
 
     def say(self, text: str) -> None:
-        """One line, above the bar if there is one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """One line, above the panel if there is one."""
+        print_line(text, self._console)
 
     def report(self, trial: TrialReport) -> None:
-        """Show a trial that has ended."""
+        """A trial of this process has ended: a failure is told at once."""
         if trial.error is not None:
             self.say(f"trial {trial.number} ({trial.setting}) failed: {trial.error}")
-            return
-        self._done += 1
-        acceptance, mse = trial.values
-        last = f"{trial.setting}: {percent(acceptance)} accepted, MSE {mse:.4f}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, last=last)
-        elif (
-            self._done == self._total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
-        ):
-            self._last_line = time.monotonic()
-            self.say(f"{self._name}: {self._done} of {self._total} trials done; {last}")
+
+    def _watch(self) -> None:
+        pause, last_line = SECONDS_BETWEEN_LOOKS, time.monotonic()
+        while not self._leave.wait(pause):
+            began = time.monotonic()
+            self._look()
+            pause = max(SECONDS_BETWEEN_LOOKS, (time.monotonic() - began) / SHARE_OF_TIME)
+            if self._live is None and began - last_line > SECONDS_BETWEEN_LINES:
+                last_line = began
+                self._line()
+
+    def _look(self) -> None:
+        try:
+            self._snapshot = take(self._study)
+        except SpecOptError as error:
+            # The workers wait for the store to come back; so does the view.
+            log.warning("%s", error)
+
+    def _line(self) -> None:
+        if self._snapshot is not None:
+            self.say(line_of(self._snapshot))
+
+    def _panel(self) -> RenderableType:
+        return Text("") if self._snapshot is None else panel_of(self._snapshot)
+
+
+def print_line(text: str, console: Console | None = None) -> None:
+    """One line on stderr, as it is."""
+    console = console or Console(stderr=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def line_of(snapshot: Snapshot) -> str:
+    """A snapshot as one plain line."""
+    now = snapshot.now
+    parts = [f"{now.name}: {now.total - now.missing} of {now.total} trials done"]
+    if now.states.fail:
+        parts.append(f"{now.states.fail} failed")
+    if not now.is_done:
+        parts.append(f"{now.states.running} running")
+        parts += _pace(now)
+    if snapshot.front:
+        best = snapshot.front[0].result
+        parts.append(f"best so far {percent(best.acceptance_rate)} accepted at MSE {best.mse:.4f}")
+    return ", ".join(parts)
+
+
+def panel_of(snapshot: Snapshot) -> RenderableType:
+    """A snapshot as a panel of lines: progress, workers, the front so far, the last errors."""
+    now = snapshot.now
+    head = Table.grid(padding=(0, 2))
+    done = now.total - now.missing
+    head.add_row(
+        Text(now.name, style="bold"),
+        ProgressBar(total=max(1, now.total), completed=done, width=40),
+        f"{done} of {now.total}",
+        ", ".join(_pace(now)),
+    )
+    states = now.states
+    lines: list[RenderableType] = [
+        head,
+        f"  {states.complete} complete, {states.running} running, {states.waiting} waiting, "
+        f"{states.fail} failed; distinct settings {now.distinct}",
+    ]
+    lines += [Text(worker_line(worker)) for worker in now.workers]
+    if snapshot.front:
+        front = Table(box=None, padding=(0, 2), title="front so far", title_justify="left")
+        for heading in ("trial", "sigma", "bias", "k", "acceptance", "MSE"):
+            front.add_column(heading, justify="right")
+        for point in snapshot.front[:FRONT_ROWS]:
+            setting, result = point.setting, point.result
+            front.add_row(
+                str(point.number),
+                f"{setting.sigma:g}",
+                f"{setting.bias:g}",
+                str(setting.k),
+                percent(result.acceptance_rate),
+                f"{result.mse:.4f}",
+            )
+        lines.append(front)
+    lines += [Text(f"  failed: {error}", style="red") for error in snapshot.errors]
+    return Group(*lines)
+
+
+def _pace(now: StudyProgress) -> list[str]:
+    parts = []
+    if now.trials_per_minute is not None:
+        parts.append(f"{now.trials_per_minute:.0f} trials a minute")
+    if now.seconds_left is not None and not now.is_done:
+        parts.append(f"{duration(now.seconds_left)} left")
+    return parts
+
+
+def _distinct(table: StudyTable) -> tuple[Point, ...]:
+    """The mildest point of each distinct result."""
+    first: dict[tuple[float, float], Point] = {}
+    for point in table.front:
+        first.setdefault((point.result.acceptance_rate, point.result.mse), point)
+    return tuple(first.values())
+
+
+def _errors(table: StudyTable) -> tuple[str, ...]:
+    failed = (row for row in reversed(table.trials) if row.error is not None)
+    lines = (f"trial {row.number} ({row.setting}): {row.error}" for row in failed)
+    return tuple(line for line, _ in zip(lines, range(ERROR_ROWS), strict=False))

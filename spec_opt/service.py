@@ -1,18 +1,32 @@
 """What the commands do, as functions: from a study file to a finished study."""
 
-import logging
+import math
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from spec_opt.config import StudyConfig
+from spec_opt.errors import InputError, SpecOptError, WorkError
 from spec_opt.interrupts import stop_on_signals
-from spec_opt.live import LiveView
+from spec_opt.live import LiveView, TrialLines, print_line
 from spec_opt.results.export import document_of
 from spec_opt.results.front import front_text
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import as_document, render
 from spec_opt.results.table import StudyTable, read_table
+from spec_opt.tuning.launch import (
+    LaunchSummary,
+    cpu_environments,
+    gpu_environments,
+    launch,
+    parse_gpus,
+)
 from spec_opt.tuning.progress import StudyProgress, progress
 from spec_opt.tuning.protocol import Objective
 from spec_opt.tuning.provenance import package_versions
@@ -21,8 +35,7 @@ from spec_opt.tuning.store_url import parse_url
 from spec_opt.tuning.study import Study, load_study, open_study
 from spec_opt.tuning.worker import WorkerSummary, run_worker
 
-log = logging.getLogger(__name__)
-
+PROGRAM = (sys.executable, "-m", "spec_opt")
 DEFAULT_STORAGE = "sqlite:///storage/spec_opt.db"
 
 
@@ -78,16 +91,87 @@ def train(config: StudyConfig) -> tuple[ModelFile, ModelFile]:
     return target, draft
 
 
-def work(study: Study, objective: Objective) -> WorkerSummary:
-    """One worker in this process, watched on stderr, until the study is done or a signal comes."""
-    now = progress(study)
-    with LiveView(study.name, now.total - now.missing, now.total) as view:
+def work(study: Study, objective: Objective, view: LiveView | TrialLines) -> WorkerSummary:
+    """One worker in this process, until the study is done or a signal comes."""
+
+    def leaving() -> None:
+        view.say("finishing the running trial, then leaving; again to leave at once")
+
+    with view, stop_on_signals(leaving) as stop:
+        return run_worker(study, objective, stop, on_trial=view.report)
+
+
+def environments(workers: int | None, gpus: str | None) -> list[dict[str, str]]:
+    """What each worker process is to see: its share of the cores, or its GPU.
+
+    Raises:
+        InputError: a GPU that is not there.
+    """
+    if gpus is None:
+        return cpu_environments(workers or 1)
+    import torch
+
+    return gpu_environments(parse_gpus(gpus, torch.cuda.device_count))
+
+
+def make_models(reference: str) -> int:
+    """Train in a process of its own, so that this one holds no device; its exit code.
+
+    Why it failed, it tells on stderr itself.
+    """
+    command = [*PROGRAM, "train", reference]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+
+
+def run_many(
+    reference: str, config: StudyConfig, url: str, places: Sequence[Mapping[str, str]]
+) -> LaunchSummary:
+    """One worker process per place, until the study is done or a signal comes.
+
+    Raises:
+        WorkError: workers failed too often; names their logs.
+        InputError: the workers found the input bad; names their logs.
+    """
+    with ExitStack() as stack:
+        tick = _ViewOnceThere(config, url, stack)
 
         def leaving() -> None:
-            view.say("finishing the running trial, then leaving; again to leave at once")
+            print_line("workers finish their trials, then leave; again to leave at once")
 
         with stop_on_signals(leaving) as stop:
-            return run_worker(study, objective, stop, on_trial=view.report)
+            summary = launch(
+                [*PROGRAM, "worker", reference],
+                # The URL may hold a password: other users see a command line, not this.
+                [{**place, "SPEC_OPT_STORAGE": url} for place in places],
+                Path("logs") / config.name,
+                stop,
+                on_tick=tick,
+            )
+    if summary.given_up:
+        logs = ", ".join(map(str, summary.given_up))
+        if summary.bad_input:
+            raise InputError(f"a worker found bad input; see {logs}")
+        raise WorkError(f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}")
+    return summary
+
+
+class _ViewOnceThere:
+    """Opens the live view as soon as the first worker has made the study."""
+
+    def __init__(self, config: StudyConfig, url: str, stack: ExitStack) -> None:
+        self._config, self._url, self._stack = config, url, stack
+        self._next_look = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + 1.0
+        try:
+            study = look(self._config, self._url)
+        except SpecOptError:
+            return  # not yet
+        self._next_look = math.inf
+        self._stack.enter_context(LiveView(study))
 
 
 def look(config: StudyConfig, url: str) -> Study:

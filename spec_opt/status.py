@@ -61,9 +61,9 @@ def as_text(now: StudyProgress, table: StudyTable) -> str:
     if now.settings is not None:
         lines.append(f"  distinct settings measured: {now.distinct} of {now.settings}")
     if now.trials_per_minute is not None:
-        left = "" if now.seconds_left is None else f", about {_duration(now.seconds_left)} left"
+        left = "" if now.seconds_left is None else f", about {duration(now.seconds_left)} left"
         lines.append(f"  rate: {now.trials_per_minute:.1f} trials a minute{left}")
-    lines += [_worker_line(worker) for worker in now.workers] or ["  no worker holds a trial"]
+    lines += [worker_line(worker) for worker in now.workers] or ["  no worker holds a trial"]
     lines += [
         f"  given up after {plural(g.attempts, 'attempt')}: {g.setting}: {g.error}"
         for g in now.given_up
@@ -74,7 +74,8 @@ def as_text(now: StudyProgress, table: StudyTable) -> str:
     return "\n".join(lines)
 
 
-def _worker_line(worker: WorkerStatus) -> str:
+def worker_line(worker: WorkerStatus) -> str:
+    """A worker that holds a trial."""
     life = "alive" if worker.alive else "silent"
     return (
         f"  worker {worker.host}:{worker.pid} {life}, last sign of life "
@@ -82,7 +83,8 @@ def _worker_line(worker: WorkerStatus) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
