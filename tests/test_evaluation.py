@@ -165,6 +165,17 @@ class TestMeasure:
             assert plain.target_evaluations == plain.proposed + plain.bonus
             assert plain.draft_evaluations == plain.proposed
 
+    def test_a_growing_context_agrees_too(self, reference_dir: Path) -> None:
+        config = DecodingConfig(device="cpu", context="growing", batch_size=5)
+        evaluator = Evaluator(*tiny_pair(reference_dir), windows_of(12, 96, 80, 2), config)
+        setting = Setting(sigma=1.9, bias=2.0, k=3)
+
+        cached, plain = evaluator.measure(setting), evaluator.measure_plainly(setting)
+
+        assert 0 < cached.accepted < cached.tested
+        assert counted(cached) == counted(plain)
+        assert cached.mse == pytest.approx(plain.mse, rel=1e-5)
+
     def test_all_accepted_by_hand(self) -> None:
         """Rule `point`, draft and target equal: the target's forecast, in full rounds."""
         windows = windows_of(6, context=4, horizon=7, channels=2)  # four patches
@@ -320,9 +331,14 @@ def test_the_decoding_fingerprint_is_of_what_decides_the_numbers() -> None:
 
     for same in ({"device": "cpu"}, {"batch_size": 7}):
         assert decoding_fingerprint(DecodingConfig().model_copy(update=same)) == base
-    others = ({"rule": "point"}, {"precision": "bfloat16"}, {"seed": 1})
+    others = (
+        {"rule": "point"},
+        {"context": "growing"},
+        {"precision": "bfloat16"},
+        {"seed": 1},
+    )
     hashes = {decoding_fingerprint(DecodingConfig().model_copy(update=o)) for o in others}
-    assert len(hashes | {base}) == 4
+    assert len(hashes | {base}) == 5
 
 
 @pytest.fixture(scope="module")

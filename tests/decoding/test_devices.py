@@ -1,0 +1,72 @@
+"""A GPU gives what the CPU gives: the same dice, the same decisions, forecasts to rounding."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from spec_opt.config import Setting
+from spec_opt.decoding.acceptance import RULES
+from spec_opt.decoding.contexts import CONTEXTS
+from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.prefix_cache import PrefixCache
+from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.models.checkpoint import load_model
+
+from .stubs import random_windows
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+def test_the_dice_are_the_same() -> None:
+    windows, positions = torch.arange(1000) * 7, torch.arange(1000) % 5
+    here = Draws(2**40 + 3, windows, positions)
+    there = Draws(2**40 + 3, windows.cuda(), positions.cuda())
+
+    for purpose in Purpose:
+        assert torch.equal(here.uniform(purpose, 9), there.uniform(purpose, 9).cpu())
+        torch.testing.assert_close(
+            here.normal(purpose, (5, 3), 9), there.normal(purpose, (5, 3), 9).cpu()
+        )
+
+
+@pytest.mark.parametrize("rule", ["stride", "exact", "point"])
+@pytest.mark.parametrize("contexts", ["rolling", "growing"])
+def test_decoding_is_the_same(reference_dir: Path, rule: str, contexts: str) -> None:
+    windows = random_windows(40, 96, 130, 2)
+    setting = Setting(sigma=1.9, bias=2.0, k=3)
+    decoded = []
+    for device in ("cpu", "cuda"):
+        target = load_model(reference_dir / "tiny_target.pth").to(device)
+        draft = load_model(reference_dir / "tiny_draft.pth").to(device)
+        plain = decode_speculatively(
+            target,
+            draft,
+            RULES[rule],
+            setting,
+            windows.contexts().to(device),
+            windows.starts.to(device),
+            130,
+            5,
+            CONTEXTS[contexts],
+        )
+        cache = PrefixCache(
+            target,
+            draft,
+            RULES[rule],
+            windows,
+            seed=5,
+            device=torch.device(device),
+            contexts=CONTEXTS[contexts],
+        )
+        walk = cache.walk(setting, forecast=True)
+        assert walk.forecast is not None
+        decoded += [(plain.forecast, plain.counters), (walk.forecast, walk.counters)]
+
+    forecast, counters = decoded[0]
+    for other_forecast, other_counters in decoded[1:]:
+        torch.testing.assert_close(other_forecast.cpu(), forecast, rtol=1e-4, atol=1e-4)
+        for field in fields(Counters):
+            name = field.name
+            assert torch.equal(vars(other_counters)[name].cpu(), vars(counters)[name]), name
