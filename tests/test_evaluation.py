@@ -168,7 +168,7 @@ class TestMeasure:
     def test_a_growing_context_agrees_too(self, reference_dir: Path) -> None:
         config = DecodingConfig(device="cpu", context="growing", batch_size=5)
         evaluator = Evaluator(*tiny_pair(reference_dir), windows_of(12, 96, 80, 2), config)
-        setting = Setting(sigma=1.9, bias=2.0, k=3)
+        setting = Setting(sigma=1.2, bias=2.0, k=3)
 
         cached, plain = evaluator.measure(setting), evaluator.measure_plainly(setting)
 
