@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from spec_opt.decoding import noise
 from spec_opt.decoding.noise import Draws, Purpose, philox
 
 from .stubs import CRITICAL, kolmogorov, normal_cdf
@@ -175,3 +176,16 @@ def test_no_rows_no_numbers() -> None:
 
     assert none.uniform(Purpose.ACCEPTANCE).shape == (0,)
     assert none.normal(Purpose.PROPOSAL, (2, 3)).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("word", [0, 0xFF, 0xFFFFFFFF])
+def test_the_rarest_words_make_finite_normals(monkeypatch: pytest.MonkeyPatch, word: int) -> None:
+    """One in 16 million words would be the logarithm of 0, were it not kept from it."""
+
+    def rare(counter: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+        return tuple(torch.full_like(part, word) for part in counter)
+
+    monkeypatch.setattr(noise, "philox", rare)
+
+    assert bool(torch.isfinite(draws(2).normal(Purpose.PROPOSAL, (2, 2))).all())
+    assert bool((draws(2).uniform(Purpose.ACCEPTANCE) < 1.0).all())
