@@ -12,10 +12,12 @@ from torch import Tensor
 from spec_opt.config import DecodingConfig, Setting
 from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import RULES, THINNING_BOUND
-from spec_opt.decoding.contexts import CONTEXTS, patches_to_cover
+from spec_opt.decoding.batches import Batches
+from spec_opt.decoding.contexts import CONTEXTS
 from spec_opt.decoding.growing_tree import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.speculative import Counters, Decoded
+from spec_opt.decoding.workload import Workload
 from spec_opt.errors import InputError
 from spec_opt.measurement import Baseline, Measurement
 from spec_opt.models.device import resolve_device
@@ -79,23 +81,29 @@ class Evaluator:
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         self.device = resolve_device(config.device)
         dtype = _DTYPES[config.precision]
-        self._target = target.to(self.device, dtype).eval()
-        self._draft = draft.to(self.device, dtype).eval()
-        self._windows, self._config = windows, config
-        self._rule = RULES[config.rule]
-        self._contexts = CONTEXTS[config.context]
+        self.workload = Workload(
+            target=target.to(self.device, dtype).eval(),
+            draft=draft.to(self.device, dtype).eval(),
+            rule=RULES[config.rule],
+            contexts=CONTEXTS[config.context],
+            windows=windows,
+            seed=config.seed,
+            device=self.device,
+        )
+        self._windows = windows
+        self._batches = Batches(config.batch_size)
         self._overlap = Overlap(windows.starts.numpy(), windows.horizon)
         self._values_per_forecast = windows.horizon * windows.values.shape[1]
         self._cache = PrefixCache(
-            self._target,
-            self._draft,
-            self._rule,
+            self.workload.target,
+            self.workload.draft,
+            self.workload.rule,
             windows,
             seed=config.seed,
             batch_size=config.batch_size,
             device=self.device,
             limit_bytes=cache_limit_bytes,
-            contexts=self._contexts,
+            contexts=self.workload.contexts,
         )
 
     @property
@@ -131,20 +139,12 @@ class Evaluator:
         began = time.perf_counter()
         counters, squared, absolute = [], [], []
         target_evaluations = draft_evaluations = 0
-        for first in range(0, len(self._windows), self._config.batch_size):
-            batch = slice(first, first + self._config.batch_size)
-            decoded = decode_speculatively(
-                self._target,
-                self._draft,
-                self._rule,
-                setting,
-                self._windows.contexts(batch).to(self.device),
-                self._windows.starts[batch].to(self.device),
-                self._windows.horizon,
-                self._config.seed,
-                self._contexts,
-            )
-            error = decoded.forecast.cpu().double() - self._windows.futures(batch)
+
+        def decode(index: Tensor) -> Decoded:
+            return self.workload.speculatively(index, setting)
+
+        for index, decoded in self._batches.run(torch.arange(len(self._windows)), decode):
+            error = decoded.forecast.cpu().double() - self._windows.futures(index)
             squared.append(error.square().sum(dim=(1, 2)))
             absolute.append(error.abs().sum(dim=(1, 2)))
             counters.append(decoded.counters)
@@ -202,7 +202,7 @@ class Evaluator:
                 thinning_exhausted,
                 THINNING_BOUND,
             )
-        patches = windows * patches_to_cover(self._windows.horizon, self._target.patch)
+        patches = windows * self.workload.patches
         return Measurement(
             acceptance_rate=float(accepted.sum() / tested.sum()),
             mse=float(squared_error.mean() / size),

@@ -17,7 +17,7 @@ ORDER = """
     errors config_messages config measurement synthetic series data
     models.forecaster models.layers models.memory models.timer_xl models.checkpoint models.training
     decoding.noise decoding.acceptance decoding.contexts decoding.autoregressive decoding.speculative
-    decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
+    decoding.workload decoding.batches decoding.prefix_tree decoding.growing_tree decoding.prefix_cache
     uncertainty speed evaluation
     tuning.space tuning.protocol tuning.provenance tuning.objective tuning.store_url tuning.retry
     tuning.store tuning.ledger tuning.study tuning.claims tuning.progress tuning.worker

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import Edge
+from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import Contexts, patches_to_cover, require_finite
 from spec_opt.decoding.prefix_tree import NONE, PrefixTree
 from spec_opt.models.forecaster import Forecaster, Gaussian
@@ -80,7 +81,7 @@ class TreeGrower:
         contexts: Contexts,
     ) -> None:
         self._target, self._draft, self._contexts = target, draft, contexts
-        self._batch_size, self._limit = batch_size, limit_bytes
+        self._batches, self._limit = Batches(batch_size), limit_bytes
         self._device = device
         self._values = windows.values.to(device)
         self._context, self._horizon = windows.context, windows.horizon
@@ -135,22 +136,21 @@ class TreeGrower:
     def ask_target(self, nodes: Tensor, depth: int) -> None:
         """Have the target's answer at `nodes` [n], all at `depth`."""
         self._target_requests += len(nodes)
-        for batch in self._batches(self.tree.without_target(nodes)):
-            answer = self._forecast(self._target, batch, depth)
+        missing = self.tree.without_target(nodes)
+        for batch, answer in self._batches.run(missing, self._asking(self._target, depth)):
             self.tree.set_target(batch, answer.mean)
             self._target_evaluations += len(batch)
 
     def ask_draft(self, nodes: Tensor, depth: int) -> None:
         """Have the draft's answer at `nodes` [n], all at `depth`."""
         self._draft_requests += len(nodes)
-        for batch in self._batches(self.tree.without_draft(nodes)):
-            answer = self._forecast(self._draft, batch, depth)
+        missing = self.tree.without_draft(nodes)
+        for batch, answer in self._batches.run(missing, self._asking(self._draft, depth)):
             self.tree.set_draft(batch, answer.mean, answer.variance)
             self._draft_evaluations += len(batch)
 
-    def _batches(self, nodes: Tensor) -> Iterator[Tensor]:
-        for first in range(0, len(nodes), self._batch_size):
-            yield nodes[first : first + self._batch_size]
+    def _asking(self, model: Forecaster, depth: int) -> Callable[[Tensor], Gaussian]:
+        return lambda nodes: self._forecast(model, nodes, depth)
 
     def _forecast(self, model: Forecaster, nodes: Tensor, depth: int) -> Gaussian:
         """What a model says follows `nodes` [n]: [n, P, C]."""

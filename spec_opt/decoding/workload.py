@@ -1,0 +1,72 @@
+"""What is decoded, by which models, and how: all that a setting is tried on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spec_opt.config import Setting
+from spec_opt.data import Windows
+from spec_opt.decoding.acceptance import AcceptanceRule
+from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.decoding.contexts import Contexts, patches_to_cover
+from spec_opt.decoding.speculative import Decoded, decode_speculatively
+from spec_opt.models.forecaster import Forecaster
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Windows, and what forecasts them in lockstep batches."""
+
+    target: Forecaster
+    draft: Forecaster
+    rule: AcceptanceRule
+    contexts: Contexts
+    windows: Windows
+    seed: int
+    device: torch.device
+    """Where the models are."""
+
+    @property
+    def patches(self) -> int:
+        """M, patches per forecast."""
+        return patches_to_cover(self.windows.horizon, self.target.patch)
+
+    def speculatively(self, index: Tensor, setting: Setting) -> Decoded:
+        """Decode the windows `index` [B] as one batch.
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return decode_speculatively(
+            self.target,
+            self.draft,
+            self.rule,
+            setting,
+            self._to_device(self.windows.contexts(index)),
+            self._to_device(self.windows.starts[index]),
+            self.windows.horizon,
+            self.seed,
+            self.contexts,
+        )
+
+    def target_only(self, index: Tensor, setting: Setting) -> Tensor:
+        """The same windows with the target alone and the same emission: [B, H, C].
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return decode_autoregressively(
+            self.target,
+            self._to_device(self.windows.contexts(index)),
+            self._to_device(self.windows.starts[index]),
+            self.windows.horizon,
+            self.rule.target_sigma(setting.sigma),
+            self.seed,
+            self.contexts,
+        )
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            return values
+        return values.pin_memory().to(self.device, non_blocking=True)
