@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+SOME = (
+    (0.1, 1.0, 4, 0.0, 0.4508),
+    (0.25, 1.0, 4, 0.916, 0.4852),
+    (0.25, 1.0, 5, 0.921, 0.4869),
+    (0.5, 1.0, 4, 1.0, 0.4756),
+    (0.5, 2.0, 4, 1.0, 0.4756),
+)
+
+
+def some_study(store: Store) -> optuna.Study:
+    return studies.study_of(*SOME, storage=store.storage)
+
+
 def attributes(study: optuna.Study) -> dict[str, Any]:
     return study._storage.get_study_system_attrs(study._study_id)
 
@@ -38,7 +51,7 @@ def trial_note(study: optuna.Study, number: int) -> str:
 
 
 def test_note_graphs_and_trial_notes_are_where_the_dashboard_looks(store: Store) -> None:
-    study = studies.grid_study(storage=store.storage)
+    study = some_study(store)
     made = publish(store, study)
     assert get_note(study) == made.note
     assert "### Maximize speed: `sigma=0.5 bias=1 k=4`" in made.note
@@ -46,8 +59,8 @@ def test_note_graphs_and_trial_notes_are_where_the_dashboard_looks(store: Store)
     graphs = get_plotly_graph_objects(attributes(study))
     assert set(graphs) == set(PLOTS)
     assert graphs == dict(made.graphs)
-    assert "**sigma=0.5 bias=1 k=4**" in trial_note(study, 43)
-    assert "100% accepted, MSE 0.4756, 8.0% above the target alone" in trial_note(study, 43)
+    assert "**sigma=0.5 bias=1 k=4**" in trial_note(study, 3)
+    assert "100% accepted, MSE 0.4756, 8.0% above the target alone" in trial_note(study, 3)
 
 
 def test_publishing_again_follows_the_study(store: Store) -> None:
@@ -55,11 +68,11 @@ def test_publishing_again_follows_the_study(store: Store) -> None:
     publish(store, study)
     assert "no completed trial yet" in get_note(study)
     longer = len(get_plotly_graph_objects(attributes(study))["k_effect"])
-    for number, trial in enumerate(studies.random_trials(30, 0)):
+    for number, trial in enumerate(studies.random_trials(9, 0)):
         trial.number = number
         study.add_trial(trial)
     publish(store, study)
-    assert "30 complete" in get_note(study)
+    assert "9 complete" in get_note(study)
     assert len(get_plotly_graph_objects(attributes(study))["k_effect"]) > longer
     before = attributes(study)
     publish(store, study)
@@ -67,7 +80,7 @@ def test_publishing_again_follows_the_study(store: Store) -> None:
 
 
 def test_a_graph_that_became_shorter_leaves_nothing_behind(store: Store) -> None:
-    study = studies.grid_study("a", storage=store.storage)
+    study = some_study(store)
     publish(store, study)
     long = attributes(study)["dashboard:plot_data:k_effect:1"]
     assert long
@@ -78,7 +91,7 @@ def test_a_graph_that_became_shorter_leaves_nothing_behind(store: Store) -> None
 
 
 def test_notes_of_a_person_stay(store: Store) -> None:
-    study = studies.grid_study(storage=store.storage)
+    study = some_study(store)
     publish(store, study)
     save_note(study, "Ours now.")
     publish(store, study)
@@ -97,7 +110,7 @@ def test_a_foreign_study_is_not_touched(store: Store) -> None:
     assert attributes(study) == {}
 
 
-def test_10_000_trials_have_notes_on_the_front_only(store: Store) -> None:
+def test_10_000_trials_have_notes_on_the_front_only() -> None:
     table = read_table(studies.large_study())
     made = contents(table)
     assert set(made.trial_notes) == {point.number for point in table.front}
@@ -188,10 +201,10 @@ def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """An SQLite store with the grid of 80 and a study that is not ours."""
+    """An SQLite store with a study of ours and one that is not."""
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_store(url)
-    studies.grid_study(storage=store.storage)
+    some_study(store)
     optuna.create_study(storage=store.storage, study_name="foreign")
     store.close()
     return url
@@ -199,15 +212,15 @@ def url(tmp_path: Path) -> str:
 
 def test_it_answers_and_is_fresh_when_trials_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(url)
-    study = store.optuna_study("etth1-grid")
+    study = store.optuna_study("given")
     with served(url, monkeypatch) as address:
         status, body = get(address, "/api/studies")
         assert status == 200
-        assert b"etth1-grid" in body
+        assert b"given" in body
         assert get(address, "/api/studies", {"Host": "evil.example"})[0] == 403
-        wait_until(lambda: "80 complete" in get_note(study))
+        wait_until(lambda: "5 complete" in get_note(study))
         study.add_trial(studies.complete(Setting(sigma=0.3, bias=1.0, k=4), 0.999, 0.44))
-        wait_until(lambda: "81 complete" in get_note(study))
+        wait_until(lambda: "6 complete" in get_note(study))
         assert "sigma=0.3 bias=1 k=4" in get_note(study)
     store.close()
 
@@ -224,7 +237,7 @@ def test_the_study_page_in_a_browser(
     url: str, monkeypatch: pytest.MonkeyPatch, browser: "Browser"
 ) -> None:
     store = open_store(url)
-    study = store.optuna_study("etth1-grid")
+    study = store.optuna_study("given")
     publish(store, study)
     with served(url, monkeypatch) as address:
         page = browser.new_page()
@@ -236,7 +249,7 @@ def test_the_study_page_in_a_browser(
             lambda r: None if r.url.startswith((address, "data:")) else complaints.append(r.url),
         )
         page.goto(f"{address}dashboard/studies/{study._study_id}")
-        page.wait_for_selector("text=12 of 80 trials", timeout=20_000)
+        page.wait_for_selector("text=3 of 5 trials", timeout=20_000)
         assert page.locator("text=Acceptance by position in the round").count() == 1
         page.goto(f"{address}dashboard/studies/{study._study_id}/note")
         page.wait_for_selector("text=Which setting to use", timeout=20_000)

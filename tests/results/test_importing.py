@@ -3,6 +3,7 @@
 import csv
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -197,7 +198,10 @@ def table_setting() -> Setting:
     return Setting(sigma=0.1, bias=1.0, k=1)
 
 
-def test_10_000_rows_in_far_less_than_three_minutes(store: Store, tmp_path: Path) -> None:
+def test_10_000_rows_in_far_less_than_three_minutes(
+    opened: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = opened(f"sqlite:///{tmp_path}/store.db")
     generator = random.Random(0)
     rows = []
     for index in range(10_000):

@@ -12,6 +12,7 @@ from spec_opt.results.figure_style import MOST_DRAWN, SHAPES
 from spec_opt.results.grouped_plots import cut
 from spec_opt.results.plots import PLOTS, figures, write_pngs
 from spec_opt.results.recommend import recommend_all
+from spec_opt.results.scatter_plots import acceptance_vs_mse
 from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
 
@@ -58,8 +59,9 @@ def test_without_trials_the_figures_say_so() -> None:
 
 
 def test_both_baselines_are_in_the_legend() -> None:
+    made = drawn(GRID)
     for name in ("acceptance_vs_mse", "pareto_frontier", "k_effect", "speedup_vs_mse"):
-        found = names(drawn(GRID)[name])
+        found = names(made[name])
         assert "target alone: MSE 0.4404" in found
         assert "draft alone: MSE 0.4330" in found
 
@@ -145,11 +147,11 @@ def test_a_sigma_that_accepts_nothing_shows_its_first_position_only() -> None:
 
 
 def test_many_points_are_thinned_but_never_the_front() -> None:
-    table = read_table(studies.continuous_study(5000))
-    figure = drawn(table)["acceptance_vs_mse"]
+    table = read_table(studies.large_study())
+    figure = acceptance_vs_mse(table)
     shown = sum(len(trace.x) for trace in figure.data)
     assert len(table.front) < shown <= MOST_DRAWN + len(table.front)
-    assert "of 5,000 drawn, the front in full" in figure.layout.title.subtitle.text
+    assert "of 10,000 drawn, the front in full" in figure.layout.title.subtitle.text
     assert figure.data[0].error_y.visible is None
 
 
