@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from spec_opt.errors import InputError
+from spec_opt.results.frame import frame_of
 from spec_opt.results.table import StudyTable, TrialRow
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _rows(table: StudyTable, all_trials: bool) -> list[TrialRow]:
 
 
 def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
-    frame = table.frame()
+    frame = frame_of(table)
     if all_trials:
         return frame
     order = [point.number for point in table.front]

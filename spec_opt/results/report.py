@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spec_opt.config import RecommendConfig
 from spec_opt.errors import WorkError
 from spec_opt.results.export import csv_of, parquet_of, without_password, write_atomically
+from spec_opt.results.frame import frame_of
 from spec_opt.results.plots import figures, write_pngs
 from spec_opt.results.recommend import Recommendation, recommend_all
 from spec_opt.results.render import TITLES, common_sentences, flags
@@ -99,7 +100,7 @@ def write_report(
 
 def results_frame(table: StudyTable) -> pd.DataFrame:
     """The completed trials by number: the nine columns of the old script first, then ours."""
-    frame = table.frame()
+    frame = frame_of(table)
     done = frame[frame["acceptance_rate"].notna() & (frame["state"] == "complete")]
     old = done[["sigma", "bias", "k", "mse", "mae"]].copy()
     old["acceptance_pct"] = (100 * done["acceptance_rate"]).round(6)

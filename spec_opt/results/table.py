@@ -27,7 +27,7 @@ from spec_opt.measurement import Baseline, Fingerprints
 from spec_opt.results.attributes import Attributes
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -165,12 +165,6 @@ class StudyTable:
         """The best measured speedup of a trial over batch sizes and devices."""
         measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
         return max(measured, key=lambda s: s.speedup or 0.0, default=None)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a trial, in any state; docs/export.md says what each column holds."""
-        from spec_opt.results.frame import frame_of
-
-        return frame_of(self)
 
 
 def by_acceptance(point: Point) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 
 from spec_opt.config import Setting
 from spec_opt.errors import StudyError
-from spec_opt.results.frame import COLUMNS
+from spec_opt.results.frame import COLUMNS, frame_of
 from spec_opt.results.table import pareto_mask, read_table
 from tests.results import studies
 
@@ -84,7 +84,7 @@ def test_equal_results_are_ordered_by_the_mildest_setting() -> None:
 
 
 def test_frame_has_the_documented_columns() -> None:
-    frame = read_table(studies.grid_study()).frame()
+    frame = frame_of(read_table(studies.grid_study()))
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) == 80
     assert frame["k"].dtype == "Int64"
@@ -107,7 +107,7 @@ def test_frame_has_the_documented_columns() -> None:
 )
 def test_unusual_studies(study: optuna.Study, rows: int, points: int) -> None:
     table = read_table(study)
-    frame = table.frame()
+    frame = frame_of(table)
     assert len(frame) == rows
     assert len(table.points) == points
     assert {point.number for point in table.front} == front_of_optuna(study)
@@ -139,7 +139,7 @@ def test_trials_without_attributes_have_none_not_a_crash() -> None:
     assert result.accepted_by_position is None
     assert table.baseline is None
     assert table.target_mse is None
-    assert pd.isna(table.frame()["mse_ratio"][0])
+    assert pd.isna(frame_of(table)["mse_ratio"][0])
 
 
 def test_baseline_of_the_trials_serves_where_the_study_has_none() -> None:

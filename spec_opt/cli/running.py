@@ -1,0 +1,137 @@
+"""Commands that make a study go: run, worker, train, status."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from spec_opt.cli.common import (
+    INTERRUPTED,
+    command_line,
+    json_option,
+    print_json,
+    say,
+    storage_option,
+    study_argument,
+)
+
+if TYPE_CHECKING:
+    from spec_opt.tuning.progress import StudyProgress
+
+
+@click.command()
+@click.argument("study", metavar="[STUDY]", default="quickstart")
+@storage_option
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="N processes on the CPU.")
+@click.option("--gpus", metavar="LIST", help="One process per GPU: 0,1,… or all.")
+@json_option
+def run(
+    study: str, storage: str | None, workers: int | None, gpus: str | None, as_json: bool
+) -> int:
+    """Make the models if need be, run the study to its end, print the front.
+
+    Run again, it resumes. Without STUDY: the offline quickstart. By default one worker, in this
+    process.
+    """
+    from spec_opt import service
+    from spec_opt.config import read_study
+    from spec_opt.live import LiveView
+    from spec_opt.tuning.store_url import parse_url
+
+    if workers is not None and gpus is not None:
+        raise click.UsageError("--workers and --gpus exclude each other")
+    config = read_study(study)
+    url = service.storage_url(storage)
+    if workers is None and gpus is None:
+        opened, objective = service.prepare(config, url)
+        interrupted = service.work(opened, objective, LiveView(opened)).interrupted
+    else:
+        parse_url(url)
+        places = service.environments(workers, gpus)
+        if code := service.make_models(study):
+            return code
+        interrupted = service.run_many(study, config, url, places).interrupted
+        opened = service.look(config, url)
+    table = service.table_of(opened)
+    if as_json:
+        print_json(service.results_document(config, table, url, command_line()))
+    else:
+        click.echo(service.results_text(config, table))
+    sys.stdout.flush()
+    written = service.write_report(config, table, url, command_line(), folder=None, png=False)
+    say(f"report: {written.files[0]}")
+    if interrupted:
+        say("interrupted: what was finished is kept, the same command resumes")
+        return INTERRUPTED
+    return _report_failures(service.status_of(opened))
+
+
+@click.command()
+@study_argument
+@storage_option
+def worker(study: str, storage: str | None) -> int:
+    """Join the work on a study, from any machine that reaches its store."""
+    from spec_opt import service
+    from spec_opt.config import read_study
+    from spec_opt.live import LiveView, TrialLines
+
+    opened, objective = service.prepare(read_study(study), service.storage_url(storage))
+    view = LiveView(opened) if sys.stderr.isatty() else TrialLines()
+    summary = service.work(opened, objective, view)
+    if summary.interrupted:
+        say("interrupted: the running trial was given back")
+        return INTERRUPTED
+    return 0
+
+
+@click.command()
+@study_argument
+@json_option
+def train(study: str, as_json: bool) -> int:
+    """Make target and draft only, or say where they are cached."""
+    from spec_opt import service
+    from spec_opt.config import read_study
+
+    made = service.train(read_study(study))
+    if as_json:
+        print_json({model.role: asdict(model) for model in made})
+    else:
+        for model in made:
+            click.echo(
+                f"{model.role}: {model.path}\n"
+                f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
+            )
+    return 0
+
+
+@click.command()
+@study_argument
+@storage_option
+@json_option
+def status(study: str, storage: str | None, as_json: bool) -> int:
+    """Counts by state, settings missing, workers alive, best so far."""
+    from spec_opt import service, status
+    from spec_opt.config import read_study
+
+    opened = service.look(read_study(study), service.storage_url(storage))
+    now, table = service.status_of(opened), service.table_of(opened)
+    if as_json:
+        print_json(status.as_document(now, table))
+    else:
+        click.echo(status.as_text(now, table))
+    return 0
+
+
+def _report_failures(now: StudyProgress) -> int:
+    """0 if every setting was measured; else 1, and which were not."""
+    if not now.given_up:
+        return 0
+    first = now.given_up[0]
+    say(
+        f"error: {len(now.given_up)} of {now.total} settings failed for good; "
+        f"the first: {first.setting}, {first.attempts} attempts: {first.error}"
+    )
+    return 1
