@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from spec_opt.config import RecommendConfig
 from spec_opt.errors import InputError, SpecOptError, StudyError
 from spec_opt.results.dashboard_pages import Content, contents, write_contents
 from spec_opt.results.quiet import quiet_optuna
@@ -41,7 +42,9 @@ REFRESH_SECONDS = 5.0
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
-def publish(store: Store, study: optuna.Study) -> Content:
+def publish(
+    store: Store, study: optuna.Study, thresholds: RecommendConfig | None = None
+) -> Content:
     """Put the recommendation, the figures and the settings into the store for the dashboard.
 
     A note that a person wrote or changed stays as it is. Returns what was made.
@@ -50,7 +53,7 @@ def publish(store: Store, study: optuna.Study) -> Content:
         StudyError: it is not a study of spec-opt.
         StoreError: the store cannot be reached.
     """
-    made = contents(read_table(study))
+    made = contents(read_table(study), thresholds)
     store.transaction(lambda connection: write_contents(connection, study._study_id, made))
     return made
 
@@ -59,6 +62,7 @@ def serve(
     url: str,
     names: Sequence[str] = (),
     *,
+    thresholds: RecommendConfig | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     on_ready: Callable[[str], None] | None = None,
@@ -71,6 +75,7 @@ def serve(
     Args:
         url: URL of the store.
         names: Studies to publish; all studies of spec-opt in the store if empty.
+        thresholds: `[recommend]`, as for `recommend`.
         host: A loopback address.
         port: 0 takes any free one.
         on_ready: Called with the dashboard's address once it answers.
@@ -88,7 +93,10 @@ def serve(
     with _server(host, port, guarded(_dashboard(storage))) as server:
         stop = threading.Event()
         refresher = threading.Thread(
-            target=_keep_fresh, args=(store, storage, names, stop), name="publish", daemon=True
+            target=_keep_fresh,
+            args=(store, storage, names, thresholds, stop),
+            name="publish",
+            daemon=True,
         )
         refresher.start()
         if on_ready is not None:
@@ -155,7 +163,11 @@ def _reading_storage(store: Store, url: str) -> BaseStorage:
 
 
 def _keep_fresh(
-    store: Store, storage: BaseStorage, names: Sequence[str], stop: threading.Event
+    store: Store,
+    storage: BaseStorage,
+    names: Sequence[str],
+    thresholds: RecommendConfig | None,
+    stop: threading.Event,
 ) -> None:
     """Publish each study at first, and again when trials of it have ended."""
     published: dict[str, Mapping[TrialState, int]] = {}
@@ -166,7 +178,7 @@ def _keep_fresh(
                 ended = _ended(store, study._study_id)
                 if published.get(name) != ended:
                     published[name] = ended
-                    publish(store, study)
+                    publish(store, study, thresholds)
             except (StudyError, KeyError) as error:
                 log.debug("study %s not published: %s", name, error)
             except (SpecOptError, SQLAlchemyError, StorageInternalError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
+from spec_opt.config import RecommendConfig
 from spec_opt.results.plots import figures
 from spec_opt.results.recommend import Recommendation, recommend_all
 from spec_opt.results.render import TITLES, common_sentences, flags
@@ -40,9 +41,9 @@ class Content:
     """Figures as plotly JSON."""
 
 
-def contents(table: StudyTable) -> Content:
+def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Content:
     """Notes and graphs of a study; a study without results has a note that says so."""
-    recommendations = recommend_all(table)
+    recommendations = recommend_all(table, thresholds)
     drawn = figures(table, recommendations)
     for figure in drawn.values():
         figure.update_layout(height=CARD_HEIGHT)

@@ -65,7 +65,7 @@ def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
     except (ImportError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise WorkError(
-            f"no PNG written: {first}; pip install 'spec-opt[png]', and install Chrome or "
-            "Chromium (or name one in BROWSER_PATH)"
+            f"{first} For PNGs: pip install 'spec-opt[png]', and install Chrome or Chromium "
+            "(or name one in BROWSER_PATH)"
         ) from error
     return paths

@@ -11,19 +11,18 @@ Equal results go to the mildest setting (`table.mildness`), so the choice never 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spec_opt.config import QualityScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.config import RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness
+from spec_opt.results.bounds import Bounds, Order, bounds_of, give_up
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
 
 Scenario = Literal["speed", "quality", "balanced"]
 SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")
-
-Order = Callable[[Point], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -68,31 +67,6 @@ class Recommendation:
         return " ".join(part for part in parts if part)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The thresholds of a quality scenario, in this study's numbers."""
-
-    min_acceptance: float
-    max_mse: float
-    origin: str
-    """Where `max_mse` comes from, in words."""
-
-    def hold(self, point: Point) -> bool:
-        return self.reaches(point) and self.is_accurate(point)
-
-    def reaches(self, point: Point) -> bool:
-        return point.result.acceptance_rate >= self.min_acceptance
-
-    def is_accurate(self, point: Point) -> bool:
-        return point.result.mse <= self.max_mse
-
-    def __str__(self) -> str:
-        return (
-            f"MSE <= {self.max_mse:.4f} ({self.origin}) "
-            f"and acceptance >= {percent(self.min_acceptance)}"
-        )
-
-
 def recommend(
     table: StudyTable, scenario: Scenario, thresholds: RecommendConfig | None = None
 ) -> Recommendation:
@@ -126,43 +100,6 @@ def recommend_all(
 ) -> tuple[Recommendation, ...]:
     """The three recommendations, in the order of `SCENARIOS`."""
     return tuple(recommend(table, scenario, thresholds) for scenario in SCENARIOS)
-
-
-def bounds_of(table: StudyTable, scenario: QualityScenario) -> Bounds:
-    """A scenario's thresholds; an MSE ratio is taken of the target's own MSE.
-
-    A study without that baseline (imported results) falls back on its lowest MSE, and says so.
-    The table holds at least one point.
-    """
-    if scenario.max_mse is not None:
-        return Bounds(scenario.min_acceptance, scenario.max_mse, "max_mse")
-    # The configuration holds that one of the two is given.
-    ratio = scenario.max_mse_ratio or math.inf
-    if table.target_mse is not None:
-        origin, reference = "the target alone", table.target_mse
-    else:
-        origin, reference = "the lowest MSE here", min(p.result.mse for p in table.points)
-    return Bounds(
-        scenario.min_acceptance, ratio * reference, f"{ratio:g} times {origin}, {reference:.4f}"
-    )
-
-
-def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Order:
-    """Sort key of the balanced scenario: used share of acceptance margin plus of error margin."""
-    best_acceptance = max((p.result.acceptance_rate for p in eligible), default=1.0)
-    best_mse = min((p.result.mse for p in eligible), default=0.0)
-    acceptance_margin = best_acceptance - bounds.min_acceptance
-    mse_margin = bounds.max_mse - best_mse
-
-    def key(point: Point) -> tuple[float, ...]:
-        lost = best_acceptance - point.result.acceptance_rate
-        added = point.result.mse - best_mse
-        used = (lost / acceptance_margin if acceptance_margin > 0 else 0.0) + (
-            added / mse_margin if mse_margin > 0 else 0.0
-        )
-        return (used, *mildness(point))
-
-    return key
 
 
 def _for_speed(table: StudyTable, limits: SpeedScenario) -> Recommendation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 
@@ -12,11 +11,18 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from spec_opt.config import RecommendConfig, StudyConfig
-from spec_opt.results import statistics
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.render import TITLES, common_sentences, flags
+from spec_opt.results.report_tables import (
+    best_tables,
+    failure_table,
+    front_table,
+    influence_table,
+    origin_table,
+    value_table,
+)
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import numbers, percent, plural
+from spec_opt.results.wording import percent, plural
 
 READING = {
     "pareto_frontier": "Each diamond is a setting that no other beats in both objectives. "
@@ -29,9 +35,6 @@ READING = {
     "speedup_vs_mse": "What the cost model expects of each setting, and what was measured.",
 }
 """How to read each figure, in a sentence."""
-
-MOST_ROWS = 25
-"""Rows of the front shown on the page; results.csv has them all."""
 
 
 def page(
@@ -49,13 +52,13 @@ def page(
         _head(table),
         _recommended(table, recommendations),
         *(_figure(name, figure) for name, figure in drawn.items() if name == "pareto_frontier"),
-        _front(table),
+        front_table(table),
         *(_figure(name, figure) for name, figure in drawn.items() if name != "pareto_frontier"),
-        _tops(table, limits),
-        _values(table, limits),
-        _influence(table),
-        _failures(table),
-        _origin(table, storage, command),
+        best_tables(table, limits),
+        value_table(table, limits),
+        influence_table(table),
+        failure_table(table),
+        origin_table(table, storage, command),
     ]
     assets = files("spec_opt.results") / "assets"
     parts = {
@@ -174,157 +177,6 @@ def _figure(name: str, figure: go.Figure) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
-def _front(table: StudyTable) -> str:
-    members = statistics.noise_aware_front(table)
-    if not members:
-        return ""
-    shown: set[int] = set()
-    distinct = []
-    for member in members:
-        if not shown.intersection(member.equal_to):
-            distinct.append(member)
-        shown.add(member.point.number)
-    rows = [(*_cells(m.point), _standing(m)) for m in distinct[:MOST_ROWS]]
-    more = len(distinct) - MOST_ROWS
-    note = (
-        "Clear: better than every other trial in one objective by more than two standard errors. "
-        "Tie: the noise of measuring could undo its place."
-    )
-    if more > 0:
-        note += f" {more} more are in results.csv."
-    columns = (*_COLUMNS, "standing")
-    return (
-        f"<section><h2>The front</h2><p class='note'>{note}</p>"
-        f"{_html_table(columns, rows)}</section>"
-    )
-
-
-def _standing(member: statistics.FrontMember) -> str:
-    words: str = "" if member.standing == "unknown" else member.standing
-    if member.tied_with:
-        words += f" with {_trials(member.tied_with)}"
-    if member.equal_to:
-        words += f"; same values in {_trials(member.equal_to)}"
-    return words.lstrip("; ")
-
-
-def _trials(found: Sequence[int]) -> str:
-    return f"{len(found)} others" if len(found) > 3 else f"trial {numbers(found)}"
-
-
-_COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
-
-
-def _cells(point: Point) -> tuple[str, ...]:
-    result, setting = point.result, point.setting
-    acceptance, mse = percent(result.acceptance_rate), f"{result.mse:.4f}"
-    if result.acceptance_se:
-        acceptance += f" ± {100 * result.acceptance_se:.1f}"
-    if result.mse_se is not None:
-        mse += f" ± {result.mse_se:.4f}"
-    return (
-        str(point.number),
-        f"{setting.sigma:.4g}",
-        f"{setting.bias:.4g}",
-        str(setting.k),
-        acceptance,
-        mse,
-    )
-
-
-def _tops(table: StudyTable, limits: RecommendConfig) -> str:
-    if not table.points:
-        return ""
-    lists = (
-        ("Highest acceptance", statistics.top_by_acceptance(table)),
-        ("Lowest MSE", statistics.top_by_mse(table)),
-        ("Best balanced", statistics.best_balanced(table, limits, 5)),
-    )
-    parts = []
-    for title, points in lists:
-        body = _html_table(_COLUMNS, [_cells(p) for p in points]) if points else "<p>none</p>"
-        parts.append(f"<h3>{title}</h3>{body}")
-    return f"<section><h2>The best of each kind</h2>{''.join(parts)}</section>"
-
-
-def _values(table: StudyTable, limits: RecommendConfig) -> str:
-    if not table.points:
-        return ""
-    rows = [
-        (
-            v.parameter,
-            v.label,
-            str(v.trials),
-            f"{percent(v.acceptance_rate.mean)} ({percent(v.acceptance_rate.lowest)} to "
-            f"{percent(v.acceptance_rate.highest)})",
-            f"{v.mse.mean:.4f} ({v.mse.lowest:.4f} to {v.mse.highest:.4f})",
-            str(v.on_front),
-            v.verdict,
-        )
-        for v in statistics.by_value(table, limits)
-    ]
-    columns = ("parameter", "value", "trials", "acceptance", "MSE", "on the front", "good")
-    return (
-        "<section><h2>Is one value consistently good?</h2><p class='note'>Good: within the bounds "
-        f"of the balanced scenario.</p>{_html_table(columns, rows)}</section>"
-    )
-
-
-def _influence(table: StudyTable) -> str:
-    if not table.points:
-        return ""
-    shares = {o: statistics.importances(table.points, o) for o in statistics.OBJECTIVES}
-    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(table.points)}
-    rows = []
-    for parameter in statistics.PARAMETERS:
-        row = [parameter]
-        for objective in statistics.OBJECTIVES:
-            share = (shares[objective] or {}).get(parameter)
-            row.append("–" if share is None else percent(share))
-            r = found[parameter, objective]
-            row.append("–" if r is None else f"{r:+.2f}")
-        rows.append(tuple(row))
-    columns = ("parameter", "for acceptance", "correlation", "for MSE", "correlation")
-    return (
-        "<section><h2>Which parameter matters</h2><p class='note'>Importance: share of the "
-        "differences between trials that a random forest puts down to it (needs "
-        f"{statistics.ENOUGH_FOR_IMPORTANCE} trials). Correlation: Pearson's r, blind to "
-        f"thresholds.</p>{_html_table(columns, rows)}</section>"
-    )
-
-
-def _failures(table: StudyTable) -> str:
-    failed = [row for row in table.trials if row.state == "fail"]
-    if not failed:
-        return ""
-    rows = [
-        (str(row.number), str(row.setting or ""), row.error or "no reason was left")
-        for row in failed[:MOST_ROWS]
-    ]
-    return (
-        f"<section><h2>{plural(len(failed), 'failed trial')}</h2>"
-        f"{_html_table(('trial', 'setting', 'error'), rows)}</section>"
-    )
-
-
-def _origin(table: StudyTable, storage: str, command: str) -> str:
-    rows = [("command", command), ("storage", storage)]
-    if table.fingerprints is not None:
-        rows += [(f"{name} fingerprint", text) for name, text in asdict(table.fingerprints).items()]
-    rows += list(table.versions.items())
-    return f"<footer><h2>How it was made</h2>{_html_table(('', ''), rows)}</footer>"
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = ""
-    if any(columns):
-        head = f"<thead><tr>{''.join(f'<th>{escape(c)}</th>' for c in columns)}</tr></thead>"
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 def _list(sentences: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param
 from optuna.trial import create_trial
 
 from spec_opt.config import RecommendConfig
+from spec_opt.results.bounds import bounds_of, give_up
 from spec_opt.results.quiet import quiet_optuna
-from spec_opt.results.recommend import bounds_of, give_up
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 
 PARAMETERS = ("sigma", "bias", "k")

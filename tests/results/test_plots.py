@@ -204,6 +204,6 @@ def test_without_a_browser_the_error_says_how(
 ) -> None:
     pytest.importorskip("kaleido")
     monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
-    with pytest.raises(WorkError, match=r"no PNG written: .*Chromium"):
+    with pytest.raises(WorkError, match=r"For PNGs: .*Chromium"):
         write_pngs({"k_effect": drawn(GRID)["k_effect"]}, tmp_path)
     assert list(tmp_path.iterdir()) == []
