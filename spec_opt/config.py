@@ -89,6 +89,22 @@ class Setting(Table):
         return f"sigma={self.sigma:g} bias={self.bias:g} k={self.k}"
 
 
+def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Setting | None:
+    """A setting from a command line's options; None where none of them was given.
+
+    Raises:
+        ConfigError: one is missing, or not allowed.
+    """
+    if sigma is None and bias is None and k is None:
+        return None
+    if sigma is None or bias is None or k is None:
+        raise ConfigError("--sigma, --bias and --k go together: give all three or none")
+    try:
+        return Setting(sigma=sigma, bias=bias, k=k)
+    except ValidationError as error:
+        raise ConfigError(f"setting: {first_problem(error, Setting)}") from error
+
+
 class FloatRange(Table):
     """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spec_opt.config import Split, StudyConfig
+from spec_opt.config import Setting, Split, StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StudyError, WorkError
 from spec_opt.interrupts import stop_on_signals
 from spec_opt.live import LiveView, TrialLines, print_line
@@ -39,6 +39,7 @@ from spec_opt.tuning.study import Study, load_study, open_study
 from spec_opt.tuning.worker import WorkerSummary, run_worker
 
 if TYPE_CHECKING:
+    from spec_opt.results.benchmark import Bench
     from spec_opt.results.importing import Imported
     from spec_opt.results.report import Report
 
@@ -277,6 +278,28 @@ def confirm(config: StudyConfig, table: StudyTable, split: Split) -> Confirmatio
             f"study {config.name}: was measured with other models than the study file names now"
         )
     return confirm_front(table, config.data.split, split, objective, objective.baseline)
+
+
+def bench(
+    config: StudyConfig,
+    url: str,
+    *,
+    trial: int | None,
+    setting: Setting | None,
+    batch_sizes: Sequence[int],
+    repeats: int,
+) -> Bench:
+    """Speculative against target-only decoding, timed; see `spec_opt.bench.bench_study`.
+
+    Raises:
+        SpecOptError: the study, a trial of it, or what it names is not there or does not fit.
+    """
+    # Imports torch.
+    from spec_opt.bench import bench_study
+
+    return bench_study(
+        config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
+    )
 
 
 def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Imported:

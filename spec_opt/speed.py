@@ -6,13 +6,11 @@ rate at each position of a round follow the chances of every course that a forec
 these, and from what each step costs with so many windows at it, the time of a batch that decodes
 in lockstep, whose rounds go on until its slowest window is done.
 
-Words and counters are those of `Measurement`. Times are in seconds.
+Words are those of `Measurement`. Times are in seconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from spec_opt.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,12 @@ class Round:
         return self.proposing[0]
 
 
-def acceptance_by_position(measurement: Measurement) -> tuple[float, ...]:
+def acceptance_by_position(accepted: Sequence[int], tested: Sequence[int]) -> tuple[float, ...]:
     """Of the proposals judged at each position of a round, the share that was accepted.
 
     Where none was judged no window ever came, so any value does: 0.
     """
-    counts = zip(measurement.accepted_by_position, measurement.tested_by_position, strict=True)
-    return tuple(accepted / tested if tested else 0.0 for accepted, tested in counts)
+    return tuple(a / t if t else 0.0 for a, t in zip(accepted, tested, strict=True))
 
 
 def patches_per_round(acceptance: Sequence[float]) -> float:

@@ -43,6 +43,7 @@ for command in (
     results.recommend,
     results.export,
     results.report,
+    results.bench,
     results.confirm,
     results.dashboard,
     running.train,

@@ -1,4 +1,4 @@
-"""Commands about results: recommend, export, report, confirm, import, dashboard."""
+"""Commands about results: recommend, export, report, bench, confirm, import, dashboard."""
 
 from __future__ import annotations
 
@@ -142,6 +142,53 @@ def confirm(
         print_json(confirmation_document(confirmation))
     else:
         click.echo(confirmation_text(confirmation))
+    return 0
+
+
+@click.command()
+@study_argument
+@storage_option
+@click.option("--trial", type=click.IntRange(0), metavar="N", help="By default the recommended.")
+@click.option("--sigma", type=float, help="With --bias and --k: a setting that need be no trial.")
+@click.option("--bias", type=float)
+@click.option("--k", type=int)
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="N",
+    help="May be given more than once; by default 1, 8, 64 and the study's.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@json_option
+def bench(
+    study: str,
+    storage: str | None,
+    trial: int | None,
+    sigma: float | None,
+    bias: float | None,
+    k: int | None,
+    batch_sizes: tuple[int, ...],
+    repeats: int,
+    as_json: bool,
+) -> int:
+    """Measured speedup of settings over the target alone, beside the predicted one."""
+    from spec_opt import service
+    from spec_opt.config import given_setting, read_study
+    from spec_opt.results.benchmark import bench_document, bench_text
+
+    setting = given_setting(sigma, bias, k)
+    if setting is not None and trial is not None:
+        raise click.UsageError("--trial and --sigma, --bias, --k exclude each other")
+    config, url = read_study(study), service.storage_url(storage)
+    found = service.bench(
+        config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
+    )
+    if as_json:
+        print_json(bench_document(found))
+    else:
+        click.echo(bench_text(found))
     return 0
 
 

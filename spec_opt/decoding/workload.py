@@ -56,12 +56,23 @@ class Workload:
         Raises:
             DecodingError: a value is not finite.
         """
+        return self._alone(self.target, index, self.rule.target_sigma(setting.sigma))
+
+    def draft_only(self, index: Tensor) -> Tensor:
+        """The same windows with the draft's means alone: [B, H, C].
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return self._alone(self.draft, index, 0.0)
+
+    def _alone(self, model: Forecaster, index: Tensor, sigma: float) -> Tensor:
         return decode_autoregressively(
-            self.target,
+            model,
             self._to_device(self.windows.contexts(index)),
             self._to_device(self.windows.starts[index]),
             self.windows.horizon,
-            self.rule.target_sigma(setting.sigma),
+            sigma,
             self.seed,
             self.contexts,
         )

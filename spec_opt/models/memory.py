@@ -52,7 +52,7 @@ class Tables:
         head_width = layers[0].query.out_features // layers[0].heads
         position = torch.arange(times).unsqueeze(1) + stride * torch.arange(channels)
         rotation = rotation_at(position.flatten(), head_width, weight.dtype).to(weight.device)
-        self._rotation = rotation.unflatten(0, (times, channels))
+        self._rotation = torch.unflatten(rotation, 0, (times, channels))
         self._bias = [self._channel_bias(layer, channels) for layer in layers]
         self._times = torch.arange(times, device=weight.device)
         self._shared_masks: dict[tuple[int, int, int, int], Tensor] = {}
@@ -150,7 +150,7 @@ class TokenMemory:
         if isinstance(times, Tensor):
             asked_times = times[:, -outputs:]
 
-        source = self._normalise(series.unflatten(1, (width, self._patch)), chosen)
+        source = self._normalise(torch.unflatten(series, 1, (width, self._patch)), chosen)
         rotation = self._tables.rotation(times)
         last = len(self._tables.layers) - 1
         for index, layer in enumerate(self._tables.layers):
@@ -174,7 +174,7 @@ class TokenMemory:
                 self._tables.mask(index, here, length),
                 dropout=0.0,
             )
-            source = hidden.unflatten(1, (-1, self._channels))
+            source = torch.unflatten(hidden, 1, (-1, self._channels))
         answer = self._forecast(source[:, -outputs:].transpose(1, 2), chosen)
         return Gaussian(
             self._patches(answer.mean),
@@ -193,7 +193,7 @@ class TokenMemory:
 
         `rows` None stands for all of them. Returns `[A, H, length·C, ·]`.
         """
-        entries = entries.unflatten(2, (-1, self._channels))  # [A, H, w, C, ·]
+        entries = torch.unflatten(entries, 2, (-1, self._channels))  # [A, H, w, C, ·]
         if isinstance(times, slice):
             slots[slice(None) if rows is None else rows, :, times] = entries
         else:
@@ -204,4 +204,4 @@ class TokenMemory:
         return known.flatten(2, 3)
 
     def _patches(self, series: Tensor) -> Tensor:
-        return series.unflatten(1, (-1, self._patch))
+        return torch.unflatten(series, 1, (-1, self._patch))

@@ -1,0 +1,307 @@
+"""Stopwatches on decoding: what its steps cost, where its time goes, how fast it is.
+
+Readings and rules are wrapped, so the decoders know nothing of it. Before each stamp the device is
+made to finish what it was given.
+"""
+
+import itertools
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spec_opt.config import Setting
+from spec_opt.decoding.acceptance import AcceptanceRule, Edge
+from spec_opt.decoding.contexts import Contexts, EmittedBuffer, Reading
+from spec_opt.decoding.noise import Draws
+from spec_opt.decoding.workload import Workload
+from spec_opt.models.forecaster import Forecaster, Gaussian
+from spec_opt.speed import Cost, Costs
+
+Answer = TypeVar("Answer")
+Step = Literal["next", "verify", "bonus"]
+
+SCRIPTED_ACCEPTANCE: Final = 0.6
+"""While costs are learnt: rounds end early and late, so that steps of all sizes are seen."""
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Lap:
+    """From the start of one step of decoding to the start of the next."""
+
+    role: str
+    """target or draft"""
+    step: Step
+    first: bool
+    """Whether it is the model's first of the forecast."""
+    rows: int
+    proposals: int
+    """That are verified; 0 in other steps."""
+
+
+class Stopwatch:
+    """Cuts the time of a decode into laps, and sums what happens within them by name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.laps: list[tuple[Lap, float]] = []
+        self.within: dict[str, float] = defaultdict(float)
+        self._lap: Lap | None = None
+        self._began = 0.0
+
+    def now(self) -> float:
+        """Seconds on a clock of its own, the device at rest."""
+        synchronise(self._device)
+        return time.perf_counter()
+
+    def decode(self, work: Callable[[], object]) -> float:
+        """Run a decode; its seconds. Its first lap begins with it, its last ends with it."""
+        began = self._began = self.now()
+        work()
+        self._end()
+        self._lap = None
+        return self._began - began
+
+    def start(self, lap: Lap) -> None:
+        """A step begins, and with it the one before ends."""
+        if self._lap is not None:
+            self._end()
+        self._lap = lap
+
+    def timed(self, name: str, work: Callable[[], Answer]) -> Answer:
+        """Do something within a lap."""
+        began = self.now()
+        answer = work()
+        self.within[name] += self.now() - began
+        return answer
+
+    def _end(self) -> None:
+        at = self.now()
+        if self._lap is not None:
+            self.laps.append((self._lap, at - self._began))
+        self._began = at
+
+
+class TimedContexts(Contexts):
+    """Contexts with a stopwatch on their readings."""
+
+    def __init__(self, contexts: Contexts, watch: Stopwatch, target: Forecaster) -> None:
+        self._contexts, self._watch, self._target = contexts, watch, target
+
+    def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
+        role = "target" if model is self._target else "draft"
+        return TimedReading(self._contexts.reading(model, buffer), self._watch, role)
+
+    def forecast(self, model: Forecaster, series: Tensor, observed: int) -> Gaussian:
+        return self._contexts.forecast(model, series, observed)
+
+
+class TimedReading(Reading):
+    """A reading whose every use starts a lap, and whose own time is summed under its role."""
+
+    def __init__(self, reading: Reading, watch: Stopwatch, role: str) -> None:
+        super().__init__()
+        self._reading, self._watch, self._role = reading, watch, role
+
+    def next(self, rows: Tensor, positions: Tensor) -> Gaussian:
+        return self._timed("next", rows, 0, lambda: self._reading.next(rows, positions))
+
+    def verify(self, rows: Tensor, first: Tensor, counts: Tensor) -> Tensor:
+        proposals = int(counts.sum())
+        return self._timed(
+            "verify", rows, proposals, lambda: self._reading.verify(rows, first, counts)
+        )
+
+    def bonus(self, rows: Tensor, positions: Tensor) -> Tensor:
+        return self._timed("bonus", rows, 0, lambda: self._reading.bonus(rows, positions))
+
+    def rewritten(self, rows: Tensor, positions: Tensor) -> None:
+        self._reading.rewritten(rows, positions)
+
+    def _timed(
+        self, step: Step, rows: Tensor, proposals: int, work: Callable[[], Answer]
+    ) -> Answer:
+        self._watch.start(Lap(self._role, step, self._reading.calls == 0, len(rows), proposals))
+        answer = self._watch.timed(self._role, work)
+        self.calls, self.evaluations = self._reading.calls, self._reading.evaluations
+        return answer
+
+
+class TimedRule(AcceptanceRule):
+    """A rule whose time is summed under "acceptance", and whose verdict may be scripted.
+
+    With `acceptance`, each proposal is let through with that probability (at bias 1), whatever the
+    models say; all that a verdict costs is still computed.
+    """
+
+    def __init__(
+        self, rule: AcceptanceRule, watch: Stopwatch, acceptance: float | None = None
+    ) -> None:
+        self._rule, self._watch, self._acceptance = rule, watch, acceptance
+
+    def _timed(self, work: Callable[[], Answer]) -> Answer:
+        return self._watch.timed("acceptance", work)
+
+    def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
+        return self._timed(lambda: self._rule.propose(draft, sigma, draws))
+
+    def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
+        return self._timed(lambda: self._rule.draft_term(proposal, draft, sigma))
+
+    def target_term(self, proposal: Tensor, target_mean: Tensor) -> Tensor:
+        return self._timed(lambda: self._rule.target_term(proposal, target_mean))
+
+    def log_ratio(self, draft_term: Tensor, target_term: Tensor, sigma: float, size: int) -> Tensor:
+        ratio = self._timed(lambda: self._rule.log_ratio(draft_term, target_term, sigma, size))
+        if self._acceptance is None:
+            return ratio
+        return torch.full_like(ratio, math.log(self._acceptance))
+
+    def replace(
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        return self._timed(lambda: self._rule.replace(draft, target_mean, setting, draws))
+
+    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
+        return self._timed(lambda: self._rule.bonus(target_mean, setting, draws))
+
+    def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
+        return self._rule.proposal_edge(sigma, stochastic)
+
+    def replacement_edge(self, setting: Setting) -> Edge:
+        return self._rule.replacement_edge(setting)
+
+    def bonus_edge(self, setting: Setting) -> Edge:
+        return self._rule.bonus_edge(setting)
+
+    def target_sigma(self, sigma: float) -> float:
+        return self._rule.target_sigma(sigma)
+
+
+def watched(workload: Workload, watch: Stopwatch, acceptance: float | None = None) -> Workload:
+    """The same work, with a stopwatch on it."""
+    return replace(
+        workload,
+        rule=TimedRule(workload.rule, watch, acceptance),
+        contexts=TimedContexts(workload.contexts, watch, workload.target),
+    )
+
+
+def learn_costs(
+    workload: Workload,
+    index: Tensor,
+    *,
+    sigma: float,
+    ks: Iterable[int],
+    seconds: float,
+    least_repeats: int = 1,
+) -> Costs:
+    """What each step costs for a batch of the windows `index` [B] and the fewer that remain of it.
+
+    Decodes are watched whose acceptance is scripted, so what is learnt does not depend on a
+    setting's; between the `ks` that are tried, costs are taken to be straight lines.
+
+    Args:
+        sigma: of the noise; costs hardly depend on it.
+        seconds: how long to go on repeating, once `least_repeats` are done.
+    """
+    alone, together = Stopwatch(workload.device), Stopwatch(workload.device)
+    settings = [Setting(sigma=sigma, bias=1.0, k=k) for k in dict.fromkeys(ks)]
+    scripted = watched(workload, together, SCRIPTED_ACCEPTANCE)
+    single = watched(workload, alone)
+
+    def decode() -> None:
+        alone.decode(lambda: single.target_only(index, settings[0]))
+        for setting in settings:
+            together.decode(partial(scripted.speculatively, index, setting))
+
+    decode()  # the first warms up
+    alone.laps.clear()
+    together.laps.clear()
+    began = time.perf_counter()
+    for repeat in itertools.count(1):
+        decode()
+        if repeat >= least_repeats and time.perf_counter() - began >= seconds:
+            break
+
+    target = Laps(alone.laps)
+    laps = Laps(together.laps)
+    return Costs(
+        target_first=target.cost("target", "next", first=True),
+        target_next=target.cost("target", "next", first=False),
+        draft_first=laps.cost("draft", "next", first=True),
+        draft_next=laps.cost("draft", "next", first=False),
+        verify_first=laps.cost("target", "verify", first=True),
+        verify_next=laps.cost("target", "verify", first=False),
+        bonus=laps.cost("target", "bonus", first=False),
+    )
+
+
+class Laps:
+    """The laps of many decodes: equal ones stand together, as their median."""
+
+    def __init__(self, laps: Iterable[tuple[Lap, float]]) -> None:
+        seconds: dict[Lap, list[float]] = defaultdict(list)
+        for lap, taken in laps:
+            seconds[lap].append(taken)
+        self._medians = {lap: statistics.median(taken) for lap, taken in seconds.items()}
+
+    def cost(self, role: str, step: Step, *, first: bool) -> Cost:
+        """What a step costs by the number of windows and proposals at it; 0 if none was seen."""
+        seen = [
+            (lap, taken)
+            for lap, taken in self._medians.items()
+            if (lap.role, lap.step, lap.first) == (role, step, first)
+        ]
+        return fit_cost(seen) if seen else Cost(0.0, 0.0)
+
+
+def fit_cost(laps: Sequence[tuple[Lap, float]]) -> Cost:
+    """fixed + per_row * rows + per_proposal * proposals, none of them negative.
+
+    Relative errors are made small (least squares), so that short laps count as much as long ones.
+    """
+    taken = np.array([seconds for _, seconds in laps])
+    features = np.array([(1.0, lap.rows, lap.proposals) for lap, _ in laps]) / taken[:, None]
+    best, best_error = np.zeros(3), math.inf
+    used = [column for column in range(3) if features[:, column].any()]
+    # The best fit without negative parts is the best of the plain fits to some of the columns.
+    for count in range(1, len(used) + 1):
+        for columns in map(list, itertools.combinations(used, count)):
+            found = np.linalg.lstsq(features[:, columns], np.ones(len(laps)), rcond=None)[0]
+            error = float(np.square(features[:, columns] @ found - 1.0).sum())
+            if (found >= 0.0).all() and error < best_error - 1e-9:
+                best, best_error = np.zeros(3), error
+                best[columns] = found
+    return Cost(*best.tolist())
+
+
+def interleave(
+    runs: Sequence[Callable[[], object]], repeats: int, device: torch.device
+) -> list[tuple[float, ...]]:
+    """Seconds of each of `runs`, taken in turns: whatever else the machine does meets them alike.
+
+    One turn before the first is not counted: it warms up.
+    """
+    seconds: list[list[float]] = [[] for _ in runs]
+    watch = Stopwatch(device)
+    for repeat in range(repeats + 1):
+        for run, taken in zip(runs, seconds, strict=True):
+            elapsed = watch.decode(run)
+            if repeat:
+                taken.append(elapsed)
+    return [tuple(taken) for taken in seconds]
