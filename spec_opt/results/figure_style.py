@@ -8,6 +8,7 @@ grey outline keeps its dark end visible on a dark page and its bright end on a w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 import plotly.colors
@@ -156,7 +157,7 @@ def _plus_minus(error: float | None, scale: float) -> str:
 
 
 def error_bars(points: Sequence[Point], field: str, scale: float = 1.0) -> dict[str, object]:
-    """One standard error either way, where known and where the points are few enough."""
+    """One standard error either way, where known."""
     values = [vars(p.result)[field] for p in points]
     return {
         "type": "data",
@@ -166,6 +167,18 @@ def error_bars(points: Sequence[Point], field: str, scale: float = 1.0) -> dict[
         "width": 0,
         "color": "rgba(128,128,128,0.45)",
     }
+
+
+def common_error(points: Sequence[Point]) -> float | None:
+    """The usual standard error of the MSE, where it is too large to be drawn on each point.
+
+    Most of it is shared by all trials (`noise.py`), so that bars would hide what differs.
+    """
+    errors = [p.result.mse_se for p in points if p.result.mse_se is not None]
+    if not errors:
+        return None
+    usual, mses = median(errors), [p.result.mse for p in points]
+    return usual if usual > 0.1 * (max(mses) - min(mses)) else None
 
 
 def draw_baselines(figure: go.Figure, table: StudyTable, *, row: int | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -55,13 +57,14 @@ def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
     """
     paths = [folder / f"{name}.png" for name in drawn]
     try:
-        plotly.io.write_images(
-            list(drawn.values()),
-            [str(path) for path in paths],
-            width=900,
-            height=[figure.layout.height for figure in drawn.values()],
-            scale=2,
-        )
+        with _quiet_browser():
+            plotly.io.write_images(
+                list(drawn.values()),
+                [str(path) for path in paths],
+                width=900,
+                height=[figure.layout.height for figure in drawn.values()],
+                scale=2,
+            )
     except (ImportError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise WorkError(
@@ -69,3 +72,15 @@ def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
             "(or name one in BROWSER_PATH)"
         ) from error
     return paths
+
+
+@contextmanager
+def _quiet_browser() -> Iterator[None]:
+    """Keep the browser's driver from logging messages that it says it ignores."""
+    driver = logging.getLogger("choreographer")
+    before = driver.level
+    driver.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        driver.setLevel(before)

@@ -10,7 +10,6 @@ Equal results go to the mildest setting (`table.mildness`), so the choice never 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from typing import Literal
 from spec_opt.config import RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.bounds import Bounds, Order, bounds_of, give_up
+from spec_opt.results.noise import is_tie, mse_correlation
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
 
@@ -237,7 +237,7 @@ def _facts(table: StudyTable, point: Point) -> str:
     return f"{text}."
 
 
-def _close(ordered: Sequence[Point]) -> str | None:
+def _close(table: StudyTable, ordered: Sequence[Point]) -> str | None:
     """The trials that equal the first, the runner-up, and whether noise separates it."""
     chosen = ordered[0]
     same = sorted(p.number for p in ordered[1:] if _values(p) == _values(chosen))
@@ -251,28 +251,13 @@ def _close(ordered: Sequence[Point]) -> str | None:
         )
     if other is not None:
         parts.append(f"Next is {described(other)}.")
-        if _is_tie(chosen, other):
-            parts.append("The two do not differ by more than twice their standard errors.")
+        if is_tie(chosen, other, mse_correlation(table.baseline)):
+            parts.append("The two do not differ by more than the noise of measuring.")
     return " ".join(parts) or None
 
 
 def _values(point: Point) -> tuple[float, float]:
     return (point.result.acceptance_rate, point.result.mse)
-
-
-def _is_tie(one: Point, other: Point) -> bool:
-    """Whether neither objective differs by more than twice its combined standard error."""
-    return _within_noise(
-        one.result.acceptance_rate - other.result.acceptance_rate,
-        one.result.acceptance_se,
-        other.result.acceptance_se,
-    ) and _within_noise(one.result.mse - other.result.mse, one.result.mse_se, other.result.mse_se)
-
-
-def _within_noise(difference: float, se: float | None, other_se: float | None) -> bool:
-    if se is None or other_se is None:
-        return False
-    return abs(difference) <= 2 * math.hypot(se, other_se)
 
 
 def _found(
@@ -285,7 +270,7 @@ def _found(
         point=chosen,
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=why,
-        close=_close(ordered),
+        close=_close(table, ordered),
         would_change=change,
         cautions=cautions(table, chosen),
         advice=(),

@@ -27,7 +27,7 @@ from spec_opt.results.wording import percent, plural
 READING = {
     "pareto_frontier": "Each diamond is a setting that no other beats in both objectives. "
     "Between them the line shows the lowest MSE at that acceptance or more.",
-    "acceptance_vs_mse": "Every trial. Bars are one standard error over the windows.",
+    "acceptance_vs_mse": "Every trial; bars are one standard error over the windows.",
     "acceptance_heatmap": "How much sigma and bias let through.",
     "mse_heatmap": "What it costs in error. A wide range within a cell means that k matters there.",
     "k_effect": "More proposals per round: fewer verifications if they are accepted.",

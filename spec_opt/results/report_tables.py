@@ -29,8 +29,9 @@ def front_table(table: StudyTable) -> str:
     rows = [(*_cells(m.point), _standing(m)) for m in distinct[:MOST_ROWS]]
     more = len(distinct) - MOST_ROWS
     note = (
-        "Clear: better than every other trial in one objective by more than two standard errors. "
-        "Tie: the noise of measuring could undo its place."
+        "Clear: better than every other trial in one objective by more than two standard errors "
+        "of the difference. Tie: the noise of measuring could undo its place. The error beside an "
+        "MSE is mostly shared by all trials: it says what other windows might give."
     )
     if more > 0:
         note += f" {more} more are in results.csv."

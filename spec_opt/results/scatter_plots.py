@@ -14,6 +14,7 @@ from spec_opt.results.figure_style import (
     SHAPES,
     WARM,
     blank,
+    common_error,
     draw_baselines,
     error_bars,
     hover,
@@ -37,6 +38,9 @@ def acceptance_vs_mse(table: StudyTable) -> go.Figure:
     if not table.points:
         return without_data(title, NOTHING_YET)
     points, remark = thinned(table.points)
+    common = common_error(points)
+    if common is not None:
+        remark += f"; MSE ± {common:.2g} over windows, which all trials share"
     figure = blank(title, f"{_count(table)}; better is down and right{remark}")
     for name, group, look in _by_k(points):
         bars = len(points) <= MOST_WITH_BARS
@@ -44,7 +48,7 @@ def acceptance_vs_mse(table: StudyTable) -> go.Figure:
             x=[100 * p.result.acceptance_rate for p in group],
             y=[p.result.mse for p in group],
             error_x=error_bars(group, "acceptance_se", 100) if bars else None,
-            error_y=error_bars(group, "mse_se") if bars else None,
+            error_y=error_bars(group, "mse_se") if bars and common is None else None,
             mode="markers",
             name=name,
             marker=look,

@@ -17,6 +17,7 @@ from optuna.trial import create_trial
 
 from spec_opt.config import RecommendConfig
 from spec_opt.results.bounds import bounds_of, give_up
+from spec_opt.results.noise import CLEAR, mse_correlation
 from spec_opt.results.quiet import quiet_optuna
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 
@@ -39,9 +40,8 @@ FloatArray = npt.NDArray[np.float64]
 class FrontMember:
     """A trial of the Pareto front, and whether the noise of measuring could undo its place.
 
-    The standard errors are each trial's own. Trials share their windows and random numbers, so
-    differences between them are less noisy than these errors say: a tie may be a difference, but
-    what is called clear is clear.
+    How noisy a difference is, `noise.py` says: a tie may be a difference, but what is called clear
+    is clear.
     """
 
     point: Point
@@ -128,7 +128,10 @@ def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
     values = _columns(table.points, "acceptance_rate", "mse")
     errors = _columns(table.points, "acceptance_se", "mse_se")
     place = {p.number: index for index, p in enumerate(table.points)}
-    return tuple(_standing(p, place[p.number], numbers, values, errors) for p in table.front)
+    correlation = np.array([0.0, mse_correlation(table.baseline)])
+    return tuple(
+        _standing(p, place[p.number], numbers, values, errors, correlation) for p in table.front
+    )
 
 
 def top_by_acceptance(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
@@ -215,7 +218,12 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
 
 
 def _standing(
-    point: Point, index: int, numbers: npt.NDArray[np.int64], values: FloatArray, errors: FloatArray
+    point: Point,
+    index: int,
+    numbers: npt.NDArray[np.int64],
+    values: FloatArray,
+    errors: FloatArray,
+    correlation: FloatArray,
 ) -> FrontMember:
     same = np.all(values == values[index], axis=1)
     equal_to = tuple(n for n in numbers[same].tolist() if n != point.number)
@@ -224,7 +232,9 @@ def _standing(
     # How much better this one is in acceptance and in MSE, and what counts as clear. A trial
     # without standard errors is taken as exact.
     lead = (values[index] - values) * np.array([1.0, -1.0])
-    clear = lead > 2 * np.hypot(errors[index], np.nan_to_num(errors))
+    mine, theirs = errors[index], np.nan_to_num(errors)
+    variance = mine**2 + theirs**2 - 2 * correlation * mine * theirs
+    clear = lead > CLEAR * np.sqrt(np.maximum(variance, 0.0))
     tied_with = tuple(numbers[~same & ~clear.any(axis=1)].tolist())
     return FrontMember(point, "tie" if tied_with else "clear", equal_to, tied_with)
 

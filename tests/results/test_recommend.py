@@ -125,7 +125,7 @@ def test_differences_within_noise_are_called_so() -> None:
     table = read_table(studies.study_of((0.1, 1.0, 4, 0.80, 0.44), (0.2, 1.0, 4, 0.81, 0.441)))
     close = recommend(table, "quality").close
     assert close is not None
-    assert "do not differ by more than twice their standard errors" in close
+    assert "do not differ by more than the noise of measuring" in close
 
 
 def test_imported_results_have_no_baseline_and_it_is_said() -> None:

@@ -17,7 +17,7 @@ DEFAULTS = RecommendConfig()
 
 def with_errors(*results: tuple[float, float, float | None, float | None]) -> StudyTable:
     """Trials given as acceptance, mse, and their standard errors."""
-    study = studies.empty_study()
+    study = studies.empty_study(baseline=None)
     for number, (acceptance, mse, acceptance_se, mse_se) in enumerate(results):
         setting = Setting(sigma=0.1 * (number + 1), bias=1.0, k=1)
         study.add_trial(
@@ -48,6 +48,26 @@ def test_equal_values_are_told_apart_from_ties() -> None:
     for member, other in zip(statistics.noise_aware_front(table), (1, 0), strict=True):
         assert member.standing == "clear"
         assert member.equal_to == (other,)
+
+
+def test_what_trials_share_is_no_noise_between_them() -> None:
+    # Each MSE is uncertain by 0.07, but target and draft differ by only 0.010 +- 0.002.
+    shared = {
+        "target_mse_se": 0.07,
+        "draft_mse_se": 0.07,
+        "draft_minus_target_mse_se": 0.002,
+    }
+    results = ((0.9, 0.50, 0.01, 0.07), (0.89, 0.51, 0.01, 0.07))
+    (member,) = statistics.noise_aware_front(with_errors(*results))
+    assert member.standing == "tie"
+    study = studies.empty_study(baseline=studies.BASELINE | shared)
+    for number, (acceptance, mse, acceptance_se, mse_se) in enumerate(results):
+        setting = Setting(sigma=0.1 * (number + 1), bias=1.0, k=1)
+        study.add_trial(
+            studies.complete(setting, acceptance, mse, acceptance_se=acceptance_se, mse_se=mse_se)
+        )
+    (member,) = statistics.noise_aware_front(read_table(study))
+    assert member.standing == "clear"
 
 
 def test_without_standard_errors_the_standing_is_unknown() -> None:
