@@ -28,7 +28,7 @@ check: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python -m benchmarks.sweep
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """One next-patch forward of the target: the lean one against one that computes every position.
 
-    python benchmarks/forward.py
+    python -m benchmarks.forward
 
 Both are ours and give the same numbers; runs alternate, medians are compared.
 """
@@ -9,8 +9,8 @@ import statistics
 import time
 
 import torch
-from environment import describe
 
+from benchmarks.environment import describe
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 BATCH, CHANNELS, REPEATS = 64, 7, 15

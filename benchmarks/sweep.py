@@ -1,6 +1,6 @@
 """The guide's 80 settings on the trained ETTh1 pair, 255 windows, as one whole process.
 
-    SPEC_OPT_SHARED=folder python benchmarks/sweep.py [--repeats 5] [--rule stride] [--no-plain]
+    SPEC_OPT_SHARED=folder python -m benchmarks.sweep [--repeats 5] [--rule stride] [--no-plain]
 
 The folder holds data/ETTh1.csv, checkpoints/ and reference/stride_sweep_etth1_255_windows.csv: the
 same grid as 80 processes of the research code on a 2-core machine. Beside it: our plain decoder,
@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from environment import describe
-
+from benchmarks.environment import describe
 from spec_opt.config import Setting, StudyConfig, read_study
 
 WINDOWS = 255

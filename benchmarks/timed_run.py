@@ -1,6 +1,6 @@
 """`spec-opt` with a stopwatch: where the seconds of a whole process go.
 
-    python benchmarks/timed_run.py PARTS.json run STUDY --storage URL
+    python -m benchmarks.timed_run PARTS.json run STUDY --storage URL
 
 Writes the seconds of each part to PARTS.json. The parts are measured by wrapping functions, so the
 package knows nothing of it. STARTED, in the environment, is when the parent started this process.

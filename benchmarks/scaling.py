@@ -1,0 +1,70 @@
+"""How the cost of a grid grows with its settings and its windows, on the trained ETTh1 pair.
+
+    SPEC_OPT_SHARED=folder python -m benchmarks.scaling [--rule stride]
+
+Each cell is a fresh evaluator: seconds of measuring all settings, target evaluations per window.
+"""
+
+import argparse
+import os
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.environment import describe
+from spec_opt.config import DataConfig, DecodingConfig, Setting
+from spec_opt.data import load_dataset
+from spec_opt.evaluation import Evaluator
+from spec_opt.models.checkpoint import load_model
+
+CONTEXT, HORIZON = 672, 336
+WINDOWS = (255, 1000, 2545)
+
+
+def grid(sigmas: list[float], biases: list[float], most_proposals: int) -> list[Setting]:
+    """In the order of a study's grid: all settings of one sigma together."""
+    ks = range(1, most_proposals + 1)
+    return [Setting(sigma=s, bias=b, k=k) for s, b, k in product(sigmas, biases, ks)]
+
+
+GRIDS = {
+    8: grid([0.25, 0.5], [1.0, 10.0], 2),
+    80: grid([0.1, 0.25, 0.5, 1.0], [1.0, 2.0, 5.0, 10.0], 5),
+    800: grid(np.linspace(0.1, 1.0, 8).tolist(), np.linspace(1.0, 10.0, 20).tolist(), 5),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rule", default="stride", choices=["stride", "exact", "point"])
+    rule = parser.parse_args().rule
+    shared = Path(os.environ["SPEC_OPT_SHARED"])
+    pair = [shared / "checkpoints" / f"etth1_{role}_checkpoint.pth" for role in ("target", "draft")]
+    source = str(shared / "data" / "ETTh1.csv")
+    dataset = load_dataset(DataConfig(source=source, context=CONTEXT, horizon=HORIZON))
+
+    print(f"{describe()}\nrule {rule}; seconds of measuring, target evaluations per window\n")
+    print("| settings | " + " | ".join(f"{count} windows" for count in WINDOWS) + " |")
+    print("|---" * (len(WINDOWS) + 1) + "|")
+    measure(dataset, pair, rule, GRIDS[8], WINDOWS[0])  # warm-up
+    for size, settings in GRIDS.items():
+        cells = [measure(dataset, pair, rule, settings, count) for count in WINDOWS]
+        print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(dataset, pair, rule, settings, count) -> str:  # type: ignore[no-untyped-def]
+    windows = dataset.windows("test", CONTEXT, HORIZON, max_windows=count)
+    target, draft = (load_model(path) for path in pair)
+    evaluator = Evaluator(target, draft, windows, DecodingConfig(rule=rule))
+    began = time.perf_counter()
+    for setting in settings:
+        evaluator.measure(setting)
+    seconds = time.perf_counter() - began
+    statistics = evaluator.cache_statistics
+    return f"{seconds:.1f} s, {statistics.target_evaluations / count:.1f}"
+
+
+if __name__ == "__main__":
+    main()
