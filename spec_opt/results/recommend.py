@@ -253,7 +253,28 @@ def _close(table: StudyTable, ordered: Sequence[Point]) -> str | None:
         parts.append(f"Next is {described(other)}.")
         if is_tie(chosen, other, mse_correlation(table.baseline)):
             parts.append("The two do not differ by more than the noise of measuring.")
+    faster = _faster_tie(table, ordered)
+    if faster is not None:
+        parts.append(
+            f"As good within that noise, and with more patches per round "
+            f"({faster.result.patches_per_round:.2f} instead of "
+            f"{chosen.result.patches_per_round:.2f}), is {described(faster)}."
+        )
     return " ".join(parts) or None
+
+
+def _faster_tie(table: StudyTable, ordered: Sequence[Point]) -> Point | None:
+    """Of those that differ from the first by noise alone, the one with the longest rounds."""
+    chosen, correlation = ordered[0], mse_correlation(table.baseline)
+    own = chosen.result.patches_per_round
+    if own is None:
+        return None
+    longer = [
+        p
+        for p in ordered[1:]
+        if (p.result.patches_per_round or 0.0) > 1.1 * own and is_tie(chosen, p, correlation)
+    ]
+    return max(longer, key=lambda p: p.result.patches_per_round or 0.0, default=None)
 
 
 def _values(point: Point) -> tuple[float, float]:

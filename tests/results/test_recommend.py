@@ -128,6 +128,17 @@ def test_differences_within_noise_are_called_so() -> None:
     assert "do not differ by more than the noise of measuring" in close
 
 
+def test_longer_rounds_within_noise_are_pointed_out() -> None:
+    rows = ((0.3, 1.0, 1, 1.0, 0.4330), (0.3, 1.0, 2, 1.0, 0.4335), (0.3, 1.0, 4, 1.0, 0.4340))
+    close = recommend(read_table(studies.study_of(*rows)), "quality").close
+    assert close is not None
+    assert "more patches per round (4.00 instead of 2.00), is trial 2 " in close
+    far = (*rows[:1], (0.3, 1.0, 4, 1.0, 0.4530))
+    close = recommend(read_table(studies.study_of(*far)), "quality").close
+    assert close is not None
+    assert "patches per round" not in close
+
+
 def test_imported_results_have_no_baseline_and_it_is_said() -> None:
     study = studies.empty_study(baseline=None)
     for setting, acceptance, mse in (
