@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -156,10 +157,105 @@ def test_a_larger_grid_runs_only_what_is_missing() -> None:
     assert len(settings) == len(set(settings)) == 12
 
 
+@pytest.mark.usefixtures("folder")
+def test_two_processes_share_the_work(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 0
+    captured = capfd.readouterr()
+    assert "of 8 completed trials" in captured.out
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
+    logs = sorted(Path("logs/tiny").iterdir())
+    assert [log.name for log in logs] == ["worker-0.log", "worker-1.log"]
+    assert sum(log.read_text().count(" complete: ") for log in logs) == 8
+
+
+@pytest.mark.usefixtures("folder")
+def test_bad_input_with_many_workers_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("tiny.toml").write_text(STUDY.replace("tiny_draft.pth", "absent.pth"), encoding="utf-8")
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 2
+    assert capfd.readouterr().err.count("error: ") == 1
+    assert not Path("storage").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_report_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    assert "report: reports/tiny/report.html" in capfd.readouterr().err
+    assert main(["report", "tiny.toml", "-o", "elsewhere"]) == 0
+    written = capfd.readouterr().out.split()
+    assert [Path(name).name for name in written] == [
+        "report.html",
+        "results.csv",
+        "results.parquet",
+        "summary.md",
+    ]
+    assert all(Path(name).stat().st_size for name in written)
+
+
+@pytest.mark.usefixtures("folder")
+def test_confirm_on_the_test_split(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["confirm", "tiny.toml"]) == 0
+    assert "validation (tuned on) -> test" in capfd.readouterr().out
+    assert main(["confirm", "tiny.toml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["tuned_on"], document["confirmed_on"]) == ("validation", "test")
+    assert document["settings"]
+    assert main(["confirm", "tiny.toml", "--split", "validation"]) == 2
+    assert "was tuned on it" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_old_tables_become_trials(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = (DATA / "old_sweep.csv").read_text(encoding="utf-8").splitlines()
+    Path("a.csv").write_text("\n".join(rows[:41]), encoding="utf-8")
+    Path("b.csv").write_text("\n".join([rows[0], *rows[41:]]), encoding="utf-8")
+    assert main(["import", "tiny.toml", "a.csv", "b.csv"]) == 0
+    assert "80 rows imported, 0 there already" in capfd.readouterr().out
+    assert main(["import", "tiny.toml", "a.csv", "b.csv"]) == 0
+    assert "0 rows imported, 80 there already" in capfd.readouterr().out
+    assert main(["recommend", "tiny.toml", "--format", "flags", "--scenario", "speed"]) == 0
+    assert capfd.readouterr().out.startswith("--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4")
+    assert main(["report", "tiny.toml"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_dashboard_until_interrupted() -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "dashboard", "tiny.toml", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "dashboard on http://127.0.0.1:" in line
+    address = line.split()[3].rstrip(";")
+    with urllib.request.urlopen(f"{address}api/studies", timeout=30) as answer:
+        assert "tiny" in answer.read().decode()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
 def test_quick_help() -> None:
     shown = spec_opt("--help")
     assert shown.returncode == 0
-    for command in ("run", "worker", "train", "status", "export", "recommend"):
+    for command in (
+        "run",
+        "worker",
+        "train",
+        "status",
+        "export",
+        "recommend",
+        "report",
+        "confirm",
+        "import",
+        "dashboard",
+        "bench",
+    ):
         assert f"\n  {command} " in shown.stdout
 
 
@@ -251,6 +347,14 @@ BAD_INPUT = {
     "unknown format": called("export", "tiny.toml", "--format", "xlsx"),
     "unknown scenario": called("recommend", "tiny.toml", "--scenario", "best"),
     "no study named": called("status"),
+    "workers and GPUs": called("run", "tiny.toml", "--workers", "2", "--gpus", "0"),
+    "no workers": called("run", "tiny.toml", "--workers", "0"),
+    "a GPU list that is none": called("run", "tiny.toml", "--gpus", "first"),
+    "no table to import": called("import", "tiny.toml"),
+    "an absent table": called("import", "tiny.toml", "absent.csv"),
+    "a table of another kind": called("import", "tiny.toml", "tiny.toml"),
+    "a dashboard for everyone": called("dashboard", "tiny.toml", "--host", "0.0.0.0"),
+    "a port that is none": called("dashboard", "tiny.toml", "--port", "99999"),
     "two studies": called("run", "tiny.toml", "tiny.toml"),
 }
 
