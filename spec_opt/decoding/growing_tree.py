@@ -187,7 +187,7 @@ class TreeGrower:
 
         In turn: what other settings' edges reached; of windows outside first ... last, all but the
         all-proposal chain; those chains too, from the last window on, because the next trial
-        begins with the first; of the windows inside, all but the chain; everything.
+        begins with the first; of the windows inside, all but the chain, which the walk needs.
         """
         tree = self.tree
         chain = {edge for edge in edges if edge[0].startswith("draft")}
@@ -199,7 +199,6 @@ class TreeGrower:
                 | self._belongs(0, allowed * len(self.starts) // tree.bytes)
             ),
             lambda: tree.reached_only_by(chain) & self._belongs(first, last),
-            lambda: self._belongs(0, 0),
         )
         self._evictions += 1
         for wanted in stages:
