@@ -172,7 +172,7 @@ def _at_batch_size(
     batches = spaced_batches(len(workload.windows), batch_size)
     costs = learn_costs(
         workload,
-        batches[0],
+        batches[:1],
         sigma=cases[0].setting.sigma,
         ks=(1, max(case.setting.k for case in cases)),
         seconds=LEARNING_SECONDS,

@@ -41,6 +41,9 @@ class Measurement:
     """Replacements of rule `exact` for which the bound on tries was met (0 in practice)."""
     evaluation_seconds: float
     """The cost of measuring. Not a decoding time: `spec-opt bench` measures that."""
+    predicted_speedup: float | None = None
+    """Over the target alone, in lockstep batches of the study's size, by the cost model and by what
+    the steps of decoding cost on the worker's device; `spec-opt bench` measures it."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class TimedRule(AcceptanceRule):
     """A rule whose time is summed under "acceptance", and whose verdict may be scripted.
 
     With `acceptance`, each proposal is let through with that probability (at bias 1), whatever the
-    models say; all that a verdict costs is still computed.
+    models say. All that a verdict costs is still computed, but for the tries of a residual draw.
     """
 
     def __init__(
@@ -174,6 +174,10 @@ class TimedRule(AcceptanceRule):
     def replace(
         self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
     ) -> tuple[Tensor, Tensor]:
+        if self._acceptance is not None:
+            # A rejection that the models do not call for may leave nothing to draw a residual from.
+            patch = self.bonus(target_mean, setting, draws)
+            return patch, torch.zeros(len(patch), dtype=torch.bool, device=patch.device)
         return self._timed(lambda: self._rule.replace(draft, target_mean, setting, draws))
 
     def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
@@ -203,39 +207,44 @@ def watched(workload: Workload, watch: Stopwatch, acceptance: float | None = Non
 
 def learn_costs(
     workload: Workload,
-    index: Tensor,
+    batches: Sequence[Tensor],
     *,
     sigma: float,
     ks: Iterable[int],
     seconds: float,
     least_repeats: int = 1,
 ) -> Costs:
-    """What each step costs for a batch of the windows `index` [B] and the fewer that remain of it.
+    """What each step costs for batches of so many windows, and for the fewer that remain of them.
 
     Decodes are watched whose acceptance is scripted, so what is learnt does not depend on a
-    setting's; between the `ks` that are tried, costs are taken to be straight lines.
+    setting's; between the batches and `ks` that are tried, costs are taken to be straight lines.
 
     Args:
+        batches: windows [B] each, to be decoded together.
         sigma: of the noise; costs hardly depend on it.
         seconds: how long to go on repeating, once `least_repeats` are done.
+
+    Raises:
+        DecodingError: a forecast is not finite.
     """
     alone, together = Stopwatch(workload.device), Stopwatch(workload.device)
     settings = [Setting(sigma=sigma, bias=1.0, k=k) for k in dict.fromkeys(ks)]
-    scripted = watched(workload, together, SCRIPTED_ACCEPTANCE)
     single = watched(workload, alone)
+    scripted = watched(workload, together, SCRIPTED_ACCEPTANCE)
 
     def decode() -> None:
-        alone.decode(lambda: single.target_only(index, settings[0]))
-        for setting in settings:
-            together.decode(partial(scripted.speculatively, index, setting))
+        for index in batches:
+            alone.decode(partial(single.target_only, index, settings[0]))
+            for setting in settings:
+                together.decode(partial(scripted.speculatively, index, setting))
 
     decode()  # the first warms up
     alone.laps.clear()
     together.laps.clear()
-    began = time.perf_counter()
+    began = alone.now()
     for repeat in itertools.count(1):
         decode()
-        if repeat >= least_repeats and time.perf_counter() - began >= seconds:
+        if repeat >= least_repeats and alone.now() - began >= seconds:
             break
 
     target = Laps(alone.laps)
@@ -249,6 +258,29 @@ def learn_costs(
         verify_next=laps.cost("target", "verify", first=False),
         bonus=laps.cost("target", "bonus", first=False),
     )
+
+
+def learn_costs_quickly(
+    workload: Workload, batch_size: int, *, sigma: float, ks: Sequence[int], seconds: float
+) -> Costs:
+    """`learn_costs` for a lockstep batch of `batch_size` in about `seconds`.
+
+    Where a whole batch would take longer a smaller one stands for it, and one of a single window.
+    """
+    single = torch.zeros(1, dtype=torch.int64)
+    watch = Stopwatch(workload.device)
+    settings = [Setting(sigma=sigma, bias=1.0, k=k) for k in dict.fromkeys(ks)]
+    scripted = watched(workload, Stopwatch(workload.device), SCRIPTED_ACCEPTANCE)
+    for _ in range(2):  # the first warms up
+        taken = watch.decode(lambda: scripted.target_only(single, settings[0]))
+        for setting in settings:
+            taken += watch.decode(partial(scripted.speculatively, single, setting))
+    # A second window never costs more than the first; `learn_costs` decodes everything twice.
+    affordable = int(seconds / max(2.0 * taken, 1e-9))
+    size = max(1, min(batch_size, len(workload.windows), affordable))
+    batch = torch.linspace(0, len(workload.windows) - 1, size).round().to(torch.int64)
+    batches = [batch] if size == 1 else [single, batch]
+    return learn_costs(workload, batches, sigma=sigma, ks=ks, seconds=0.0)
 
 
 class Laps:

@@ -1,12 +1,22 @@
 """What a worker evaluates: a study's models on its windows, prepared once and kept in memory."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from spec_opt.config import Setting, StudyConfig
+from spec_opt.config import IntRange, Setting, StudyConfig
 from spec_opt.data import load_dataset
+from spec_opt.errors import DecodingError
 from spec_opt.evaluation import Evaluator, decoding_fingerprint
 from spec_opt.measurement import Baseline, Fingerprints, Measurement
 from spec_opt.models.training import prepare_models
+from spec_opt.speed import Costs, acceptance_by_position, predicted_speedup
+from spec_opt.timing import learn_costs_quickly
+
+log = logging.getLogger(__name__)
+
+LEARNING_SECONDS: Final = 0.5
+"""What it may take a worker, once, to learn what the steps of decoding cost on its device."""
 
 
 @dataclass
@@ -15,7 +25,10 @@ class Objective:
 
     evaluator: Evaluator
     fingerprints: Fingerprints
+    config: StudyConfig
     _baseline: Baseline | None = field(default=None, repr=False)
+    _costs: Costs | None = field(default=None, repr=False)
+    _costs_failed: bool = field(default=False, repr=False)
 
     @classmethod
     def prepare(cls, config: StudyConfig) -> "Objective":
@@ -39,7 +52,7 @@ class Objective:
             decoding=decoding_fingerprint(config.decoding),
         )
         evaluator = Evaluator(models.target, models.draft, windows, config.decoding)
-        return cls(evaluator, fingerprints)
+        return cls(evaluator, fingerprints, config)
 
     @property
     def device(self) -> str:
@@ -59,4 +72,31 @@ class Objective:
         Raises:
             DecodingError: a forecast is not finite.
         """
-        return self.evaluator.measure(setting)
+        measurement = self.evaluator.measure(setting)
+        return replace(measurement, predicted_speedup=self._predict(measurement, setting))
+
+    def _predict(self, measurement: Measurement, setting: Setting) -> float | None:
+        """The speedup by the cost model; None if costs cannot be learnt."""
+        workload = self.evaluator.workload
+        batch_size = min(self.config.decoding.batch_size, len(workload.windows))
+        if self._costs is None and not self._costs_failed:
+            k = self.config.search.k
+            largest = k.high if isinstance(k, IntRange) else max(k)
+            try:
+                self._costs = learn_costs_quickly(
+                    workload,
+                    batch_size,
+                    sigma=setting.sigma,
+                    ks=(1, largest),
+                    seconds=LEARNING_SECONDS,
+                )
+            except DecodingError as error:
+                # Its dice are scripted, so it may diverge where no trial does.
+                log.warning("no speedup will be predicted: %s", error)
+                self._costs_failed = True
+        if self._costs is None:
+            return None
+        acceptance = acceptance_by_position(
+            measurement.accepted_by_position, measurement.tested_by_position
+        )
+        return predicted_speedup(acceptance, workload.patches, self._costs, batch_size)
