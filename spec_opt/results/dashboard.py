@@ -169,15 +169,15 @@ def _keep_fresh(
     thresholds: RecommendConfig | None,
     stop: threading.Event,
 ) -> None:
-    """Publish each study at first, and again when trials of it have ended."""
-    published: dict[str, Mapping[TrialState, int]] = {}
+    """Publish each study at first, and again when trials have ended or a speedup was measured."""
+    published: dict[str, object] = {}
     while True:
         for name in names or optuna.get_all_study_names(storage):
             try:
                 study = optuna.load_study(study_name=name, storage=storage)
-                ended = _ended(store, study._study_id)
-                if published.get(name) != ended:
-                    published[name] = ended
+                news = (_ended(store, study._study_id), study.user_attrs.get("speedups"))
+                if published.get(name) != news:
+                    published[name] = news
                     publish(store, study, thresholds)
             except (StudyError, KeyError) as error:
                 log.debug("study %s not published: %s", name, error)
