@@ -86,6 +86,8 @@ class LiveView:
         self._study = study
         self._console = Console(stderr=True)
         self._snapshot: Snapshot | None = None
+        self.done = threading.Event()
+        """Set once the study is seen to be done."""
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="live view", daemon=True)
         self._live: Live | None = None
@@ -98,10 +100,10 @@ class LiveView:
             )
 
     def __enter__(self) -> Self:
-        self._snapshot = take(self._study)
+        self._look()
         if self._live is not None:
             self._live.start()
-        elif not self._snapshot.now.is_done:
+        elif not self.done.is_set():
             self._line()
         self._thread.start()
         return self
@@ -141,6 +143,8 @@ class LiveView:
     def _look(self) -> None:
         try:
             self._snapshot = take(self._study)
+            if self._snapshot.now.is_done:
+                self.done.set()
         except SpecOptError as error:
             # The workers wait for the store to come back; so does the view.
             log.warning("%s", error)

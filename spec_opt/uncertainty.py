@@ -84,7 +84,8 @@ class Overlap:
         size = self._rows + len(kernel) - 1
         transform = np.fft.rfft(by_row, size) * np.fft.rfft(kernel, size)
         summed: Floats = np.fft.irfft(transform, size)
-        return summed[self.starts - self.starts.min() + reach]
+        near: Floats = summed[self.starts - self.starts.min() + reach]
+        return near
 
     @property
     def _rows(self) -> int:

@@ -92,6 +92,7 @@ ORDER = [
     "status",
     "live",
     "service",
+    "takeaway",
     "cli.common",
     "cli.running",
     "cli.results",

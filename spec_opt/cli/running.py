@@ -36,7 +36,7 @@ def run(
     Run again, it resumes. Without STUDY: the offline quickstart. By default one worker, in this
     process.
     """
-    from spec_opt import service
+    from spec_opt import service, takeaway
     from spec_opt.config import read_study
     from spec_opt.live import LiveView
     from spec_opt.tuning.store_url import parse_url
@@ -55,13 +55,13 @@ def run(
             return code
         interrupted = service.run_many(study, config, url, places).interrupted
         opened = service.look(config, url)
-    table = service.table_of(opened)
+    table = takeaway.table_of(opened)
     if as_json:
-        print_json(service.results_document(config, table, url, command_line()))
+        print_json(takeaway.results_document(config, table, url, command_line()))
     else:
-        click.echo(service.results_text(config, table))
+        click.echo(takeaway.results_text(config, table))
     sys.stdout.flush()
-    written = service.write_report(config, table, url, command_line(), folder=None, png=False)
+    written = takeaway.write_report(config, table, url, command_line(), folder=None, png=False)
     say(f"report: {written.files[0]}")
     if interrupted:
         say("interrupted: what was finished is kept, the same command resumes")
@@ -111,13 +111,16 @@ def train(study: str, as_json: bool) -> int:
 @study_argument
 @storage_option
 @json_option
-def status(study: str, storage: str | None, as_json: bool) -> int:
+@click.option("--watch", is_flag=True, help="Keep showing it on stderr until the study is done.")
+def status(study: str, storage: str | None, as_json: bool, watch: bool) -> int:
     """Counts by state, settings missing, workers alive, best so far."""
-    from spec_opt import service, status
+    from spec_opt import service, status, takeaway
     from spec_opt.config import read_study
 
     opened = service.look(read_study(study), service.storage_url(storage))
-    now, table = service.status_of(opened), service.table_of(opened)
+    if watch:
+        service.watch(opened)
+    now, table = service.status_of(opened), takeaway.table_of(opened)
     if as_json:
         print_json(status.as_document(now, table))
     else:

@@ -1,0 +1,158 @@
+"""What the commands about results do: from a study in a store to what a person takes away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spec_opt.config import Setting, Split, StudyConfig
+from spec_opt.errors import InputError, StudyError
+from spec_opt.results.confirmation import Confirmation, confirm_front
+from spec_opt.results.export import document_of
+from spec_opt.results.front import front_text
+from spec_opt.results.recommend import recommend_all
+from spec_opt.results.render import as_document, render
+from spec_opt.results.table import StudyTable, read_table
+from spec_opt.tuning.store import open_store
+from spec_opt.tuning.study import Study
+
+if TYPE_CHECKING:
+    from spec_opt.results.benchmark import Bench
+    from spec_opt.results.importing import Imported
+    from spec_opt.results.report import Report
+
+
+def results_of(config: StudyConfig, url: str) -> StudyTable:
+    """The trials in the store, measured or imported.
+
+    Raises:
+        StudyError: there is no such store or study; nothing is made.
+    """
+    return read_table(open_store(url, create=False).optuna_study(config.name))
+
+
+def table_of(study: Study) -> StudyTable:
+    """The study's trials."""
+    return read_table(study.optuna_study())
+
+
+def results_text(config: StudyConfig, table: StudyTable) -> str:
+    """What `run` prints at the end: the front, and the setting to use."""
+    if not table.points:
+        return front_text(table)
+    choices = recommend_all(table, config.recommend)
+    return f"{front_text(table)}\n\n{render(choices, 'text')}"
+
+
+def results_document(
+    config: StudyConfig, table: StudyTable, url: str, command: str
+) -> dict[str, Any]:
+    """The same for a script: the export of the front, and the recommendations."""
+    document = document_of(table, all_trials=False, storage=url, command=command)
+    choices = recommend_all(table, config.recommend)
+    return document | {"recommendations": [as_document(choice) for choice in choices]}
+
+
+def write_report(
+    config: StudyConfig,
+    table: StudyTable,
+    url: str,
+    command: str,
+    *,
+    folder: Path | None,
+    png: bool,
+) -> Report:
+    """The report of a study, into `folder` or reports/<study>.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    # Imports plotly and pandas.
+    from spec_opt.results import report
+
+    return report.write_report(
+        table,
+        folder or Path("reports") / config.name,
+        storage=url,
+        command=command,
+        thresholds=config.recommend,
+        png=png,
+    )
+
+
+def confirm(config: StudyConfig, table: StudyTable, split: Split) -> Confirmation:
+    """Measure the front's settings on another split than the study's.
+
+    Raises:
+        InputError: it is the split that the study was tuned on.
+        StudyError: the models are not those of the study.
+    """
+    if split == config.data.split:
+        raise InputError(
+            f"--split {split}: study {config.name} was tuned on it; name another split to confirm"
+        )
+    from spec_opt.tuning.objective import Objective as Prepared
+
+    elsewhere = config.model_copy(update={"data": config.data.model_copy(update={"split": split})})
+    objective = Prepared.prepare(elsewhere)
+    stored = table.fingerprints
+    if stored is not None and (stored.target, stored.draft) != (
+        objective.fingerprints.target,
+        objective.fingerprints.draft,
+    ):
+        raise StudyError(
+            f"study {config.name}: was measured with other models than the study file names now"
+        )
+    return confirm_front(table, config.data.split, split, objective, objective.baseline)
+
+
+def bench(
+    config: StudyConfig,
+    url: str,
+    *,
+    trial: int | None,
+    setting: Setting | None,
+    batch_sizes: Sequence[int],
+    repeats: int,
+) -> Bench:
+    """Speculative against target-only decoding, timed; see `spec_opt.bench.bench_study`.
+
+    Raises:
+        SpecOptError: the study, a trial of it, or what it names is not there or does not fit.
+    """
+    # Imports torch.
+    from spec_opt.bench import bench_study
+
+    return bench_study(
+        config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
+    )
+
+
+def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Imported:
+    """Old result tables become trials of the study.
+
+    Raises:
+        DataError: a file cannot be read.
+        StudyError: the study holds measured trials.
+    """
+    from spec_opt.results.importing import import_tables
+    from spec_opt.results.old_tables import read_tables
+
+    read_tables(tables)  # Bad files are found before a store is made.
+    return import_tables(open_store(url), config.name, tables)
+
+
+def serve_dashboard(
+    config: StudyConfig | None, url: str, host: str, port: int, on_ready: Callable[[str], None]
+) -> None:
+    """optuna-dashboard until interrupted.
+
+    Raises:
+        InputError: host or port will not do.
+        StudyError: there is no such store or study.
+    """
+    from spec_opt.results.dashboard import serve
+
+    names = () if config is None else (config.name,)
+    serve(url, names, host=host, port=port, on_ready=on_ready)
