@@ -155,4 +155,5 @@ def serve_dashboard(
     from spec_opt.results.dashboard import serve
 
     names = () if config is None else (config.name,)
-    serve(url, names, host=host, port=port, on_ready=on_ready)
+    thresholds = None if config is None else config.recommend
+    serve(url, names, thresholds=thresholds, host=host, port=port, on_ready=on_ready)
