@@ -40,7 +40,7 @@ def timed(owner: Any, name: str, part: str) -> None:
 
 def main() -> int:
     parts_file, *arguments = sys.argv[1:]
-    from spec_opt import cli, service
+    from spec_opt import cli, service, takeaway
     from spec_opt.evaluation import Evaluator
     from spec_opt.models.timer_xl import TimerXL
     from spec_opt.tuning import objective
@@ -63,8 +63,9 @@ def main() -> int:
     timed(Store, "transaction", "store")
     timed(Store, "read", "store")
     timed(service, "open_store", "store")
-    timed(service, "table_of", "output")
-    timed(service, "results_text", "output")
+    timed(takeaway, "table_of", "front")
+    timed(takeaway, "results_text", "front")
+    timed(takeaway, "write_report", "report")
 
     kept: list[Evaluator] = []
     make = Evaluator.__init__

@@ -131,13 +131,14 @@ class LiveView:
             self.say(f"trial {trial.number} ({trial.setting}) failed: {trial.error}")
 
     def _watch(self) -> None:
-        pause, last_line = SECONDS_BETWEEN_LOOKS, time.monotonic()
+        # A look costs time that the work in this process could use: no more than are shown.
+        interval = SECONDS_BETWEEN_LINES if self._live is None else SECONDS_BETWEEN_LOOKS
+        pause = interval
         while not self._leave.wait(pause):
             began = time.monotonic()
             self._look()
-            pause = max(SECONDS_BETWEEN_LOOKS, (time.monotonic() - began) / SHARE_OF_TIME)
-            if self._live is None and began - last_line > SECONDS_BETWEEN_LINES:
-                last_line = began
+            pause = max(interval, (time.monotonic() - began) / SHARE_OF_TIME)
+            if self._live is None:
                 self._line()
 
     def _look(self) -> None:

@@ -15,7 +15,7 @@ from spec_opt.timing import learn_costs_quickly
 
 log = logging.getLogger(__name__)
 
-LEARNING_SECONDS: Final = 0.5
+LEARNING_SECONDS: Final = 0.3
 """What it may take a worker, once, to learn what the steps of decoding cost on its device."""
 
 
