@@ -16,10 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from benchmarks.environment import describe
 from spec_opt.config import Setting, StudyConfig, read_study
+from spec_opt.data import load_dataset
+from spec_opt.decoding.acceptance import RULES
+from spec_opt.decoding.prefix_cache import PrefixCache
+from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.models.checkpoint import load_model
+from spec_opt.tuning.space import grid_points
 
 WINDOWS = 255
 STUDY = """
@@ -61,8 +71,10 @@ def main() -> None:
         os.environ["SPEC_OPT_DATA"] = str(shared / "data")
         plain = without_cache(config)
         print(
-            f"Our plain decoder, no cache, decoding alone: {plain:.0f} s, "
-            f"{plain / median:.1f} times as long as the whole process"
+            f"Our plain decoder, no cache, decoding alone: {plain.seconds:.0f} s, "
+            f"{plain.seconds / median:.1f} times as long as the whole process.\n"
+            f"Cache against plain decoder: counters equal for {plain.equal} of {plain.settings} "
+            f"settings, forecasts within {plain.gap:.1e}."
         )
 
 
@@ -109,17 +121,61 @@ def reference(shared: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def without_cache(config: StudyConfig) -> float:
-    """Seconds of decoding all settings with the plain decoder, models and windows at hand."""
-    from spec_opt.tuning.objective import Objective
-    from spec_opt.tuning.space import grid_points
+@dataclass(frozen=True)
+class Plain:
+    """The plain decoder over all settings, held against the cache."""
 
-    objective = Objective.prepare(config)
-    objective.evaluator.measure_plainly(Setting(sigma=0.1, bias=1.0, k=1))  # warm-up
-    began = time.perf_counter()
-    for setting in grid_points(config.search):
-        objective.evaluator.measure_plainly(setting)
-    return time.perf_counter() - began
+    seconds: float
+    settings: int
+    equal: int
+    """Settings whose counters are the same through the cache."""
+    gap: float
+    """Largest difference of a forecast's value, over those settings."""
+
+
+def without_cache(config: StudyConfig) -> Plain:
+    """Decode all settings plainly, models and windows at hand."""
+    data = config.data
+    windows = load_dataset(data).windows(
+        data.split, data.context, data.horizon, data.window_stride, data.max_windows
+    )
+    assert config.target.checkpoint is not None
+    assert config.draft.checkpoint is not None
+    target, draft = load_model(config.target.checkpoint), load_model(config.draft.checkpoint)
+    rule, seed, size = RULES[config.decoding.rule], config.decoding.seed, config.decoding.batch_size
+    cache = PrefixCache(target, draft, rule, windows, seed=seed, batch_size=size)
+
+    def plainly(setting: Setting) -> tuple[Tensor, Counters]:
+        parts = [
+            decode_speculatively(
+                target,
+                draft,
+                rule,
+                setting,
+                windows.contexts(slice(first, first + size)),
+                windows.starts[first : first + size],
+                windows.horizon,
+                seed,
+            )
+            for first in range(0, len(windows), size)
+        ]
+        forecasts = torch.cat([part.forecast for part in parts])
+        return forecasts, Counters.concatenate([part.counters for part in parts])
+
+    settings = grid_points(config.search)
+    plainly(settings[0])  # warm-up
+    seconds, equal, gap = 0.0, 0, 0.0
+    for setting in settings:
+        began = time.perf_counter()
+        forecast, counters = plainly(setting)
+        seconds += time.perf_counter() - began
+        walk = cache.walk(setting, forecast=True)
+        assert walk.forecast is not None
+        both = zip(astuple(counters), astuple(walk.counters), strict=True)
+        if all(torch.equal(a, b) for a, b in both):
+            equal += 1
+            gap = max(gap, float((forecast - walk.forecast).abs().max()))
+    return Plain(seconds, len(settings), equal, gap)
 
 
 if __name__ == "__main__":
