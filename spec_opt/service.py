@@ -6,14 +6,16 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from spec_opt.config import StudyConfig
-from spec_opt.errors import InputError, SpecOptError, WorkError
+from spec_opt.errors import InputError, SpecOptError, StoreURLError, WorkError
 from spec_opt.interrupts import stop_on_signals
 from spec_opt.live import LiveView, TrialLines, print_line
 from spec_opt.tuning.launch import (
@@ -26,6 +28,7 @@ from spec_opt.tuning.launch import (
 from spec_opt.tuning.progress import StudyProgress, progress
 from spec_opt.tuning.protocol import Objective
 from spec_opt.tuning.provenance import package_versions
+from spec_opt.tuning.ray_cluster import RaySummary, cluster, run_tasks
 from spec_opt.tuning.store import open_store
 from spec_opt.tuning.store_url import parse_url
 from spec_opt.tuning.study import Study, load_study, open_study
@@ -156,6 +159,54 @@ def run_many(
             raise InputError(f"a worker found bad input; see {logs}")
         raise WorkError(f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}")
     return summary
+
+
+def ray_cluster(address: str, url: str) -> AbstractContextManager[None]:
+    """Connected to a Ray cluster while inside.
+
+    Raises:
+        InputError: the store is a file, Ray is not installed, or no cluster answers.
+    """
+    if parse_url(url).path is not None:
+        raise StoreURLError(
+            f"--ray: workers on other machines cannot share the file of {url}; "
+            "give --storage postgresql://…"
+        )
+    return cluster(address)
+
+
+def run_on_ray(config: StudyConfig, url: str, tasks: int | None) -> RaySummary:
+    """Workers as tasks of the connected cluster, until the study is done or a signal comes.
+
+    Raises:
+        WorkError: tasks failed for good.
+        InputError: a task found the input bad.
+    """
+    work = partial(_work_in_task, prepare, run_worker, config, url)
+    with ExitStack() as stack:
+        tick = _ViewOnceThere(config, url, stack)
+
+        def leaving() -> None:
+            print_line("workers give their trials back, then leave; again to leave at once")
+
+        with stop_on_signals(leaving) as stop:
+            summary = run_tasks(work, tasks, config.decoding.device != "cpu", stop, on_tick=tick)
+    if summary.errors:
+        # Bad input first: it can be mended.
+        first = max(summary.errors, key=lambda error: error.exit_code)
+        text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
+        raise InputError(text) if first.exit_code == 2 else WorkError(text)
+    return summary
+
+
+def _work_in_task(
+    prepare: Callable[[StudyConfig, str], tuple[Study, Objective]],
+    run_worker: Callable[[Study, Objective, threading.Event], WorkerSummary],
+    config: StudyConfig,
+    url: str,
+) -> WorkerSummary:
+    study, objective = prepare(config, url)
+    return run_worker(study, objective, threading.Event())
 
 
 class _ViewOnceThere:

@@ -61,6 +61,7 @@ ORDER = [
     "tuning.progress",
     "tuning.worker",
     "tuning.launch",
+    "tuning.ray_cluster",
     "results.quiet",
     "results.attributes",
     "results.table",

@@ -27,9 +27,22 @@ if TYPE_CHECKING:
 @storage_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="N processes on the CPU.")
 @click.option("--gpus", metavar="LIST", help="One process per GPU: 0,1,… or all.")
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="auto",
+    help="One task per GPU (or CPU) of a Ray cluster, N with --workers. ADDRESS: HOST:PORT; "
+    "without it, the cluster of this machine.",
+)
 @json_option
 def run(
-    study: str, storage: str | None, workers: int | None, gpus: str | None, as_json: bool
+    study: str,
+    storage: str | None,
+    workers: int | None,
+    gpus: str | None,
+    ray: str | None,
+    as_json: bool,
 ) -> int:
     """Make the models if need be, run the study to its end, print the front.
 
@@ -41,11 +54,17 @@ def run(
     from spec_opt.live import LiveView
     from spec_opt.tuning.store_url import parse_url
 
-    if workers is not None and gpus is not None:
-        raise click.UsageError("--workers and --gpus exclude each other")
+    if gpus is not None and (workers is not None or ray is not None):
+        raise click.UsageError("--gpus goes with neither --workers nor --ray")
     config = read_study(study)
     url = service.storage_url(storage)
-    if workers is None and gpus is None:
+    if ray is not None:
+        with service.ray_cluster(ray, url):
+            if code := service.make_models(study):
+                return code
+            interrupted = service.run_on_ray(config, url, workers).interrupted
+        opened = service.look(config, url)
+    elif workers is None and gpus is None:
         opened, objective = service.prepare(config, url)
         interrupted = service.work(opened, objective, LiveView(opened)).interrupted
     else:
