@@ -22,18 +22,26 @@ from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.layers import Layer, rotate, rotation_at
 
 
-class Projections(NamedTuple):
-    """Weight and bias by which a layer makes queries, and keys and values stacked."""
+class Projection(NamedTuple):
+    """Weight `[3D, in]` and bias by which a layer makes queries, keys and values, stacked."""
 
-    query: tuple[Tensor, Tensor]
-    memory: tuple[Tensor, Tensor]
+    weight: Tensor
+    bias: Tensor
+
+    def some(self, tokens: Tensor, parts: slice, heads: int) -> Tensor:
+        """Of the three, `parts`, for `tokens` `[..., in]`: `[..., parts, H, D/H]`."""
+        width = len(self.weight) // 3
+        rows = slice((parts.start or 0) * width, (parts.stop or 3) * width)
+        projected = F.linear(tokens, self.weight[rows], self.bias[rows])
+        return torch.unflatten(projected, -1, (-1, heads, width // heads))
 
 
 class Tables:
     """What does not depend on the series: made once for a number of channels, tokens and times.
 
     Args:
-        layers, projections: of the network, first to last.
+        layers: of the network, first to last.
+        projections: of each; the first one's input is a patch.
         channels, times: C and T.
         stride: how far apart the positions of neighbouring channels' tokens are. Token (c, n) has
             position c·stride + n; the network was trained with the context's number of tokens.
@@ -42,7 +50,7 @@ class Tables:
     def __init__(
         self,
         layers: Sequence[Layer],
-        projections: Sequence[Projections],
+        projections: Sequence[Projection],
         channels: int,
         times: int,
         stride: int,
@@ -58,10 +66,9 @@ class Tables:
         self._shared_masks: dict[tuple[int, int, int, int], Tensor] = {}
 
     def rotation(self, times: Tensor | slice) -> Tensor:
-        """[·, w·C, D/2H] for the tokens of `times`: [A, 1, w·C, ·] for times [A, w]."""
-        if isinstance(times, slice):
-            return self._rotation[times].flatten(0, 1)
-        return self._rotation[times].flatten(1, 2).unsqueeze(1)
+        """For the tokens of `times`: `[A or 1, w, C, 1, 1, D/2H]`."""
+        rotation = self._rotation[times][..., None, None, :]
+        return rotation.unsqueeze(0) if isinstance(times, slice) else rotation
 
     def mask(self, index: int, times: Tensor | slice, length: int) -> Tensor:
         """What layer `index` adds to the scaled logits: [A or 1, H, w·C, length·C].
@@ -126,12 +133,7 @@ class TokenMemory:
         weight = tables.layers[0].query.weight
         self._device = weight.device
         self._keys, self._values = (
-            [
-                weight.new_zeros(
-                    batch, layer.heads, times, channels, layer.query.out_features // layer.heads
-                )
-                for layer in tables.layers
-            ]
+            [weight.new_zeros(batch, times, channels, *_heads(layer)) for layer in tables.layers]
             for _ in range(2)
         )
 
@@ -150,36 +152,47 @@ class TokenMemory:
         if isinstance(times, Tensor):
             asked_times = times[:, -outputs:]
 
-        source = self._normalise(torch.unflatten(series, 1, (width, self._patch)), chosen)
-        rotation = self._tables.rotation(times)
-        last = len(self._tables.layers) - 1
+        tokens = self._normalise(torch.unflatten(series, 1, (width, self._patch)), chosen)
         for index, layer in enumerate(self._tables.layers):
-            asked, asked_rotation, here = source, rotation, times
-            if index == last and outputs < width:
-                asked, here = source[:, -outputs:].contiguous(), asked_times
-                asked_rotation = self._tables.rotation(here)
-            projections = self._tables.projections[index]
-            query = layer.split(F.linear(asked, *projections.query).flatten(1, 2))
-            key, value = F.linear(source, *projections.memory).flatten(1, 2).chunk(2, dim=-1)
-            keys = self._store(
-                self._keys[index], rotate(layer.split(key), rotation), chosen, times, length
-            )
-            values = self._store(self._values[index], layer.split(value), chosen, times, length)
-            residual = self._embed(asked) if index == 0 else asked
+            asked, here = tokens, times
+            if index == len(self._tables.layers) - 1 and outputs < width:
+                asked, here = tokens[:, -outputs:].contiguous(), asked_times
+            query, key, value = self._project(index, tokens, times, asked, here)
             hidden = layer.finish(
-                residual.flatten(1, 2),
-                rotate(query, asked_rotation),
-                keys,
-                values,
+                (self._embed(asked) if index == 0 else asked).flatten(1, 2),
+                _by_head(query),
+                _by_head(self._store(self._keys[index], key, chosen, times, length)),
+                _by_head(self._store(self._values[index], value, chosen, times, length)),
                 self._tables.mask(index, here, length),
                 dropout=0.0,
             )
-            source = torch.unflatten(hidden, 1, (-1, self._channels))
-        answer = self._forecast(source[:, -outputs:].transpose(1, 2), chosen)
+            tokens = torch.unflatten(hidden, 1, (-1, self._channels))
+        answer = self._forecast(tokens.transpose(1, 2), chosen)
         return Gaussian(
             self._patches(answer.mean),
             None if answer.variance is None else self._patches(answer.variance),
         )
+
+    def _project(
+        self,
+        index: int,
+        tokens: Tensor,
+        times: Tensor | slice,
+        asked: Tensor,
+        asked_times: Tensor | slice,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of `asked`, keys and values of `tokens`: `[A, ·, C, H, D/H]` each."""
+        projection, heads = self._tables.projections[index], self._tables.layers[index].heads
+        rotation = self._tables.rotation(times)
+        if asked is tokens:  # one product, and one turn, for both
+            every = projection.some(tokens, slice(3), heads)
+            turned = rotate(every[..., :2, :, :], rotation)
+            return turned[..., 0, :, :], turned[..., 1, :, :], every[..., 2, :, :]
+        query = projection.some(asked, slice(0, 1), heads)
+        memory = projection.some(tokens, slice(1, 3), heads)
+        turned = rotate(query, self._tables.rotation(asked_times))
+        key = rotate(memory[..., :1, :, :], rotation)
+        return turned.squeeze(-3), key.squeeze(-3), memory[..., 1, :, :]
 
     def _store(
         self,
@@ -189,19 +202,26 @@ class TokenMemory:
         times: Tensor | slice,
         length: int,
     ) -> Tensor:
-        """Put `entries` `[A, H, w·C, ·]` at `times`, and give all of `rows` before `length`.
+        """Put `entries` `[A, w, C, H, ·]` at `times`, and give all of `rows` before `length`.
 
-        `rows` None stands for all of them. Returns `[A, H, length·C, ·]`.
+        `rows` None stands for all of them. Returns `[A, length, C, H, ·]`.
         """
-        entries = torch.unflatten(entries, 2, (-1, self._channels))  # [A, H, w, C, ·]
         if isinstance(times, slice):
-            slots[slice(None) if rows is None else rows, :, times] = entries
+            slots[slice(None) if rows is None else rows, times] = entries
         else:
             every = torch.arange(self._batch, device=self._device) if rows is None else rows
-            # The two indices stand apart, so the result begins with them: [A, w, H, C, ·].
-            slots[every.unsqueeze(1), :, times] = entries.transpose(1, 2)
-        known = slots[:, :, :length] if rows is None else slots[rows, :, :length]
-        return known.flatten(2, 3)
+            slots[every.unsqueeze(1), times] = entries
+        return slots[:, :length] if rows is None else slots[rows, :length]
 
     def _patches(self, series: Tensor) -> Tensor:
         return torch.unflatten(series, 1, (-1, self._patch))
+
+
+def _heads(layer: Layer) -> tuple[int, int]:
+    """H and D/H."""
+    return layer.heads, layer.query.out_features // layer.heads
+
+
+def _by_head(tokens: Tensor) -> Tensor:
+    """`[A, w, C, H, ·]` -> `[A, H, w·C, ·]`."""
+    return tokens.flatten(1, 2).transpose(1, 2)

@@ -23,7 +23,7 @@ from spec_opt.config import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.layers import Activation, Geometry, Layer, geometry_of, rotate
-from spec_opt.models.memory import Projections, Tables, TokenMemory
+from spec_opt.models.memory import Projection, Tables, TokenMemory
 
 NORMALISATION_EPSILON = 1e-5
 LOG_VARIANCE_LIMIT = 10.0
@@ -225,7 +225,8 @@ class TimerXL(nn.Module):
 
         def normalise(patches: Tensor, rows: Tensor | None) -> Tensor:
             mean, deviation = (t.transpose(1, 2) for t in instance.of(rows))
-            patches = patches.transpose(2, 3).to(mean.dtype)
+            # Contiguous: the products that follow are much slower otherwise.
+            patches = patches.transpose(2, 3).to(mean.dtype).contiguous()
             return ((patches - mean) / deviation).to(self.embedding.weight.dtype)
 
         def forecast(hidden: Tensor, rows: Tensor | None) -> Gaussian:
@@ -249,7 +250,7 @@ class TimerXL(nn.Module):
         if key not in self._tables:
             self._tables = {k: v for k, v in self._tables.items() if k[-1] == state}
             layers = [self._layer(index) for index in range(self.config.layers)]
-            projections = [self._projections(index) for index in range(self.config.layers)]
+            projections = [self._projection(index) for index in range(self.config.layers)]
             self._tables[key] = Tables(layers, projections, channels, times, stride)
         return self._tables[key]
 
@@ -317,13 +318,16 @@ class TimerXL(nn.Module):
             last = slice(tokens - 1, None, tokens)
             mask = mask[:, :, last].contiguous()
             rotation = rotation[last].contiguous()
-        return _Static(*self._projections(index), mask, rotation, geometry.rotation)
+        query, memory = self._projection(index, slice(1)), self._projection(index, slice(1, 3))
+        return _Static(query, memory, mask, rotation, geometry.rotation)
 
-    def _projections(self, index: int) -> Projections:
-        """Query, and keys and values, of a layer: in the first, composed with the embedding."""
+    def _projection(self, index: int, parts: slice = slice(3)) -> Projection:
+        """Of query, key and value, `parts`: in the first layer composed with the embedding."""
         layer = self._layer(index)
+        every: tuple[nn.Linear, ...] = (layer.query, layer.key, layer.value)
         compose = self._composed if index == 0 else _parameters
-        return Projections(compose(layer.query), compose(layer.key, layer.value))
+        weight, bias = compose(*every[parts])
+        return Projection(weight, bias)
 
     def _composed(self, *projections: nn.Linear) -> tuple[Tensor, Tensor]:
         """The embedding followed by stacked projections, as one weight `[D', P]` and bias."""
