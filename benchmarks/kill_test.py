@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.environment import describe
 from tests.tuning.kills import Fire, Outcome, Study, run_under_fire
 from tests.tuning.postgres import PostgresServer, postgres_of_our_own
+from tests.tuning.stand_in_program import Options
 
 SETTINGS = 80
 FIRES = (Fire(launcher=1, everything=0), Fire(launcher=0, everything=1))
@@ -31,7 +32,7 @@ def one_run(number: int, seconds: float, server: PostgresServer | None) -> Outco
     with tempfile.TemporaryDirectory(prefix="spec-opt-kill-test-") as name:
         folder = Path(name)
         url = f"sqlite:///{folder}/store.db" if server is None else server.new_database()
-        study = Study(folder / "study", url, seconds=seconds)
+        study = Study(folder / "study", url, options=Options(seconds=seconds))
         fire = FIRES[number % len(FIRES)]
         outcome = run_under_fire(study, SETTINGS, fire, random.Random(number))
         if not is_right(outcome):

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -85,7 +85,9 @@ class Study:
         options: of the stand-in program.
     """
 
-    def __init__(self, folder: Path, url: str, search: str = "", seconds: float = 0.2) -> None:
+    def __init__(
+        self, folder: Path, url: str, search: str = "", options: Options | None = None
+    ) -> None:
         self.folder = folder
         self.url = url
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ class Study:
         self._file.write_text(f'name = "{NAME}"\n[search]\n{search}\n{DATA}', encoding="utf-8")
         self._evaluations = folder / "evaluations"
         self._output = folder / "output"
-        options = Options(seconds=seconds, log=str(self._evaluations))
+        options = replace(options or Options(), log=str(self._evaluations))
         self._environment = {
             **os.environ,
             **options.environment(),

@@ -1,4 +1,4 @@
-"""`spec-opt` with a stand-in for the models and quick patience; everything else is the real thing.
+"""`spec-opt` with a stand-in for the models, quick patience, no report; the rest is the real thing.
 
 STAND_IN='{"seconds": 0.2}' python -m tests.tuning.stand_in_program run STUDY --workers 4
 """
@@ -9,9 +9,10 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from spec_opt import cli, service
+from spec_opt import cli, service, takeaway
 from spec_opt.config import StudyConfig
 from spec_opt.tuning.claims import Heartbeat
 from spec_opt.tuning.launch import Restarts, launch
@@ -65,6 +66,9 @@ def main() -> int:
         "launch": partial(launch, restarts=restarts),
         "run_worker": partial(run_worker, heartbeat=Heartbeat(options.interval, options.grace)),
     }
+    # Drawing figures takes longer than the rest of a start; other tests hold the report.
+    no_report = SimpleNamespace(files=(Path("report.html"),), png_problem=None)
+    setattr(takeaway, "write_report", lambda *_, **__: no_report)  # noqa: B010 - typed otherwise
     for name, value in replaced.items():
         assert hasattr(service, name), name
         setattr(service, name, value)

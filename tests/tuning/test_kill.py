@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.kills import Fire, Study, run_under_fire
+from tests.tuning.stand_in_program import Options
 
 GRID_24 = "sigma = [0.1, 0.2, 0.3]\nbias = [1.0, 2.0]\nk = [1, 2, 3, 4]"
 MakeStudy = Callable[..., Study]
@@ -18,7 +19,8 @@ def make(store_url: str, tmp_path: Path) -> Iterator[MakeStudy]:
     studies: list[Study] = []
 
     def make_(search: str, seconds: float = 0.2) -> Study:
-        studies.append(Study(tmp_path / "study", store_url, search, seconds))
+        options = Options(seconds=seconds)
+        studies.append(Study(tmp_path / "study", store_url, search, options))
         return studies[-1]
 
     yield make_
