@@ -1,0 +1,35 @@
+"""The trained ETTh1 pair on 255 test windows, for benchmarks.
+
+SPEC_OPT_SHARED names the folder that holds data/ETTh1.csv and checkpoints/.
+"""
+
+import os
+from pathlib import Path
+
+from spec_opt.config import ContextMode, DataConfig, DecodingConfig, Rule
+from spec_opt.data import Windows, load_dataset
+from spec_opt.evaluation import Evaluator
+from spec_opt.models.checkpoint import load_model
+from spec_opt.models.timer_xl import TimerXL
+
+CONTEXT = 672
+
+
+def shared() -> Path:
+    return Path(os.environ["SPEC_OPT_SHARED"]).resolve()
+
+
+def windows(horizon: int) -> Windows:
+    """Every 10th test window."""
+    os.environ.setdefault("SPEC_OPT_DATA", str(shared() / "data"))
+    config = DataConfig(source="ETTh1", split="test", context=CONTEXT, horizon=horizon)
+    return load_dataset(config).windows("test", CONTEXT, horizon, 10)
+
+
+def model(role: str) -> TimerXL:
+    return load_model(shared() / "checkpoints" / f"etth1_{role}_checkpoint.pth").eval()
+
+
+def evaluator(rule: Rule, context: ContextMode, horizon: int = 336) -> Evaluator:
+    config = DecodingConfig(rule=rule, context=context, device="cpu")
+    return Evaluator(model("target"), model("draft"), windows(horizon), config)
