@@ -1,8 +1,8 @@
 """How the cost of a grid grows with its settings and its windows, on the trained ETTh1 pair.
 
-    SPEC_OPT_SHARED=folder python -m benchmarks.scaling [--rule stride]
+    SPEC_OPT_SHARED=folder python -m benchmarks.scaling [--rule stride] [--windows 255]
 
-Each cell is a fresh evaluator: seconds of measuring all settings, target evaluations per window.
+Each cell is a fresh evaluator on all settings of a grid.
 """
 
 import argparse
@@ -10,14 +10,18 @@ import os
 import time
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+from torch import Tensor
 
 from benchmarks.environment import describe
-from spec_opt.config import DataConfig, DecodingConfig, Setting
-from spec_opt.data import load_dataset
+from spec_opt.config import DataConfig, DecodingConfig, Rule, Setting
+from spec_opt.data import Dataset, load_dataset
 from spec_opt.evaluation import Evaluator
 from spec_opt.models.checkpoint import load_model
+from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.timer_xl import TimerXL
 
 CONTEXT, HORIZON = 672, 336
 WINDOWS = (255, 1000, 2545)
@@ -39,31 +43,46 @@ GRIDS = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rule", default="stride", choices=["stride", "exact", "point"])
-    rule = parser.parse_args().rule
+    parser.add_argument("--windows", type=int, nargs="*", default=WINDOWS)
+    options = parser.parse_args()
+    rule, counts = options.rule, options.windows
     shared = Path(os.environ["SPEC_OPT_SHARED"])
     pair = [shared / "checkpoints" / f"etth1_{role}_checkpoint.pth" for role in ("target", "draft")]
     source = str(shared / "data" / "ETTh1.csv")
     dataset = load_dataset(DataConfig(source=source, context=CONTEXT, horizon=HORIZON))
 
-    print(f"{describe()}\nrule {rule}; seconds of measuring, target evaluations per window\n")
-    print("| settings | " + " | ".join(f"{count} windows" for count in WINDOWS) + " |")
-    print("|---" * (len(WINDOWS) + 1) + "|")
-    measure(dataset, pair, rule, GRIDS[8], WINDOWS[0])  # warm-up
+    print(f"{describe()}\nrule {rule}; seconds, of them in models, target evaluations per window\n")
+    print("| settings | " + " | ".join(f"{count} windows" for count in counts) + " |")
+    print("|---" * (len(counts) + 1) + "|")
+    measure(dataset, pair, rule, GRIDS[8], counts[0])  # warm-up
     for size, settings in GRIDS.items():
-        cells = [measure(dataset, pair, rule, settings, count) for count in WINDOWS]
+        cells = [measure(dataset, pair, rule, settings, count) for count in counts]
         print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
 
 
-def measure(dataset, pair, rule, settings, count) -> str:  # type: ignore[no-untyped-def]
+def measure(
+    dataset: Dataset, pair: list[Path], rule: Rule, settings: list[Setting], count: int
+) -> str:
     windows = dataset.windows("test", CONTEXT, HORIZON, max_windows=count)
     target, draft = (load_model(path) for path in pair)
     evaluator = Evaluator(target, draft, windows, DecodingConfig(rule=rule))
+    model_seconds = 0.0
+    predict = TimerXL.predict
+
+    def timed(model: TimerXL, context: Tensor) -> Gaussian:
+        nonlocal model_seconds
+        began = time.perf_counter()
+        answer = predict(model, context)
+        model_seconds += time.perf_counter() - began
+        return answer
+
     began = time.perf_counter()
-    for setting in settings:
-        evaluator.measure(setting)
+    with mock.patch.object(TimerXL, "predict", timed):
+        for setting in settings:
+            evaluator.measure(setting)
     seconds = time.perf_counter() - began
-    statistics = evaluator.cache_statistics
-    return f"{seconds:.1f} s, {statistics.target_evaluations / count:.1f}"
+    evaluations = evaluator.cache_statistics.target_evaluations / count
+    return f"{seconds:.1f} s, {model_seconds:.1f} s, {evaluations:.1f}"
 
 
 if __name__ == "__main__":
