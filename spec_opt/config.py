@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
 Sampler = Literal["grid", "tpe", "random", "nsga2"]
+Objective = Literal["acceptance_rate", "mse", "speedup"]
 
 
 def _matching(pattern: str, allowed: str) -> AfterValidator:
@@ -152,6 +153,8 @@ class SearchConfig(Table):
     """`[search]`: which settings are tried, and in what order."""
 
     sampler: Sampler = "grid"
+    objectives: tuple[Objective, ...] = ("acceptance_rate", "mse")
+    """These two, and perhaps "speedup": the predicted one, at the study's batch size."""
     sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
     bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
     k: IntSpace = (1, 2, 3, 4, 5)
@@ -163,6 +166,11 @@ class SearchConfig(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.objectives not in (get_args(Objective)[:2], get_args(Objective)):
+            raise ValueError(
+                f"objectives = {list(self.objectives)}: must be ['acceptance_rate', 'mse'], "
+                "with 'speedup' as the third or without"
+            )
         for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
             if isinstance(space, tuple):
                 if len(set(space)) < len(space):

@@ -72,7 +72,7 @@ class TrialLines:
         if trial.error is not None:
             self.say(f"trial {trial.number} ({trial.setting}) failed: {trial.error}")
             return
-        acceptance, mse = trial.values
+        acceptance, mse = trial.values[:2]
         self.say(
             f"trial {trial.number} ({trial.setting}) {trial.outcome}: "
             f"{percent(acceptance)} accepted, MSE {mse:.4f}, {trial.seconds:.1f} s"

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from spec_opt.errors import InputError
 from spec_opt.results.frame import frame_of
-from spec_opt.results.table import StudyTable, TrialRow
+from spec_opt.results.table import Result, StudyTable, TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def document_of(
         "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
         "selection": "all" if all_trials else "pareto",
         "config": None if table.config is None else table.config.model_dump(mode="json"),
-        "trials": [_trial(row) for row in _rows(table, all_trials)],
+        "trials": [_trial(row, table.objectives) for row in _rows(table, all_trials)],
     }
 
 
@@ -135,15 +135,22 @@ def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
     return frame.set_index("number", drop=False).loc[order].reset_index(drop=True)
 
 
-def _trial(row: TrialRow) -> dict[str, Any]:
+def _values(result: Result, objectives: Sequence[str]) -> dict[str, float | None]:
+    every = {
+        "acceptance_rate": result.acceptance_rate,
+        "mse": result.mse,
+        "speedup": result.predicted_speedup,
+    }
+    return {name: every[name] for name in objectives}
+
+
+def _trial(row: TrialRow, objectives: Sequence[str]) -> dict[str, Any]:
     result = row.result
     return {
         "number": row.number,
         "state": row.state,
         "params": None if row.setting is None else row.setting.model_dump(),
-        "values": None
-        if result is None
-        else {"acceptance_rate": result.acceptance_rate, "mse": result.mse},
+        "values": None if result is None else _values(result, objectives),
         "pareto": result is not None and result.pareto,
         "started": None if row.started is None else row.started.isoformat(),
         "finished": None if row.finished is None else row.finished.isoformat(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 
 from spec_opt.results.table import Point, StudyTable
@@ -19,7 +20,11 @@ def front_text(table: StudyTable) -> str:
         return "No trial has completed yet."
     blocks = [list(alike) for _, alike in groupby(table.front, key=_outcome)]
     rows = [_HEADINGS, *(_row(block, table.target_mse) for block in blocks)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    if "speedup" in table.objectives:
+        speedups = [f"{block[0].result.predicted_speedup or math.nan:.2f}" for block in blocks]
+        column = ["predicted speedup", *speedups]
+        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = [f"Pareto front of {table.name}: {_size(table, len(blocks))}", ""]
     for row, block in zip(rows, [None, *blocks], strict=True):
         cells = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -21,7 +21,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from spec_opt.config import Setting, StudyConfig
+from spec_opt.config import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measurement import Baseline, Fingerprints
 from spec_opt.results.attributes import Attributes
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 """Of the objectives acceptance_rate and mse."""
+SPEEDUP_DIRECTION = StudyDirection.MAXIMIZE
+"""Of the third, where a study has it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Result:
     acceptance_rate: float
     mse: float
     pareto: bool
-    """Whether no other result is at least as good in both objectives and better in one."""
+    """Whether no other result is at least as good in all objectives and better in one."""
     mae: float | None
     acceptance_se: float | None
     mse_se: float | None
@@ -129,6 +131,11 @@ class StudyTable:
     speedups: tuple[Speedup, ...]
     """What `spec-opt bench` left in the study's user attribute `speedups`."""
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the study optimises, in the order of its trials' values."""
+        return SearchConfig().objectives if self.config is None else self.config.search.objectives
+
     @cached_property
     def points(self) -> tuple[Point, ...]:
         """The completed trials, in the order of their numbers."""
@@ -193,15 +200,16 @@ def read_table(study: Study) -> StudyTable:
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
     """
-    if tuple(study.directions) != DIRECTIONS:
+    if tuple(study.directions) not in (DIRECTIONS, (*DIRECTIONS, SPEEDUP_DIRECTION)):
         raise StudyError(
             f"study {study.study_name}: not one of spec-opt: its objectives are not "
-            "acceptance_rate (maximize) and mse (minimize)"
+            "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
         )
     frozen = study.get_trials(deepcopy=False)
     complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
-    values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, 2)
-    on_front = pareto_mask(values[:, 0], values[:, 1])
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
+    values = np.asarray([t.values for t in complete], dtype=np.float64)
+    on_front = pareto_mask(values.reshape(-1, len(signs)) * signs)
     about = Attributes(study.user_attrs)
     speedups = about.records("speedups", Speedup)
     predicted = {s.trial: s.predicted_speedup for s in reversed(speedups)}
@@ -220,21 +228,24 @@ def read_table(study: Study) -> StudyTable:
     )
 
 
-def pareto_mask(
-    acceptance: npt.NDArray[np.float64], mse: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Which points [n] are on the Pareto front; equal points are all on it, or all off it.
+def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which points, `[n, objectives]` to be minimised, are on the Pareto front: `[n]`.
 
-    The same front as Optuna's `best_trials`, without copying every trial of the study: sorted by
-    acceptance, a point is on the front when its MSE is below that of all before it.
+    Equal points are all on it, or all off it. The same front as Optuna's `best_trials`, without
+    copying every trial of the study.
     """
-    if len(acceptance) == 0:
+    if len(losses) == 0:
         return np.zeros(0, dtype=np.bool_)
-    losses = np.stack([-acceptance, mse], axis=1)
     unique, inverse = np.unique(losses, axis=0, return_inverse=True)
-    lowest = np.minimum.accumulate(unique[:, 1])
     on_front = np.ones(len(unique), dtype=np.bool_)
-    on_front[1:] = lowest[1:] < lowest[:-1]
+    if unique.shape[1] == 2:
+        # In the order of the first, a point is on the front when it is below all before it.
+        lowest = np.minimum.accumulate(unique[:, 1])
+        on_front[1:] = lowest[1:] < lowest[:-1]
+    else:
+        for index, point in enumerate(unique):
+            # What dominates a point stands before it in this order.
+            on_front[index] = not (unique[:index] <= point).all(axis=1).any()
     return on_front[inverse.reshape(-1)]
 
 

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
 from optuna.study import StudyDirection
 from pydantic import ValidationError
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
-from spec_opt.config import StudyConfig
+from spec_opt.config import Objective, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measurement import Baseline, Fingerprints
 from spec_opt.tuning.agenda import reconcile
@@ -29,8 +29,11 @@ from spec_opt.tuning.store import (
     trials,
 )
 
-METRICS = ("acceptance_rate", "mse")
-DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+DIRECTIONS: Final[dict[Objective, StudyDirection]] = {
+    "acceptance_rate": StudyDirection.MAXIMIZE,
+    "mse": StudyDirection.MINIMIZE,
+    "speedup": StudyDirection.MAXIMIZE,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def open_study(
         lock_names(store, connection)
         study_id = _find(connection, config.name)
         if study_id is None:
-            return _create(connection, config.name, attributes), attributes
+            return _create(connection, config, attributes), attributes
         stored = _stored_attributes(connection, study_id)
         _check_fit(connection, config, study_id, fingerprints, stored)
         if stored["config"] != attributes["config"]:
@@ -158,18 +161,19 @@ def _find(connection: Connection, name: str) -> int | None:
     return found
 
 
-def _create(connection: Connection, name: str, attributes: Mapping[str, Any]) -> int:
-    created = connection.execute(insert(studies).values(study_name=name))
+def _create(connection: Connection, config: StudyConfig, attributes: Mapping[str, Any]) -> int:
+    objectives = config.search.objectives
+    created = connection.execute(insert(studies).values(study_name=config.name))
     assert created.inserted_primary_key is not None
     study_id: int = created.inserted_primary_key[0]
     connection.execute(
         insert(study_directions),
         [
-            {"study_id": study_id, "objective": i, "direction": direction}
-            for i, direction in enumerate(DIRECTIONS)
+            {"study_id": study_id, "objective": i, "direction": DIRECTIONS[objective]}
+            for i, objective in enumerate(objectives)
         ],
     )
-    names = {"study_id": study_id, "key": METRIC_NAMES_KEY, "value_json": json.dumps(METRICS)}
+    names = {"study_id": study_id, "key": METRIC_NAMES_KEY, "value_json": json.dumps(objectives)}
     connection.execute(insert(study_system_attributes), [names])
     for key, value in attributes.items():
         _set_attribute(connection, study_id, key, value)
@@ -208,6 +212,12 @@ def _check_fit(
         raise StudyError(
             f"study {config.name}: was measured with another {', '.join(changed)} than this study "
             f"file gives, so its trials cannot be compared with new ones; {remedy}"
+        )
+    held = select(func.count()).where(study_directions.c.study_id == study_id)
+    if connection.execute(held).scalar() != len(config.search.objectives):
+        raise StudyError(
+            f"study {config.name}: search.objectives = {list(config.search.objectives)} are not "
+            f"those that the study was made with; {remedy}"
         )
     table = trial_params.join(trials, trials.c.trial_id == trial_params.c.trial_id)
     query = (

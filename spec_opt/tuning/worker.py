@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from spec_opt.tuning.claims import ClaimedTrial, Claims, Heartbeat, Idle, Stored
 from spec_opt.tuning.protocol import Objective, Stop
 from spec_opt.tuning.provenance import package_versions, source_commit
 from spec_opt.tuning.retry import Patience
-from spec_opt.tuning.study import METRICS, Study
+from spec_opt.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class TrialReport:
     setting: Setting
     outcome: Outcome
     values: tuple[float, ...]
-    """(acceptance_rate, mse); empty if it failed."""
+    """Of the study's objectives, acceptance_rate and mse the first; empty if it failed."""
     error: str | None
     seconds: float
 
@@ -81,7 +81,7 @@ def run_worker(
         StoreError: the store could not be reached for long.
     """
     claims = Claims(study, heartbeat, worker_index)
-    worker = _Worker(claims, objective, on_trial)
+    worker = _Worker(claims, objective, study.config.search.objectives, on_trial)
     started = time.monotonic()
     interrupted = False
     try:
@@ -142,13 +142,14 @@ class _Worker:
         self,
         claims: Claims,
         objective: Objective,
+        objectives: Sequence[str],
         on_trial: Callable[[TrialReport], None] | None,
     ) -> None:
         self.counts: dict[Outcome, int] = dict.fromkeys(
             ("complete", "repeated", "fail", "dropped"), 0
         )
         self._claims = claims
-        self._objective = objective
+        self._objective, self._objectives = objective, objectives
         self._on_trial = on_trial
         self._always = _attributes_of_worker(objective)
 
@@ -194,8 +195,7 @@ class _Worker:
     def _measure(self, trial: ClaimedTrial) -> _Ending:
         try:
             measurement = self._objective(trial.setting)
-            values = (measurement.acceptance_rate, measurement.mse)
-            _require_finite(values)
+            values = self._values(measurement)
         except Exception as error:
             reason = describe(error)
             if _only_a_new_process_helps(error):
@@ -207,6 +207,22 @@ class _Worker:
         done = self._claims.finish(trial, values, attributes)
         return ("complete" if done else "dropped"), values, None
 
+    def _values(self, measurement: Measurement) -> tuple[float, ...]:
+        found = {
+            "acceptance_rate": measurement.acceptance_rate,
+            "mse": measurement.mse,
+            "speedup": measurement.predicted_speedup,
+        }
+        values = []
+        for name in self._objectives:
+            value = found[name]
+            if value is None:
+                raise WorkError(f"{name}: could not be predicted")
+            if not math.isfinite(value):
+                raise WorkError(f"{name} = {value} is not finite")
+            values.append(value)
+        return tuple(values)
+
 
 def describe(error: BaseException) -> str:
     """An exception as one line: its own text if it is spec-opt's, else with its type."""
@@ -216,12 +232,6 @@ def describe(error: BaseException) -> str:
     return line if len(line) <= LONGEST_ERROR else line[: LONGEST_ERROR - 3] + "..."
 
 
-def _require_finite(values: tuple[float, ...]) -> None:
-    for name, value in zip(METRICS, values, strict=True):
-        if not math.isfinite(value):
-            raise WorkError(f"{name} = {value} is not finite")
-
-
 def _only_a_new_process_helps(error: BaseException) -> bool:
     """Whether CUDA lost its context: every later trial here would fail, and none by its fault."""
     return str(error).startswith("CUDA error") or type(error).__name__ == "AcceleratorError"
@@ -229,7 +239,7 @@ def _only_a_new_process_helps(error: BaseException) -> bool:
 
 def _attributes_of_measurement(measurement: Measurement) -> dict[str, Any]:
     attributes = asdict(measurement)
-    for name in METRICS:
+    for name in ("acceptance_rate", "mse"):  # these are the trial's values
         del attributes[name]
     return {name: _as_json(value) for name, value in attributes.items()}
 

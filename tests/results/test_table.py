@@ -51,8 +51,7 @@ def test_front_equals_that_of_optuna(values: list[tuple[float, float]]) -> None:
     study = studies.empty_study()
     setting = Setting(sigma=0.1, bias=1.0, k=1)
     study.add_trials(studies.complete(setting, a, m) for a, m in values)
-    array = np.array(values, dtype=float).reshape(-1, 2)
-    mask = pareto_mask(array[:, 0], array[:, 1])
+    mask = pareto_mask(np.array(values, dtype=float).reshape(-1, 2) * [-1, 1])
     assert set(np.flatnonzero(mask).tolist()) == front_of_optuna(study)
 
 
@@ -60,7 +59,7 @@ def test_front_of_10_000_random_points() -> None:
     generator = np.random.default_rng(0)
     acceptance, mse = generator.random(10_000).round(3), generator.random(10_000).round(3)
     start = time.perf_counter()
-    mask = pareto_mask(acceptance, mse)
+    mask = pareto_mask(np.stack([-acceptance, mse], axis=1))
     assert time.perf_counter() - start < 0.5
     for index in np.flatnonzero(mask):
         as_good = (acceptance >= acceptance[index]) & (mse <= mse[index])
