@@ -1,7 +1,6 @@
 """Fixtures that every test may use."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,12 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+) -> None:
     """No test reads or writes the user's caches, stores or settings."""
     for name in [name for name in os.environ if name.startswith("SPEC_OPT_")]:
         if name != "SPEC_OPT_SHARED":
             monkeypatch.delenv(name)
     monkeypatch.setenv("SPEC_OPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    yield
 
 
 @pytest.fixture(scope="session")
