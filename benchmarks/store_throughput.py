@@ -1,0 +1,198 @@
+"""How many trials a second a store bears: real workers, an objective that takes no time.
+
+    python -m benchmarks.store_throughput                       # the table
+    python -m benchmarks.store_throughput --long                # 8 workers on SQLite for 2 minutes
+
+Every trial is a claim, a result with all its attributes, and the worker's own bookkeeping. One
+worker's seconds per trial are thus the store's share of a trial, and an upper bound of it. SQLite
+lies on the disk of the temporary folder, Postgres is an embedded server with its usual durability.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from spec_opt.tuning.claims import Heartbeat
+from spec_opt.tuning.store import open_store
+from spec_opt.tuning.study import load_study
+from spec_opt.tuning.worker import run_worker
+from tests.tuning.postgres import postgres_of_our_own
+from tests.tuning.stand_in import StandIn, stand_in_study
+
+HEARTBEAT = Heartbeat(interval=0.5, grace=30.0)
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    trials: int
+    seconds: float
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Several workers on one store."""
+
+    trials: int
+    per_second: float
+    least: int
+    most: int
+    """Trials of the worker with the fewest and the most."""
+    errors: tuple[str, ...]
+    in_store: int
+    """Distinct settings that are complete in the store."""
+
+
+def search(settings: int) -> dict[str, Any]:
+    """A grid of about so many settings, with 8 values of bias and 10 of k."""
+    sigmas = max(1, settings // 80)
+    return {
+        "sigma": tuple(round(0.1 + 0.001 * i, 3) for i in range(sigmas)),
+        "bias": tuple(1.0 + i for i in range(8)),
+        "k": tuple(range(1, 11)),
+    }
+
+
+def work(
+    url: str, settings: int, seconds: float, together: Barrier, results: "Queue[WorkerResult]"
+) -> None:
+    """The body of a worker process."""
+    trials, began, error = 0, time.monotonic(), None
+    try:
+        store = open_store(url)
+        study = stand_in_study(store, **search(settings))
+        stop = threading.Event()
+        together.wait()
+        began = time.monotonic()
+        timer = threading.Timer(seconds, stop.set)
+        timer.start()
+        summary = run_worker(study, StandIn(), stop, heartbeat=HEARTBEAT)
+        timer.cancel()
+        trials = summary.complete
+    except Exception as failure:  # noqa: BLE001 - what reaches a user is the result
+        error = f"{type(failure).__name__}: {failure}"
+    results.put(WorkerResult(trials, time.monotonic() - began, error))
+
+
+def measure(url: str, workers: int, settings: int, seconds: float) -> Result:
+    store = open_store(url)
+    stand_in_study(store, **search(settings))
+    # A process that has imported everything forks the workers, which so start quickly.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tuning.stand_in", "tests.tuning.postgres"])
+    together, results = context.Barrier(workers), context.Queue()
+    processes = [
+        context.Process(target=work, args=(url, settings, seconds, together, results))
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    ended = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    complete = [
+        tuple(trial.params.values())
+        for trial in load_study(store, "stand-in").optuna_study().get_trials(deepcopy=False)
+        if trial.state is TrialState.COMPLETE
+    ]
+    assert len(complete) == len(set(complete)), "a setting stands twice"
+    store.close()
+    trials = [result.trials for result in ended]
+    return Result(
+        trials=sum(trials),
+        per_second=sum(trials) / max(result.seconds for result in ended),
+        least=min(trials),
+        most=max(trials),
+        errors=tuple(result.error for result in ended if result.error is not None),
+        in_store=len(complete),
+    )
+
+
+@contextmanager
+def stores(kinds: list[str]) -> Iterator[dict[str, Callable[[], str]]]:
+    """Each kind of store, as a function that gives the URL of a new one."""
+    made: dict[str, Callable[[], str]] = {}
+    with tempfile.TemporaryDirectory(prefix="spec-opt-throughput-") as name:
+        numbers = iter(range(10**6))
+        made["SQLite"] = lambda: f"sqlite:///{Path(name)}/store-{next(numbers)}.db"
+        if "Postgres" not in kinds:
+            yield made
+            return
+        with postgres_of_our_own() as server:
+            made["Postgres"] = server.new_database
+            yield {kind: made[kind] for kind in kinds}
+
+
+def table(options: argparse.Namespace) -> list[str]:
+    print("| store | workers | trials a second | ms a trial and worker | fewest / most | errors |")
+    print("|---|--:|--:|--:|--:|--:|")
+    errors: list[str] = []
+    with stores(options.stores) as kinds:
+        for kind, new_store in kinds.items():
+            for workers in options.workers:
+                runs = [
+                    measure(new_store(), workers, options.settings, options.seconds)
+                    for _ in range(options.repeats)
+                ]
+                rate = statistics.median(run.per_second for run in runs)
+                spread = (
+                    f"{min(r.per_second for r in runs):.0f}–{max(r.per_second for r in runs):.0f}"
+                )
+                one = min(runs, key=lambda run: abs(run.per_second - rate))
+                found = [error for run in runs for error in run.errors]
+                errors += found
+                print(
+                    f"| {kind} | {workers} | {rate:.0f} ({spread}) | {1000 * workers / rate:.1f} | "
+                    f"{one.least} / {one.most} | {len(found)} |",
+                    flush=True,
+                )
+    return errors
+
+
+def long_run(options: argparse.Namespace) -> list[str]:
+    with stores(["SQLite"]) as kinds:
+        result = measure(kinds["SQLite"](), 8, options.long_settings, options.long_seconds)
+    print(
+        f"SQLite, 8 workers, {options.long_seconds:.0f} s: {result.trials} trials, "
+        f"{result.per_second:.0f} a second, fewest {result.least} and most {result.most} a worker, "
+        f"{result.in_store} distinct settings complete in the store, {len(result.errors)} errors"
+    )
+    return list(result.errors)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 8, 24])
+    parser.add_argument("--stores", nargs="+", default=["SQLite", "Postgres"])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--settings", type=int, default=4000, help="of the grid")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--long-seconds", type=float, default=120.0)
+    parser.add_argument("--long-settings", type=int, default=24000)
+    options = parser.parse_args()
+    # Imports torch, which the worker processes do without.
+    from benchmarks.environment import describe
+
+    print(describe() + "\n")
+    errors = long_run(options) if options.long else table(options)
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
