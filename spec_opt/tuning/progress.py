@@ -17,6 +17,7 @@ from spec_opt.tuning.space import PARAMETERS, distributions, grid_points, settin
 from spec_opt.tuning.store import trials
 from spec_opt.tuning.study import Study
 
+NOT_KNOWN_YET = (None,) * len(PARAMETERS)
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0
 """The rate is that of the last trials, at most so many and so old: it forgets earlier runs."""
@@ -177,7 +178,8 @@ def _workers(study: Study, look: _Look, grace: float) -> tuple[WorkerStatus, ...
     found = []
     for row in look.running:
         host, _, pid = (row.worker or "unknown").rpartition(":")
-        stored = zip(PARAMETERS, params[row.trial_id], strict=True)
+        # On Postgres each query sees the store as it is then: this trial may be younger than `rows`.
+        stored = zip(PARAMETERS, params.get(row.trial_id, NOT_KNOWN_YET), strict=True)
         known = {name: spaces[name].to_external_repr(v) for name, v in stored if v is not None}
         found.append(
             WorkerStatus(
