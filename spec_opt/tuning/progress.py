@@ -178,7 +178,7 @@ def _workers(study: Study, look: _Look, grace: float) -> tuple[WorkerStatus, ...
     found = []
     for row in look.running:
         host, _, pid = (row.worker or "unknown").rpartition(":")
-        # On Postgres each query sees the store as it is then: this trial may be younger than `rows`.
+        # On Postgres each query sees the store as it is then: the trial may be younger than `rows`.
         stored = zip(PARAMETERS, params.get(row.trial_id, NOT_KNOWN_YET), strict=True)
         known = {name: spaces[name].to_external_repr(v) for name, v in stored if v is not None}
         found.append(
