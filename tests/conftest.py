@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,12 @@ def shared_dir() -> Path:
 def reference_dir() -> Path:
     """The small parity vectors that are committed."""
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def same_log_handlers() -> Iterator[None]:
+    """A command line sets up logging for its process; no later test shall log to its streams."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    root.handlers[:] = [handler for handler in root.handlers if handler in before]
