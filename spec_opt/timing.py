@@ -20,6 +20,7 @@ from torch import Tensor
 
 from spec_opt.config import Setting
 from spec_opt.decoding.acceptance import AcceptanceRule, Edge
+from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import Contexts, EmittedBuffer, Reading
 from spec_opt.decoding.noise import Draws
 from spec_opt.decoding.workload import Workload
@@ -265,22 +266,36 @@ def learn_costs_quickly(
 ) -> Costs:
     """`learn_costs` for a lockstep batch of `batch_size` in about `seconds`.
 
-    Where a whole batch would take longer a smaller one stands for it, and one of a single window.
+    Where a whole batch would take longer, or more memory than the device has, a smaller one stands
+    for it, and one of a single window.
+
+    Raises:
+        DecodingError: a forecast is not finite, or memory does not suffice for a single window.
     """
     single = torch.zeros(1, dtype=torch.int64)
     watch = Stopwatch(workload.device)
     settings = [Setting(sigma=sigma, bias=1.0, k=k) for k in dict.fromkeys(ks)]
     scripted = watched(workload, Stopwatch(workload.device), SCRIPTED_ACCEPTANCE)
-    for _ in range(2):  # the first warms up
-        taken = watch.decode(lambda: scripted.target_only(single, settings[0]))
-        for setting in settings:
-            taken += watch.decode(partial(scripted.speculatively, single, setting))
+
+    def seconds_of(index: Tensor) -> float:
+        for _ in range(2):  # the first warms up
+            taken = watch.decode(partial(scripted.target_only, index, settings[0]))
+            for setting in settings:
+                taken += watch.decode(partial(scripted.speculatively, index, setting))
+        return taken
+
+    _, taken = next(Batches(1).run(single, seconds_of))
     # A second window never costs more than the first; `learn_costs` decodes everything twice.
     affordable = int(seconds / max(2.0 * taken, 1e-9))
     size = max(1, min(batch_size, len(workload.windows), affordable))
-    batch = torch.linspace(0, len(workload.windows) - 1, size).round().to(torch.int64)
-    batches = [batch] if size == 1 else [single, batch]
-    return learn_costs(workload, batches, sigma=sigma, ks=ks, seconds=0.0)
+    spaced = torch.linspace(0, len(workload.windows) - 1, size).round().to(torch.int64)
+
+    def learn(batch: Tensor) -> Costs:
+        batches = [batch] if len(batch) == 1 else [single, batch]
+        return learn_costs(workload, batches, sigma=sigma, ks=ks, seconds=0.0)
+
+    _, costs = next(Batches(size).run(spaced, learn))
+    return costs
 
 
 class Laps:

@@ -9,7 +9,9 @@ from torch import Tensor
 from spec_opt.config import Setting
 from spec_opt.decoding.acceptance import RULES
 from spec_opt.decoding.contexts import ROLLING
+from spec_opt.decoding.speculative import Decoded
 from spec_opt.decoding.workload import Workload
+from spec_opt.errors import DecodingError
 from spec_opt.models.forecaster import Forecaster, Gaussian
 from spec_opt.speed import (
     Cost,
@@ -174,6 +176,27 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
                 assert predicted_speedup(acceptance, 7, costs, 64) == pytest.approx(
                     predicted_speedup(acceptance, 7, wanted, 64), rel=0.05
                 )
+
+
+def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are learnt from as many windows as fit, whatever the time allows."""
+    speculatively, seen = Workload.speculatively, []
+
+    def tight(self: Workload, index: Tensor, setting: Setting) -> Decoded:
+        seen.append(len(index))
+        if len(index) > limit:
+            raise torch.cuda.OutOfMemoryError
+        return speculatively(self, index, setting)
+
+    monkeypatch.setattr(Workload, "speculatively", tight)
+    limit = 9
+    costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, ks=(1, 4), seconds=1e9)
+    assert seen[-1] == 8
+    assert 64 in seen
+    assert costs.target_next.expected(1.0, 8) == pytest.approx(8.0)
+    limit = 0
+    with pytest.raises(DecodingError, match="too little memory"):
+        learn_costs_quickly(workload(clock), 64, sigma=0.1, ks=(1, 4), seconds=1e9)
 
 
 def test_a_single_window(clock: Clock) -> None:
