@@ -167,7 +167,7 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
     wanted = learn_costs(
         work, [torch.arange(64)], sigma=0.1, ks=(1, 4), seconds=0.0, least_repeats=3
     )
-    for seconds, longest in ((0.1, 500.0), (1500.0, 3000.0), (1e9, 1e9)):
+    for seconds, longest in ((0.1, 700.0), (1500.0, 3000.0), (1e9, 1e9)):
         began = clock.at
         costs = learn_costs_quickly(work, 64, sigma=0.1, ks=(1, 4), seconds=seconds)
         assert clock.at - began < longest
@@ -176,6 +176,17 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
                 assert predicted_speedup(acceptance, 7, costs, 64) == pytest.approx(
                     predicted_speedup(acceptance, 7, wanted, 64), rel=0.05
                 )
+
+
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("patches", [2, 3])
+def test_every_step_is_priced(clock: Clock, patches: int, start: int) -> None:
+    """Also from a single window, whose dice may show no bonus, or no second round."""
+    work = workload(clock, horizon=2 * patches)
+    costs = learn_costs(work, [torch.tensor([start])], sigma=0.1, ks=(1, 5), seconds=0.0)
+    assert costs.verify_next.expected(1.0, 1, 1) == pytest.approx(4.5)
+    assert costs.bonus.expected(1.0, 1) == pytest.approx(4.5)
+    assert costs.draft_next.expected(1.0, 1) == pytest.approx(0.55)
 
 
 def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

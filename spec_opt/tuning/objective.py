@@ -15,8 +15,9 @@ from spec_opt.timing import learn_costs_quickly
 
 log = logging.getLogger(__name__)
 
-LEARNING_SECONDS: Final = 0.3
-"""What it may take a worker, once, to learn what the steps of decoding cost on its device."""
+LEARNING_SECONDS: Final = {2: 0.3, 3: 3.0}
+"""What it may take a worker, once, to learn what the steps of decoding cost on its device: more
+where the speedup is an objective and so has to compare from one worker to the next."""
 
 
 @dataclass
@@ -28,7 +29,6 @@ class Objective:
     config: StudyConfig
     _baseline: Baseline | None = field(default=None, repr=False)
     _costs: Costs | None = field(default=None, repr=False)
-    _costs_failed: bool = field(default=False, repr=False)
 
     @classmethod
     def prepare(cls, config: StudyConfig) -> "Objective":
@@ -79,7 +79,7 @@ class Objective:
         """The speedup by the cost model; None if costs cannot be learnt."""
         workload = self.evaluator.workload
         batch_size = min(self.config.decoding.batch_size, len(workload.windows))
-        if self._costs is None and not self._costs_failed:
+        if self._costs is None:
             k = self.config.search.k
             largest = k.high if isinstance(k, IntRange) else max(k)
             try:
@@ -88,14 +88,12 @@ class Objective:
                     batch_size,
                     sigma=setting.sigma,
                     ks=(1, largest),
-                    seconds=LEARNING_SECONDS,
+                    seconds=LEARNING_SECONDS[len(self.config.search.objectives)],
                 )
             except DecodingError as error:
-                # Its dice are scripted, so it may diverge where no trial does.
-                log.warning("no speedup will be predicted: %s", error)
-                self._costs_failed = True
-        if self._costs is None:
-            return None
+                # Its dice are scripted, so it may diverge where this trial does not.
+                log.warning("no speedup is predicted for %s: %s", setting, error)
+                return None
         acceptance = acceptance_by_position(
             measurement.accepted_by_position, measurement.tested_by_position
         )
