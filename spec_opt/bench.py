@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from spec_opt.config import Setting, StudyConfig
+from spec_opt.config import Setting, StudyConfig, check_setting
 from spec_opt.decoding.speculative import Decoded
 from spec_opt.decoding.workload import Workload
 from spec_opt.errors import InputError, StudyError
@@ -59,11 +59,13 @@ def bench_study(
 
     Raises:
         StudyError: no such study or trial, or it was measured with other models, data or decoding.
-        InputError: series, checkpoints or device do not fit.
+        InputError: series, checkpoints or device do not fit, or the rule takes no such setting.
         DecodingError: a forecast is not finite.
     """
     store, points = None, []
-    if setting is None:
+    if setting is not None:
+        check_setting(setting, config.decoding.rule)
+    else:
         store = open_store(url, create=False)
         table = read_table(store.optuna_study(config.name))
         points = [_trial(table, trial)] if trial is not None else _recommended(table, config)
@@ -128,6 +130,7 @@ def _case_of(point: Point, objective: Objective) -> Case:
     result = point.result
     accepted, tested = result.accepted_by_position, result.tested_by_position
     if accepted is None or tested is None:  # imported
+        check_setting(point.setting, objective.config.decoding.rule)
         return _measured(point.number, point.setting, objective)
     acceptance = acceptance_by_position(accepted, tested)
     return Case(point.number, point.setting, acceptance, result.acceptance_rate, result.mse)

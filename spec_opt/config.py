@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,8 +17,10 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -62,6 +64,8 @@ def _in_proportion(value: float) -> float:
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """What fits the integers of every library on the way."""
+Size = Annotated[int, Field(ge=1, le=65_536)]
+"""Of a part of a network: what a misprint exceeds, before a device runs out of memory."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
 Proposals = Annotated[int, Field(ge=1, le=1000)]
@@ -88,6 +92,22 @@ class Setting(Table):
 
     def __str__(self) -> str:
         return f"sigma={self.sigma:g} bias={self.bias:g} k={self.k}"
+
+
+def check_setting(setting: Setting, rule: Rule) -> None:
+    """Whether a rule can work with a setting.
+
+    Raises:
+        ConfigError: the rule takes no such bias.
+    """
+    if problem := _bias_problem(setting.bias, rule):
+        raise ConfigError(f"bias = {setting.bias:g}: {problem}")
+
+
+def _bias_problem(lowest: float, rule: Rule) -> str | None:
+    if rule == "stride" and lowest < 1:
+        return "rule 'stride' takes bias >= 1 only; rules 'exact' and 'point' take smaller ones"
+    return None
 
 
 def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Setting | None:
@@ -194,6 +214,14 @@ class SyntheticConfig(Table):
     channels: int = Field(default=3, ge=1, le=1000)
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.rows * self.channels > 10**8:
+            raise ValueError(
+                f"rows = {self.rows} of channels = {self.channels}: must be at most 1e8 values"
+            )
+        return self
+
 
 class DataConfig(Table):
     """`[data]`: which windows of which series settings are measured on."""
@@ -226,16 +254,45 @@ class TrainingConfig(Table):
     seed: Seed = 0
 
 
-class TargetConfig(Table):
-    """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
+class ModelConfig(Table):
+    """A model: a checkpoint, or what makes one.
+
+    A checkpoint fixes sizes and weights: keys that would make a model contradict it, so they are
+    not taken beside it, and not told beside it either, defaults or not.
+    """
+
+    making: ClassVar[frozenset[str]]
+    """The keys that make a model."""
 
     checkpoint: Path | None = None
-    patch: PositiveInt = 96
+
+    @model_validator(mode="after")
+    def _of_one_origin(self) -> Self:
+        surplus = sorted(self.making & self.model_fields_set)
+        if self.checkpoint is not None and surplus:
+            raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialise(self)
+        surplus = self.making if self.checkpoint is not None else ()
+        return {key: value for key, value in document.items() if key not in surplus}
+
+
+class TargetConfig(ModelConfig):
+    """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
+
+    making = frozenset(
+        {"patch", "d_model", "heads", "feedforward", "layers", "dropout", "training"}
+    )
+
+    patch: Size = 96
     """Points per patch."""
-    d_model: PositiveInt = 256
-    heads: PositiveInt = 8
-    feedforward: PositiveInt = 512
-    layers: PositiveInt = 2
+    d_model: Size = 256
+    heads: Size = 8
+    feedforward: Size = 512
+    layers: Annotated[int, Field(ge=1, le=1000)] = 2
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     activation: Literal["relu", "gelu"] = "relu"
     """Also needed with a foreign checkpoint: its tensors do not tell."""
@@ -243,9 +300,6 @@ class TargetConfig(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _only_one_origin(
-            self, {"patch", "d_model", "heads", "feedforward", "layers", "dropout", "training"}
-        )
         if self.checkpoint is None and self.d_model % (4 * self.heads):
             raise ValueError(
                 f"d_model = {self.d_model} must be a multiple of 4 * heads = {4 * self.heads}"
@@ -273,26 +327,15 @@ class DistillationConfig(Table):
     """Dropout rate of the teacher while it teaches."""
 
 
-class DraftConfig(Table):
+class DraftConfig(ModelConfig):
     """`[draft]`: a checkpoint, or the scale and distillation of one to make."""
 
-    checkpoint: Path | None = None
+    making = frozenset({"scale", "distillation", "training"})
+
     activation: Literal["relu", "gelu"] = "relu"
     scale: ScaleConfig = ScaleConfig()
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = TrainingConfig(learning_rate=5e-4)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        _only_one_origin(self, {"scale", "distillation", "training"})
-        return self
-
-
-def _only_one_origin(table: TargetConfig | DraftConfig, making: set[str]) -> None:
-    """A checkpoint fixes sizes and weights: keys that would make a model contradict it."""
-    surplus = sorted(making & table.model_fields_set)
-    if table.checkpoint is not None and surplus:
-        raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
 
 
 class DecodingConfig(Table):
@@ -318,27 +361,35 @@ class SpeedScenario(Table):
     min_k: PositiveInt = 4
 
 
-class QualityScenario(Table):
-    """`[recommend.quality]`, `[recommend.balanced]`: bounds on error and acceptance."""
+class BoundedScenario(Table):
+    """Bounds on error and acceptance."""
 
-    max_mse_ratio: PositiveFloat | None = None
+    max_mse_ratio: PositiveFloat
     """MSE at most this times the target's own; ignored where max_mse is given."""
     max_mse: PositiveFloat | None = None
     min_acceptance: float = Field(ge=0.0, le=1.0)
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.max_mse_ratio is None and self.max_mse is None:
-            raise ValueError("give max_mse_ratio or max_mse")
-        return self
+
+class QualityScenario(BoundedScenario):
+    """`[recommend.quality]`: lowest error, at an acceptance that can pay."""
+
+    max_mse_ratio: PositiveFloat = 1.05
+    min_acceptance: float = Field(default=0.60, ge=0.0, le=1.0)
+
+
+class BalancedScenario(BoundedScenario):
+    """`[recommend.balanced]`: neither error nor acceptance far from the best."""
+
+    max_mse_ratio: PositiveFloat = 1.10
+    min_acceptance: float = Field(default=0.75, ge=0.0, le=1.0)
 
 
 class RecommendConfig(Table):
     """`[recommend]`: thresholds of the three scenarios."""
 
     speed: SpeedScenario = SpeedScenario()
-    quality: QualityScenario = QualityScenario(max_mse_ratio=1.05, min_acceptance=0.60)
-    balanced: QualityScenario = QualityScenario(max_mse_ratio=1.10, min_acceptance=0.75)
+    quality: QualityScenario = QualityScenario()
+    balanced: BalancedScenario = BalancedScenario()
 
 
 class StudyConfig(Table):
@@ -362,11 +413,8 @@ class StudyConfig(Table):
     def _consistent(self) -> Self:
         bias = self.search.bias
         lowest = min(bias) if isinstance(bias, tuple) else bias.low
-        if self.decoding.rule == "stride" and lowest < 1:
-            raise ValueError(
-                f"search.bias = {lowest:g}: rule 'stride' takes bias >= 1 only; "
-                "rules 'exact' and 'point' take smaller ones"
-            )
+        if problem := _bias_problem(lowest, self.decoding.rule):
+            raise ValueError(f"search.bias = {lowest:g}: {problem}")
         target = self.target
         if target.checkpoint is None and self.data.context % target.patch:
             raise ValueError(

@@ -22,19 +22,14 @@ _ALLOWED: Final = {
     "less_than_equal": "must be at most {le}",
     "finite_number": "must be a finite number",
     "float_type": "must be a number",
-    "float_parsing": "must be a number",
     "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
     "bool_type": "must be true or false",
     "string_type": "must be a text in quotes",
     "path_type": "must be a text in quotes",
     "string_too_short": "must not be empty",
     "literal_error": "must be {expected}",
-    "tuple_type": "must be a list, [...], or a range, {{low = ..., high = ...}}",
-    "too_short": "must list at least one value",
+    "tuple_type": "must be a list, [...]",
     "model_type": "must be a table",
-    "model_attributes_type": "must be a table",
 }
 """By pydantic's name of the problem."""
 
@@ -64,6 +59,8 @@ def _describe(problem: ErrorDetails, table: type[BaseModel]) -> str:
         case kind if kind in _ALLOWED:
             bounds = problem.get("ctx", {}).items()
             message = _ALLOWED[kind].format(**{name: _bound(value) for name, value in bounds})
+            if kind == "tuple_type" and problem["loc"][-1] in _UNION_TAGS:
+                message += ", or a range, {low = ..., high = ...}"
         case _:
             message = problem["msg"][:1].lower() + problem["msg"][1:]
     if isinstance(problem["input"], dict) and problem["type"] == "value_error":

@@ -105,6 +105,7 @@ def test_a_given_setting_needs_no_store(folder: Path, capfd: pytest.CaptureFixtu
     [
         (["--sigma", "1"], "go together"),
         (["--sigma", "0", "--bias", "1", "--k", "1"], "sigma"),
+        (["--sigma", "1", "--bias", "0.5", "--k", "1"], "bias >= 1 only"),
         (["--trial", "0", "--sigma", "1", "--bias", "1", "--k", "1"], "exclude each other"),
         (["--trial", "9"], "no completed trial 9"),
     ],

@@ -142,9 +142,19 @@ class TestGoodFiles:
         text = (
             MINIMAL + '[search]\nsampler = "tpe"\nn_trials = 3\nsigma = {low = 0.1, high = 1.0}\n'
         )
-        study = read(tmp_path, text)
+        checkpoints = '[target]\ncheckpoint = "t.pth"\n[draft]\ncheckpoint = "d.pth"\n'
+        for more in ("", checkpoints):
+            study = read(tmp_path, text + more)
+            document = study.model_dump_json()
+            assert StudyConfig.model_validate_json(document) == study
+            # What a checkpoint decides is not told of the defaults.
+            assert ("d_model" in document) == (more == "")
 
-        assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+    def test_a_threshold_leaves_the_others_at_their_defaults(self, tmp_path: Path) -> None:
+        text = "[recommend.quality]\nmax_mse = 0.5\n[recommend.balanced]\nmin_acceptance = 0.7\n"
+        found = read(tmp_path, MINIMAL + text).recommend
+        assert (found.quality.max_mse, found.quality.min_acceptance) == (0.5, 0.60)
+        assert (found.balanced.max_mse_ratio, found.balanced.min_acceptance) == (1.10, 0.7)
 
     def test_a_setting_prints_short(self) -> None:
         assert str(Setting(sigma=0.25, bias=10.0, k=3)) == "sigma=0.25 bias=10 k=3"
@@ -472,11 +482,19 @@ BAD = {
         DECODING + "seed = 9223372036854775808",
         "decoding.seed = 9223372036854775808: must be less than 9223372036854775808",
     ),
-    # recommend
-    "no bound": (
-        MINIMAL + "[recommend.quality]\nmin_acceptance = 0.5",
-        "recommend.quality: give max_mse_ratio or max_mse",
+    "a width beyond any": (
+        MINIMAL + "[target]\nfeedforward = 2147483647",
+        "target.feedforward = 2147483647: must be at most 65536",
     ),
+    "a series beyond memory": (
+        MINIMAL + "[data.synthetic]\nrows = 1000000\nchannels = 1000",
+        "data.synthetic: rows = 1000000 of channels = 1000: must be at most 1e8 values",
+    ),
+    "objectives that are no list": (
+        MINIMAL + "[search]\nobjectives = 3",
+        "search.objectives = 3: must be a list, [...]",
+    ),
+    # recommend
     "percent": (
         MINIMAL + "[recommend.balanced]\nmin_acceptance = 75\nmax_mse = 1.0",
         "recommend.balanced.min_acceptance = 75: must be at most 1",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from spec_opt.config import QualityScenario
+from spec_opt.config import BoundedScenario
 from spec_opt.results.table import Point, StudyTable, mildness
 from spec_opt.results.wording import percent
 
@@ -39,7 +38,7 @@ class Bounds:
         )
 
 
-def bounds_of(table: StudyTable, scenario: QualityScenario) -> Bounds:
+def bounds_of(table: StudyTable, scenario: BoundedScenario) -> Bounds:
     """A scenario's thresholds; an MSE ratio is taken of the target's own MSE.
 
     A study without that baseline (imported results) falls back on its lowest MSE, and says so.
@@ -47,8 +46,7 @@ def bounds_of(table: StudyTable, scenario: QualityScenario) -> Bounds:
     """
     if scenario.max_mse is not None:
         return Bounds(scenario.min_acceptance, scenario.max_mse, "max_mse")
-    # The configuration holds that one of the two is given.
-    ratio = scenario.max_mse_ratio or math.inf
+    ratio = scenario.max_mse_ratio
     if table.target_mse is not None:
         origin, reference = "the target alone", table.target_mse
     else:

@@ -74,7 +74,7 @@ def open_study(
         StoreError: the store cannot be reached.
     """
     attributes = {
-        "config": _config_document(config),
+        "config": config.model_dump(mode="json"),
         "fingerprints": asdict(fingerprints),
         "baseline": asdict(baseline),
         "versions": dict(versions),
@@ -143,16 +143,6 @@ def load_study(store: Store, name: str) -> Study:
         baseline=Baseline(**stored["baseline"]),
         versions=stored["versions"],
     )
-
-
-def _config_document(config: StudyConfig) -> dict[str, Any]:
-    """The study file as JSON, from which `StudyConfig` can be read again."""
-    document = config.model_dump(mode="json")
-    for role, table in (("target", config.target), ("draft", config.draft)):
-        if table.checkpoint is not None:
-            # Keys that make a model may not stand beside a checkpoint, defaults or not.
-            document[role] = table.model_dump(mode="json", exclude_unset=True)
-    return document
 
 
 def _find(connection: Connection, name: str) -> int | None:

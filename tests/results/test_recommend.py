@@ -6,7 +6,13 @@ import tomllib
 import optuna
 import pytest
 
-from spec_opt.config import QualityScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.config import (
+    BalancedScenario,
+    QualityScenario,
+    RecommendConfig,
+    Setting,
+    SpeedScenario,
+)
 from spec_opt.errors import StudyError
 from spec_opt.results.recommend import SCENARIOS, Scenario, recommend, recommend_all
 from spec_opt.results.render import RecommendFormat, flags, render
@@ -51,7 +57,7 @@ def test_quality_takes_the_lowest_error_within_its_bounds() -> None:
 
 
 def test_balanced_weighs_what_each_gives_up() -> None:
-    thresholds = RecommendConfig(balanced=QualityScenario(max_mse=0.48, min_acceptance=0.6))
+    thresholds = RecommendConfig(balanced=BalancedScenario(max_mse=0.48, min_acceptance=0.6))
     # Of the margins 0.4 and 0.042: trial 2 uses 0.75 + 0, trial 3 0.25 + 0.05, trial 4 0 + 0.76.
     assert recommend(smooth(), "balanced", thresholds).trial == 3
 
