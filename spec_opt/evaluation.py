@@ -14,7 +14,7 @@ from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import RULES, THINNING_BOUND
 from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import CONTEXTS
-from spec_opt.decoding.growing_tree import DEFAULT_LIMIT_BYTES, CacheStatistics
+from spec_opt.decoding.tree_grower import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters, Decoded
 from spec_opt.decoding.workload import Workload

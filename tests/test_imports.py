@@ -39,7 +39,7 @@ ORDER = [
     "decoding.workload",
     "decoding.batches",
     "decoding.prefix_tree",
-    "decoding.growing_tree",
+    "decoding.tree_grower",
     "decoding.prefix_cache",
     "uncertainty",
     "speed",

@@ -24,14 +24,14 @@ from spec_opt.decoding.acceptance import (
     target_edge,
 )
 from spec_opt.decoding.contexts import ROLLING, Contexts
-from spec_opt.decoding.growing_tree import (
+from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.speculative import Counters
+from spec_opt.decoding.tree_grower import (
     DEFAULT_LIMIT_BYTES,
     CacheStatistics,
     Patches,
     TreeGrower,
 )
-from spec_opt.decoding.noise import Draws, Purpose
-from spec_opt.decoding.speculative import Counters
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 
@@ -241,9 +241,8 @@ class PrefixCache:
         return Patches(self._tree.target_mean(nodes))
 
     def _draft_means(self, nodes: Tensor) -> Patches:
-        mean, variance = self._tree.draft(nodes)
-        # The term of rule `point`, whose proposals these are too.
-        return Patches(mean, self._rule.draft_term(mean, Gaussian(mean, variance), 1.0))
+        # The term of rule `point`, whose proposals these are too, is 0.
+        return Patches(self._tree.draft(nodes)[0])
 
     def _errors(self, path: Tensor) -> tuple[Tensor, Tensor]:
         """Squared and absolute error of forecasts whose patches are `path` [B, M]: [B] each."""

@@ -102,10 +102,14 @@ class Layer(nn.Module):
 
         The network's logits are (q·k + bias) / √(D/H), the bias included in the scaling.
         """
+        bias = self.bias_between(geometry.same_variable)
+        return bias.masked_fill(geometry.hidden, -math.inf).unsqueeze(0)
+
+    def bias_between(self, same_variable: Tensor) -> Tensor:
+        """The attention bias as it is added to the scaled logits, for pairs `[n, m]`: [H, n, m]."""
         head_width = self.query.out_features // self.heads
         between, within = self.attention_bias[:, :, None, None] / math.sqrt(head_width)
-        bias = torch.where(geometry.same_variable, within, between)
-        return bias.masked_fill(geometry.hidden, -math.inf).unsqueeze(0)
+        return torch.where(same_variable, within, between)
 
     def finish(
         self,

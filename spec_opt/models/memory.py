@@ -61,7 +61,8 @@ class Tables:
         position = torch.arange(times).unsqueeze(1) + stride * torch.arange(channels)
         rotation = rotation_at(position.flatten(), head_width, weight.dtype).to(weight.device)
         self._rotation = torch.unflatten(rotation, 0, (times, channels))
-        self._bias = [self._channel_bias(layer, channels) for layer in layers]
+        same = torch.eye(channels, dtype=torch.bool, device=weight.device)
+        self._bias = [layer.bias_between(same).detach() for layer in layers]  # [H, C, C] each
         self._times = torch.arange(times, device=weight.device)
         self._shared_masks: dict[tuple[int, int, int, int], Tensor] = {}
 
@@ -86,20 +87,12 @@ class Tables:
 
     def _make_mask(self, index: int, times: Tensor, length: int) -> Tensor:
         hidden = self._times[:length] > times.unsqueeze(2)  # [A, w, length]
-        bias = self._bias[index]  # [H, C, C]
+        bias = self._bias[index]
         rows, width = times.shape
         heads, channels, _ = bias.shape
         mask = bias[None, :, None, :, None, :].expand(rows, -1, width, -1, length, -1)
         mask = mask.masked_fill(hidden[:, None, :, None, :, None], -math.inf)
         return mask.reshape(rows, heads, width * channels, length * channels)
-
-    @staticmethod
-    def _channel_bias(layer: Layer, channels: int) -> Tensor:
-        """The scaled attention bias between channels, [H, C, C]; see `Layer.mask`."""
-        head_width = layer.query.out_features // layer.heads
-        between, within = layer.attention_bias.detach()[:, :, None, None] / math.sqrt(head_width)
-        same = torch.eye(channels, dtype=torch.bool, device=between.device)
-        return torch.where(same, within, between)
 
 
 class TokenMemory:

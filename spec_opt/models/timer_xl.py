@@ -100,10 +100,7 @@ class _Instance(NamedTuple):
 class _Static(NamedTuple):
     """What a layer needs to forecast and what does not depend on the context: made once."""
 
-    query: tuple[Tensor, Tensor]
-    """Weight `[D, in]` and bias of the query projection; `in` is P for the first layer, else D."""
-    memory: tuple[Tensor, Tensor]
-    """The same of keys and values, stacked: `[2D, in]`."""
+    projection: Projection
     mask: Tensor
     """`[1, H, Q, S]`, Q the tokens that are asked: all S, in the last layer C."""
     query_rotation: Tensor
@@ -189,14 +186,16 @@ class TimerXL(nn.Module):
             InputError: a context that is not three-dimensional, or not whole patches.
         """
         patches, instance = self._patches(context)
-        source = patches
+        source, width = patches, self.config.d_model
         for index, static in enumerate(self._prepare(patches)):
             layer = self._layer(index)
             last = index == self.config.layers - 1
             asked = source[:, :, -1:].contiguous() if last else source
             residual = self.embedding(asked) if index == 0 else asked
-            query = layer.split(F.linear(asked, *static.query).flatten(1, 2))
-            key, value = F.linear(source, *static.memory).flatten(1, 2).chunk(2, dim=-1)
+            weight, bias = static.projection
+            query = layer.split(F.linear(asked, weight[:width], bias[:width]).flatten(1, 2))
+            memory = F.linear(source, weight[width:], bias[width:]).flatten(1, 2)
+            key, value = memory.chunk(2, dim=-1)
             hidden = layer.finish(
                 residual.flatten(1, 2),
                 rotate(query, static.query_rotation),
@@ -318,23 +317,19 @@ class TimerXL(nn.Module):
             last = slice(tokens - 1, None, tokens)
             mask = mask[:, :, last].contiguous()
             rotation = rotation[last].contiguous()
-        query, memory = self._projection(index, slice(1)), self._projection(index, slice(1, 3))
-        return _Static(query, memory, mask, rotation, geometry.rotation)
+        return _Static(self._projection(index), mask, rotation, geometry.rotation)
 
-    def _projection(self, index: int, parts: slice = slice(3)) -> Projection:
-        """Of query, key and value, `parts`: in the first layer composed with the embedding."""
+    def _projection(self, index: int) -> Projection:
+        """A layer's; in the first composed with the embedding: its input is a patch."""
         layer = self._layer(index)
-        every: tuple[nn.Linear, ...] = (layer.query, layer.key, layer.value)
-        compose = self._composed if index == 0 else _parameters
-        weight, bias = compose(*every[parts])
+        every = (layer.query, layer.key, layer.value)
+        weight, bias = torch.cat([p.weight for p in every]), torch.cat([p.bias for p in every])
+        if index == 0:
+            dtype = weight.dtype
+            embedding, offset = self.embedding.weight.double(), self.embedding.bias.double()
+            bias = (weight.double() @ offset + bias).to(dtype)
+            weight = (weight.double() @ embedding).to(dtype)
         return Projection(weight, bias)
-
-    def _composed(self, *projections: nn.Linear) -> tuple[Tensor, Tensor]:
-        """The embedding followed by stacked projections, as one weight `[D', P]` and bias."""
-        weight, bias = (p.double() for p in _parameters(*projections))
-        embedding, offset = self.embedding.weight.double(), self.embedding.bias.double()
-        dtype = self.embedding.weight.dtype
-        return (weight @ embedding).to(dtype), (weight @ offset + bias).to(dtype)
 
     def _state_key(self) -> tuple[int, ...]:
         """Changes whenever a weight is written to; where it is replaced, `_forget` is called."""
@@ -370,11 +365,6 @@ class TimerXL(nn.Module):
             "_tables": {},
             "_fingerprint": None,
         }
-
-
-def _parameters(*projections: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weights and biases of linear maps of the same input, stacked."""
-    return torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
 
 
 def _content_hash(model: TimerXL) -> str:

@@ -15,7 +15,8 @@ from spec_opt.decoding.prefix_tree import NONE, PrefixTree
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
-"""Memory that the prefixes of one worker may take."""
+"""Memory that the prefixes of one worker may take, but no more than a quarter of what its device
+has left. Room that columns grow into comes on top, half as much at most."""
 
 _NODES_PER_STEP: Final = 2
 """What a step may add per window: the proposal, and what stands in for it."""
