@@ -13,24 +13,13 @@ from torch import Tensor
 
 from spec_opt.config import DataConfig, Split
 from spec_opt.errors import DataError
-from spec_opt.series import KNOWN, Series, cache_folder, load_series
-
-__all__ = [
-    "Borders",
-    "Dataset",
-    "Scaler",
-    "Series",
-    "Windows",
-    "cache_folder",
-    "load_dataset",
-    "load_series",
-]
+from spec_opt.series import KNOWN, Series, load_series
 
 logger = logging.getLogger(__name__)
 
 HOURS_PER_MONTH = 30 * 24
 """The ETT collection's splits are counted in months of 30 days."""
-LARGEST_STANDARDISED = 1e30
+LARGEST_STANDARDISED = 1e18
 """Beyond it, float32 would overflow as soon as a value is squared (and the data are nonsense)."""
 
 
@@ -114,10 +103,6 @@ class Scaler:
     def standardise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """`[T, C]` in the series' units -> `[T, C]` in standardised units."""
         return (values - self.mean) / self.std
-
-    def restore(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`[..., C]` in standardised units -> the series' units."""
-        return values * self.std + self.mean
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from spec_opt.data import Windows
 from spec_opt.decoding.acceptance import RULES, THINNING_BOUND
 from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import CONTEXTS
-from spec_opt.decoding.tree_grower import DEFAULT_LIMIT_BYTES, CacheStatistics
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters, Decoded
+from spec_opt.decoding.tree_grower import CacheStatistics
 from spec_opt.decoding.workload import Workload
 from spec_opt.errors import InputError
 from spec_opt.measurement import Baseline, Measurement
@@ -51,7 +51,7 @@ class Evaluator:
         target, draft: of one patch length; moved to the device and precision of `config`.
         windows: what is forecast, and the truth.
         config: rule, device, precision, batch size, seed.
-        cache_limit_bytes: memory that decoded prefixes may take.
+        cache_limit_bytes: memory that decoded prefixes may take; None for what the device spares.
 
     Raises:
         InputError: target and draft differ in patch length, or the context is not whole patches.
@@ -65,7 +65,7 @@ class Evaluator:
         windows: Windows,
         config: DecodingConfig,
         *,
-        cache_limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        cache_limit_bytes: int | None = None,
     ) -> None:
         if target.patch != draft.patch:
             raise InputError(

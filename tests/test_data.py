@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spec_opt.config import DataConfig, Split, SyntheticConfig
@@ -83,7 +83,6 @@ def test_scaler_is_fitted_on_train_with_the_population_deviation() -> None:
     assert dataset.values.dtype == torch.float32
     expected = (values - train.mean(axis=0)) / train.std(axis=0)
     assert dataset.values.numpy() == pytest.approx(expected, abs=1e-6)
-    assert dataset.scaler.restore(dataset.scaler.standardise(values)) == pytest.approx(values)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9 + 0.1])
@@ -141,7 +140,6 @@ def test_windows_stay_within_their_split(
 
 
 @given(available=st.integers(1, 3000), wanted=st.integers(1, 3500), stride=st.integers(1, 7))
-@settings(deadline=None)
 def test_max_windows_are_evenly_spaced(available: int, wanted: int, stride: int) -> None:
     rows = (available + 1) * 10
     dataset = ramp(rows, channels=1)

@@ -32,7 +32,7 @@ def by_brute_force(starts: Starts, horizon: int, values: Floats) -> float:
     return float(np.sqrt(residuals @ weights @ residuals * true / expected))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.integers(0, 300), min_size=2, max_size=40, unique=True),
     horizon=st.integers(1, 60),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spec_opt.errors import DecodingError, InputError
+from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecaster
 
 
@@ -83,10 +84,8 @@ class EmittedBuffer:
         return self._values[:, self.length : self.length + horizon]
 
     def to_device(self, index: Tensor) -> Tensor:
-        """A CPU index where the values are; the copy does not wait for the device."""
-        if self.device.type == "cpu":
-            return index
-        return index.pin_memory().to(self.device, non_blocking=True)
+        """A CPU index where the values are."""
+        return send(index, self.device)
 
 
 def require_finite(patches: Tensor) -> None:

@@ -26,12 +26,7 @@ from spec_opt.decoding.acceptance import (
 from spec_opt.decoding.contexts import ROLLING, Contexts
 from spec_opt.decoding.noise import Draws, Purpose
 from spec_opt.decoding.speculative import Counters
-from spec_opt.decoding.tree_grower import (
-    DEFAULT_LIMIT_BYTES,
-    CacheStatistics,
-    Patches,
-    TreeGrower,
-)
+from spec_opt.decoding.tree_grower import CacheStatistics, Patches, TreeGrower
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 
@@ -57,8 +52,9 @@ class PrefixCache:
         seed: of all random numbers.
         batch_size: contexts per model call.
         device: where models and prefixes live.
-        limit_bytes: memory of the prefixes. Beyond it prefixes are forgotten, those of other sigmas
-            first and the all-proposal chain, which every setting shares, last.
+        limit_bytes: memory of the prefixes; None for `default_limit`. Beyond it prefixes are
+            forgotten, those of other sigmas first and the all-proposal chain, which every setting
+            shares, last.
         contexts: how the models are shown a prefix.
     """
 
@@ -72,7 +68,7 @@ class PrefixCache:
         seed: int,
         batch_size: int = 64,
         device: torch.device | None = None,
-        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        limit_bytes: int | None = None,
         contexts: Contexts = ROLLING,
     ) -> None:
         self._rule, self._seed = rule, seed

@@ -12,11 +12,10 @@ from spec_opt.decoding.acceptance import Edge
 from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import Contexts, patches_to_cover, require_finite
 from spec_opt.decoding.prefix_tree import NONE, PrefixTree
+from spec_opt.models.device import memory_to_spare
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
-DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
-"""Memory that the prefixes of one worker may take, but no more than a quarter of what its device
-has left. Room that columns grow into comes on top, half as much at most."""
+_MOST_BYTES: Final = 4 * 2**30
 
 _NODES_PER_STEP: Final = 2
 """What a step may add per window: the proposal, and what stands in for it."""
@@ -57,6 +56,14 @@ class CacheStatistics:
         return 1.0 - evaluations / requests if requests else 0.0
 
 
+def default_limit(device: torch.device) -> int:
+    """Bytes that the prefixes of one worker may take where nothing else is said.
+
+    Room that columns grow into comes on top, half as much at most.
+    """
+    return min(_MOST_BYTES, memory_to_spare(device))
+
+
 class TreeGrower:
     """Prefixes of W windows; the models are asked once at each.
 
@@ -65,8 +72,8 @@ class TreeGrower:
         windows: what is forecast.
         batch_size: contexts per model call.
         device: where models and prefixes live.
-        limit_bytes: memory of the prefixes. Beyond it prefixes are forgotten, those that the
-            coming settings need last.
+        limit_bytes: memory of the prefixes; None for `default_limit`. Beyond it prefixes are
+            forgotten, those that the coming settings need last.
         contexts: how the models are shown a prefix.
     """
 
@@ -78,11 +85,12 @@ class TreeGrower:
         *,
         batch_size: int,
         device: torch.device,
-        limit_bytes: int,
+        limit_bytes: int | None,
         contexts: Contexts,
     ) -> None:
         self._target, self._draft, self._contexts = target, draft, contexts
-        self._batches, self._limit = Batches(batch_size), limit_bytes
+        self._batches = Batches(batch_size)
+        self._limit = default_limit(device) if limit_bytes is None else limit_bytes
         self._device = device
         self._values = windows.values.to(device)
         self._context, self._horizon = windows.context, windows.horizon

@@ -11,6 +11,7 @@ from spec_opt.decoding.acceptance import AcceptanceRule
 from spec_opt.decoding.autoregressive import decode_autoregressively
 from spec_opt.decoding.contexts import Contexts, patches_to_cover
 from spec_opt.decoding.speculative import Decoded, decode_speculatively
+from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster
 
 
@@ -43,8 +44,8 @@ class Workload:
             self.draft,
             self.rule,
             setting,
-            self._to_device(self.windows.contexts(index)),
-            self._to_device(self.windows.starts[index]),
+            send(self.windows.contexts(index), self.device),
+            send(self.windows.starts[index], self.device),
             self.windows.horizon,
             self.seed,
             self.contexts,
@@ -69,15 +70,10 @@ class Workload:
     def _alone(self, model: Forecaster, index: Tensor, sigma: float) -> Tensor:
         return decode_autoregressively(
             model,
-            self._to_device(self.windows.contexts(index)),
-            self._to_device(self.windows.starts[index]),
+            send(self.windows.contexts(index), self.device),
+            send(self.windows.starts[index], self.device),
             self.windows.horizon,
             sigma,
             self.seed,
             self.contexts,
         )
-
-    def _to_device(self, values: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            return values
-        return values.pin_memory().to(self.device, non_blocking=True)

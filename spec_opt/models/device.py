@@ -1,11 +1,13 @@
 """The hardware that models run on."""
 
 import ctypes
+import os
 import sys
 from functools import cache
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from spec_opt.errors import ConfigError
 
@@ -32,6 +34,23 @@ def resolve_device(name: str) -> torch.device:
             "use 'cpu', or 'auto' for whatever there is"
         )
     return device
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU where `device` is; the copy does not wait for a GPU's work."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def memory_to_spare(device: torch.device) -> int:
+    """Bytes that one worker may keep on a device beside its models: a quarter of a GPU's free
+    memory, an eighth of the machine's, which several workers share.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
 
 
 @cache

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spec_opt.models.device import send
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.layers import Layer, rotate, rotation_at
 
@@ -135,12 +136,12 @@ class TokenMemory:
         """See `Memory.read`."""
         width = series.shape[1] // self._patch
         length = int(first.max()) + width
-        chosen = None if len(rows) == self._batch else rows.to(self._device, non_blocking=True)
+        chosen = None if len(rows) == self._batch else send(rows, self._device)
         # Where all stand at one time, tables and slots are slices: no copy, no index.
         level = int(first.min()) + width == length
         times: Tensor | slice = slice(length - width, length)
         if not level:
-            times = (first.unsqueeze(1) + torch.arange(width)).to(self._device, non_blocking=True)
+            times = send(first.unsqueeze(1) + torch.arange(width), self._device)
         asked_times: Tensor | slice = slice(length - outputs, length)
         if isinstance(times, Tensor):
             asked_times = times[:, -outputs:]

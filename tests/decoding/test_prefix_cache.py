@@ -100,7 +100,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(case=cases)
 def test_any_sequence_of_settings_equals_the_plain_decoder(
     target: Forecaster, drafts: dict[str, Forecaster], case: Case

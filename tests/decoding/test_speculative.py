@@ -235,7 +235,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(case=cases)
 def test_counters_add_up(case: Case) -> None:
     batch, k = 12, case.setting.k

@@ -46,7 +46,7 @@ def test_the_grid_of_80() -> None:
         st.tuples(st.integers(0, 6).map(lambda n: n / 6), st.integers(0, 6).map(float)), max_size=40
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_front_equals_that_of_optuna(values: list[tuple[float, float]]) -> None:
     study = studies.empty_study()
     setting = Setting(sigma=0.1, bias=1.0, k=1)
