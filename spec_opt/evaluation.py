@@ -223,6 +223,7 @@ class Evaluator:
             draft_evaluations=draft_evaluations,
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
+            blocks=self._overlap.blocks(squared_error / size, accepted, tested),
         )
 
 

@@ -51,7 +51,8 @@ def take(study: Study) -> Snapshot:
         StoreError: it cannot be reached.
     """
     table = read_table(study.optuna_study())
-    return Snapshot(progress(study), _distinct(table), _errors(table))
+    front = tuple(block[0] for block in table.distinct_front)
+    return Snapshot(progress(study), front, _errors(table))
 
 
 class TrialLines:
@@ -223,14 +224,6 @@ def _pace(now: StudyProgress) -> list[str]:
     if now.seconds_left is not None and not now.is_done:
         parts.append(f"{duration(now.seconds_left)} left")
     return parts
-
-
-def _distinct(table: StudyTable) -> tuple[Point, ...]:
-    """The mildest point of each distinct result."""
-    first: dict[tuple[float, float], Point] = {}
-    for point in table.front:
-        first.setdefault((point.result.acceptance_rate, point.result.mse), point)
-    return tuple(first.values())
 
 
 def _errors(table: StudyTable) -> tuple[str, ...]:

@@ -7,6 +7,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """A measurement by runs of consecutive windows: from two of them on the same windows follows
+    how sure the difference of two settings is."""
+
+    rows: tuple[int, ...]
+    """Where each block lies: the mean of its windows' first rows, rounded down."""
+    reach: int
+    """Rows of the series that the forecasts of one block cover."""
+    mse: tuple[float, ...]
+    """What each block adds to the MSE, times the number of blocks: their mean is the MSE."""
+    accepted: tuple[int, ...]
+    tested: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One setting, measured on a set of windows.
 
@@ -41,6 +56,7 @@ class Measurement:
     """Replacements of rule `exact` for which the bound on tries was met (0 in practice)."""
     evaluation_seconds: float
     """The cost of measuring. Not a decoding time: `spec-opt bench` measures that."""
+    blocks: Blocks
     predicted_speedup: float | None = None
     """Over the target alone, in lockstep batches of the study's size, by the cost model and by what
     the steps of decoding cost on the worker's device; `spec-opt bench` measures it."""

@@ -13,13 +13,13 @@ from spec_opt.config import DataConfig, Split, SyntheticConfig
 from spec_opt.data import (
     Borders,
     Dataset,
-    Series,
     Windows,
     borders_of,
     load_dataset,
     make_dataset,
 )
 from spec_opt.errors import DataError
+from spec_opt.series import Series
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

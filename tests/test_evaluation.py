@@ -138,6 +138,7 @@ def counted(measurement: Measurement) -> Measurement:
         evaluation_seconds=0.0,
         target_evaluations=0,
         draft_evaluations=0,
+        blocks=replace(measurement.blocks, mse=()),
     )
 
 
@@ -160,6 +161,7 @@ class TestMeasure:
             assert cached.mse == pytest.approx(plain.mse, rel=1e-5)
             assert cached.mae == pytest.approx(plain.mae, rel=1e-5)
             assert cached.mse_se == pytest.approx(plain.mse_se, rel=1e-5)
+            assert cached.blocks.mse == pytest.approx(plain.blocks.mse, rel=1e-5)
             assert counted(cached) == counted(plain)
             assert cached.target_evaluations < plain.target_evaluations
             assert plain.target_evaluations == plain.proposed + plain.bonus

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -58,9 +59,10 @@ class Attributes:
         if not isinstance(value, dict):
             return None
         try:
-            return TypeAdapter(kind).validate_python(value)
+            found: RecordType = _adapter(kind).validate_python(value)
         except ValidationError:
             return None
+        return found
 
     def records(self, name: str, kind: type[RecordType]) -> tuple[RecordType, ...]:
         """A list of frozen dataclasses, each stored as a table of its fields; empty if absent."""
@@ -86,6 +88,9 @@ class Attributes:
         found = {f.name: self.text(f"{f.name}_fingerprint") for f in fields(Fingerprints)}
         complete = {name: value for name, value in found.items() if value is not None}
         return Fingerprints(**complete) if len(complete) == len(found) else None
+
+
+_adapter: Callable[[type], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _is_count(value: object) -> bool:

@@ -48,14 +48,11 @@ def confirm_front(
     baseline: Baseline,
 ) -> Confirmation:
     """Measure the mildest setting of each distinct result on the front."""
-    distinct: dict[tuple[float, float], Point] = {}
-    for point in table.front:
-        distinct.setdefault((point.result.acceptance_rate, point.result.mse), point)
     return Confirmation(
         study=table.name,
         tuned=tuned,
         confirmed=confirmed,
-        settings=tuple(Confirmed(p, measure(p.setting)) for p in distinct.values()),
+        settings=tuple(Confirmed(p, measure(p.setting)) for p, *_ in table.distinct_front),
         tuned_baseline=table.baseline,
         baseline=baseline,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import groupby
+from collections.abc import Sequence
 
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import exact, percent, relative
@@ -18,7 +18,7 @@ def front_text(table: StudyTable) -> str:
     """
     if not table.front:
         return "No trial has completed yet."
-    blocks = [list(alike) for _, alike in groupby(table.front, key=_outcome)]
+    blocks = table.distinct_front
     rows = [_HEADINGS, *(_row(block, table.target_mse) for block in blocks)]
     if "speedup" in table.objectives:
         speedups = [f"{block[0].result.predicted_speedup or math.nan:.2f}" for block in blocks]
@@ -33,16 +33,12 @@ def front_text(table: StudyTable) -> str:
     return "\n".join([*lines, "", *_baselines(table)])
 
 
-def _outcome(point: Point) -> tuple[float, float]:
-    return point.result.acceptance_rate, point.result.mse
-
-
 def _size(table: StudyTable, distinct: int) -> str:
     among = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
     return among if distinct == len(table.front) else f"{among}, with {distinct} distinct results"
 
 
-def _row(block: list[Point], target_mse: float | None) -> tuple[str, ...]:
+def _row(block: Sequence[Point], target_mse: float | None) -> tuple[str, ...]:
     point = block[0]
     result, setting = point.result, point.setting
     return (

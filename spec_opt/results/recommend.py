@@ -17,8 +17,8 @@ from typing import Literal
 from spec_opt.config import RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.bounds import Bounds, Order, bounds_of, give_up
-from spec_opt.results.noise import is_tie, mse_correlation
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
+from spec_opt.results.noise import Noise
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
 from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
 
 Scenario = Literal["speed", "quality", "balanced"]
@@ -237,11 +237,12 @@ def _facts(table: StudyTable, point: Point) -> str:
     return f"{text}."
 
 
-def _close(table: StudyTable, ordered: Sequence[Point]) -> str | None:
+def _close(ordered: Sequence[Point]) -> str | None:
     """The trials that equal the first, the runner-up, and whether noise separates it."""
     chosen = ordered[0]
-    same = sorted(p.number for p in ordered[1:] if _values(p) == _values(chosen))
-    other = next((p for p in ordered[1:] if _values(p) != _values(chosen)), None)
+    same = sorted(p.number for p in ordered[1:] if outcome_of(p) == outcome_of(chosen))
+    other = next((p for p in ordered[1:] if outcome_of(p) != outcome_of(chosen)), None)
+    rivals = Noise(ordered).rivals(chosen)
     parts = []
     if same:
         verb = "gives" if len(same) == 1 else "give"
@@ -251,34 +252,21 @@ def _close(table: StudyTable, ordered: Sequence[Point]) -> str | None:
         )
     if other is not None:
         parts.append(f"Next is {described(other)}.")
-        if is_tie(chosen, other, mse_correlation(table.baseline)):
-            parts.append("The two do not differ by more than the noise of measuring.")
-    faster = _faster_tie(table, ordered)
-    if faster is not None:
+        if other in rivals:
+            parts.append("Within the noise of measuring it could be as good in both objectives.")
+    own = _rounds(chosen)
+    faster = max(rivals, key=_rounds, default=chosen)
+    if own > 0 and _rounds(faster) > 1.1 * own:
         parts.append(
             f"As good within that noise, and with more patches per round "
-            f"({faster.result.patches_per_round:.2f} instead of "
-            f"{chosen.result.patches_per_round:.2f}), is {described(faster)}."
+            f"({_rounds(faster):.2f} instead of {own:.2f}), is {described(faster)}."
         )
     return " ".join(parts) or None
 
 
-def _faster_tie(table: StudyTable, ordered: Sequence[Point]) -> Point | None:
-    """Of those that differ from the first by noise alone, the one with the longest rounds."""
-    chosen, correlation = ordered[0], mse_correlation(table.baseline)
-    own = chosen.result.patches_per_round
-    if own is None:
-        return None
-    longer = [
-        p
-        for p in ordered[1:]
-        if (p.result.patches_per_round or 0.0) > 1.1 * own and is_tie(chosen, p, correlation)
-    ]
-    return max(longer, key=lambda p: p.result.patches_per_round or 0.0, default=None)
-
-
-def _values(point: Point) -> tuple[float, float]:
-    return (point.result.acceptance_rate, point.result.mse)
+def _rounds(point: Point) -> float:
+    """Patches per round, 0 where they are not known."""
+    return point.result.patches_per_round or 0.0
 
 
 def _found(
@@ -291,7 +279,7 @@ def _found(
         point=chosen,
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=why,
-        close=_close(table, ordered),
+        close=_close(ordered),
         would_change=change,
         cautions=cautions(table, chosen),
         advice=(),

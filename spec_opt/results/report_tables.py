@@ -20,18 +20,12 @@ def front_table(table: StudyTable) -> str:
     members = statistics.noise_aware_front(table)
     if not members:
         return ""
-    shown: set[int] = set()
-    distinct = []
-    for member in members:
-        if not shown.intersection(member.equal_to):
-            distinct.append(member)
-        shown.add(member.point.number)
-    rows = [(*_cells(m.point), _standing(m)) for m in distinct[:MOST_ROWS]]
-    more = len(distinct) - MOST_ROWS
+    rows = [(*_cells(m.points[0]), _standing(m)) for m in members[:MOST_ROWS]]
+    more = len(members) - MOST_ROWS
     note = (
-        "Clear: better than every other trial in one objective by more than two standard errors "
-        "of the difference. Tie: the noise of measuring could undo its place. The error beside an "
-        "MSE is mostly shared by all trials: it says what other windows might give."
+        "Clear: no other trial could be at least as good in both objectives within two standard "
+        "errors of the difference, window by window. Tie: another could. The error beside an MSE "
+        "is mostly shared by all trials: it says what other windows might give."
     )
     if more > 0:
         note += f" {more} more are in results.csv."
@@ -46,8 +40,8 @@ def _standing(member: statistics.FrontMember) -> str:
     words: str = "" if member.standing == "unknown" else member.standing
     if member.tied_with:
         words += f" with {_trials(member.tied_with)}"
-    if member.equal_to:
-        words += f"; same values in {_trials(member.equal_to)}"
+    if len(member.points) > 1:
+        words += f"; same values in {_trials([p.number for p in member.points[1:]])}"
     return words.lstrip("; ")
 
 
@@ -120,7 +114,7 @@ def influence_table(table: StudyTable) -> str:
     if not table.points:
         return ""
     shares = {o: statistics.importances(table.points, o) for o in statistics.OBJECTIVES}
-    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(table.points)}
+    found = statistics.correlations(table.points)
     rows = []
     for parameter in statistics.PARAMETERS:
         row = [parameter]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 
 import plotly.graph_objects as go
 
@@ -69,12 +70,15 @@ def pareto_frontier(table: StudyTable, recommendations: Sequence[Recommendation]
     above = sum(p.result.mse > limit for p in table.points)
     if above:
         remark += f"; {plural(above, 'worse trial')} above the frame"
+    # Of a third objective's front some members are no step of this line: a lower MSE is to be had.
+    lowest = accumulate((p.result.mse for p in table.front), min)
+    envelope = [p for p, mse in zip(table.front, lowest, strict=True) if p.result.mse == mse]
     share = f"{len(table.front)} of {plural(len(table.points), 'trial')}"
     figure = blank(title, f"{share}; better is down and right{remark}")
     _add_points(figure, "other trials", others, color="rgba(128,128,128,0.35)", size=7)
     figure.add_scatter(
-        x=[100 * p.result.acceptance_rate for p in table.front],
-        y=[p.result.mse for p in table.front],
+        x=[100 * p.result.acceptance_rate for p in envelope],
+        y=[p.result.mse for p in envelope],
         mode="lines",
         line={"color": ACCENT, "width": 2, "shape": "hv"},
         hoverinfo="skip",
@@ -87,7 +91,7 @@ def pareto_frontier(table: StudyTable, recommendations: Sequence[Recommendation]
         _add_points(
             figure,
             names.get(standing, "on the front"),
-            [m.point for m in members if m.standing == standing],
+            [p for m in members if m.standing == standing for p in m.points],
             color=colour,
             symbol="diamond",
             size=11,

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
@@ -17,9 +16,10 @@ from optuna.trial import create_trial
 
 from spec_opt.config import RecommendConfig
 from spec_opt.results.bounds import bounds_of, give_up
-from spec_opt.results.noise import CLEAR, mse_correlation
+from spec_opt.results.noise import Noise
 from spec_opt.results.quiet import quiet_optuna
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
+from spec_opt.uncertainty import Floats
 
 PARAMETERS = ("sigma", "bias", "k")
 ENOUGH_FOR_IMPORTANCE = 20
@@ -31,27 +31,22 @@ MOST_FOR_IMPORTANCE = 2000
 MANY_VALUES = 10
 """A parameter with more distinct values than this is summarised by ranges of them."""
 
+Standing = Literal["clear", "tie", "unknown"]
 Objective = Literal["acceptance_rate", "mse"]
 OBJECTIVES: tuple[Objective, ...] = ("acceptance_rate", "mse")
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class FrontMember:
-    """A trial of the Pareto front, and whether the noise of measuring could undo its place.
+    """A distinct result on the Pareto front, and whether the noise of measuring could undo it."""
 
-    How noisy a difference is, `noise.py` says: a tie may be a difference, but what is called clear
-    is clear.
-    """
-
-    point: Point
-    standing: Literal["clear", "tie", "unknown"]
-    """clear: from every other trial it is better in one objective by two standard errors of the
-    difference; unknown: the standard errors are not known."""
-    equal_to: tuple[int, ...]
-    """Trials with exactly the same two values."""
+    points: tuple[Point, ...]
+    """The trials with exactly this result, the mildest setting first."""
+    standing: Standing
+    """tie: another trial could be at least as good in both objectives (`noise.py`); clear: none
+    could; unknown: it cannot be told of some, and the others could not."""
     tied_with: tuple[int, ...]
-    """Trials with other values that could be at least as good in both objectives."""
+    """Trials with other results that could be at least as good in both objectives."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +69,6 @@ class Summary:
     mse: Spread | None
     evaluation_seconds: float
     """Total cost of measuring, as far as the trials tell."""
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Pearson's r of a parameter and an objective; None where either is constant."""
-
-    parameter: str
-    objective: str
-    pearson: float | None
 
 
 @dataclass(frozen=True)
@@ -123,15 +109,19 @@ def summarise(table: StudyTable) -> Summary:
 
 
 def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
-    """The front, from the highest acceptance down, each with its standing."""
-    numbers = np.array([p.number for p in table.points])
-    values = _columns(table.points, "acceptance_rate", "mse")
-    errors = _columns(table.points, "acceptance_se", "mse_se")
-    place = {p.number: index for index, p in enumerate(table.points)}
-    correlation = np.array([0.0, mse_correlation(table.baseline)])
-    return tuple(
-        _standing(p, place[p.number], numbers, values, errors, correlation) for p in table.front
-    )
+    """The distinct results of the front, from the highest acceptance down, with their standing.
+
+    With three objectives the standing is unknown: the third carries no standard error.
+    """
+    noise = Noise(table.points if len(table.objectives) == 2 else ())
+    every_known = len(noise.points) == len(table.points)
+    members = []
+    for block in table.distinct_front:
+        rivals = noise.rivals(block[0])
+        ties = tuple(p.number for p in rivals if outcome_of(p) != outcome_of(block[0]))
+        standing: Standing = "tie" if ties else "clear" if every_known else "unknown"
+        members.append(FrontMember(block, standing, ties))
+    return tuple(members)
 
 
 def top_by_acceptance(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
@@ -153,15 +143,11 @@ def best_balanced(
     return tuple(sorted(eligible, key=give_up(bounds, eligible))[:count])
 
 
-def correlations(points: Sequence[Point]) -> tuple[Correlation, ...]:
-    """Pearson's r of each parameter with each objective."""
-    found = []
-    for parameter in PARAMETERS:
-        settings = np.array([vars(p.setting)[parameter] for p in points], dtype=np.float64)
-        for objective in OBJECTIVES:
-            outcomes = _columns(points, objective)[:, 0]
-            found.append(Correlation(parameter, objective, _pearson(settings, outcomes)))
-    return tuple(found)
+def correlations(points: Sequence[Point]) -> Mapping[tuple[str, Objective], float | None]:
+    """Pearson's r of each parameter with each objective; None where either is constant."""
+    outcomes = {o: np.array([vars(p.result)[o] for p in points]) for o in OBJECTIVES}
+    settings = {n: np.array([float(vars(p.setting)[n]) for p in points]) for n in PARAMETERS}
+    return {(n, o): _pearson(settings[n], outcomes[o]) for n in PARAMETERS for o in OBJECTIVES}
 
 
 def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, float] | None:
@@ -172,7 +158,7 @@ def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, f
     anything to explain.
     """
     points = points[:: -(-len(points) // MOST_FOR_IMPORTANCE) or 1]
-    outcomes = _columns(points, objective)[:, 0]
+    outcomes = np.array([vars(p.result)[objective] for p in points])
     varying = [n for n in PARAMETERS if len({vars(p.setting)[n] for p in points}) > 1]
     if len(points) < ENOUGH_FOR_IMPORTANCE or np.ptp(outcomes) == 0 or not varying:
         return None
@@ -217,28 +203,6 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
     return tuple(found)
 
 
-def _standing(
-    point: Point,
-    index: int,
-    numbers: npt.NDArray[np.int64],
-    values: FloatArray,
-    errors: FloatArray,
-    correlation: FloatArray,
-) -> FrontMember:
-    same = np.all(values == values[index], axis=1)
-    equal_to = tuple(n for n in numbers[same].tolist() if n != point.number)
-    if np.isnan(errors[index]).any():
-        return FrontMember(point, "unknown", equal_to, ())
-    # How much better this one is in acceptance and in MSE, and what counts as clear. A trial
-    # without standard errors is taken as exact.
-    lead = (values[index] - values) * np.array([1.0, -1.0])
-    mine, theirs = errors[index], np.nan_to_num(errors)
-    variance = mine**2 + theirs**2 - 2 * correlation * mine * theirs
-    clear = lead > CLEAR * np.sqrt(np.maximum(variance, 0.0))
-    tied_with = tuple(numbers[~same & ~clear.any(axis=1)].tolist())
-    return FrontMember(point, "tie" if tied_with else "clear", equal_to, tied_with)
-
-
 def _groups(points: Sequence[Point], parameter: str) -> list[list[Point]]:
     """Points by value; of a parameter with many values, four groups of about equal size."""
     groups = defaultdict(list)
@@ -251,12 +215,6 @@ def _groups(points: Sequence[Point], parameter: str) -> list[list[Point]]:
     return [ordered[low:high] for low, high in pairwise(edges)]
 
 
-def _columns(points: Sequence[Point], *names: str) -> FloatArray:
-    """Fields of the results as columns [n, len(names)], NaN for None."""
-    rows = [[vars(p.result)[name] for name in names] for p in points]
-    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
-
-
 def _distribution(points: Sequence[Point], name: str) -> BaseDistribution:
     values = [vars(p.setting)[name] for p in points]
     if name == "k":
@@ -264,7 +222,7 @@ def _distribution(points: Sequence[Point], name: str) -> BaseDistribution:
     return FloatDistribution(min(values), max(values))
 
 
-def _pearson(one: FloatArray, other: FloatArray) -> float | None:
+def _pearson(one: Floats, other: Floats) -> float | None:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,8 @@ from pydantic import ValidationError
 
 from spec_opt.config import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
-from spec_opt.measurement import Baseline, Fingerprints
+from spec_opt.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.attributes import Attributes
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +67,8 @@ class Result:
     predicted_speedup: float | None
     source: str | None
     """measured, imported, or repeated (a setting met again, its result copied)."""
+    blocks: Blocks | None
+    """What differences to other trials are judged by."""
 
     @property
     def imported(self) -> bool:
@@ -151,6 +151,11 @@ class StudyTable:
         return tuple(sorted((p for p in self.points if p.result.pareto), key=by_acceptance))
 
     @cached_property
+    def distinct_front(self) -> tuple[tuple[Point, ...], ...]:
+        """The front in blocks of equal results, in its order: the mildest leads each block."""
+        return tuple(tuple(block) for _, block in groupby(self.front, key=outcome_of))
+
+    @cached_property
     def states(self) -> Mapping[str, int]:
         """How many trials are in each state."""
         return Counter(row.state for row in self.trials)
@@ -172,6 +177,11 @@ class StudyTable:
         """The best measured speedup of a trial over batch sizes and devices."""
         measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
         return max(measured, key=lambda s: s.speedup or 0.0, default=None)
+
+
+def outcome_of(point: Point) -> tuple[float, float]:
+    """What makes two results equal. On a front of three objectives the third is equal then too."""
+    return point.result.acceptance_rate, point.result.mse
 
 
 def by_acceptance(point: Point) -> tuple[float, ...]:
@@ -285,6 +295,7 @@ def _read_result(trial: FrozenTrial, pareto: bool, predicted: float | None) -> R
         total_time_s=attributes.number("total_time_s"),
         predicted_speedup=predicted if own_prediction is None else own_prediction,
         source=attributes.text("source"),
+        blocks=attributes.record("blocks", Blocks),
     )
 
 

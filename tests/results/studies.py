@@ -116,6 +116,25 @@ def attributes(setting: Setting, acceptance: float, mse: float) -> dict[str, Any
         "commit": None,
         "worker": "host:1",
         "source": "measured",
+        "blocks": blocks(acceptance, mse, f"{setting}"),
+    }
+
+
+def blocks(acceptance: float, mse: float, seed: str, *, own: float = 0.002) -> dict[str, Any]:
+    """Errors that all settings share, and `own` ones, which make an MSE differ by about `own`/3."""
+    generator = random.Random(seed)
+    count = 32
+    dice = [generator.gauss(0, 1) for _ in range(count)]
+    mean = math.fsum(dice) / count
+    shared = [0.1 * math.cos(2 * math.pi * 3 * i / count) for i in range(count)]
+    errors = [mse + shared[i] + own * (dice[i] - mean) for i in range(count)]
+    tested = [4 * WINDOWS // count] * count
+    return {
+        "rows": [80 * i for i in range(count)],
+        "reach": 336 + 70,
+        "mse": errors,
+        "accepted": [round(acceptance * n) for n in tested],
+        "tested": tested,
     }
 
 

@@ -15,63 +15,53 @@ GRID = read_table(studies.grid_study())
 DEFAULTS = RecommendConfig()
 
 
-def with_errors(*results: tuple[float, float, float | None, float | None]) -> StudyTable:
-    """Trials given as acceptance, mse, and their standard errors."""
+def with_noise(*results: tuple[float, float], own: float | None = 0.002) -> StudyTable:
+    """Trials given as acceptance and MSE; `own`: what windows err by beside what they share."""
     study = studies.empty_study(baseline=None)
-    for number, (acceptance, mse, acceptance_se, mse_se) in enumerate(results):
+    for number, (acceptance, mse) in enumerate(results):
         setting = Setting(sigma=0.1 * (number + 1), bias=1.0, k=1)
-        study.add_trial(
-            studies.complete(setting, acceptance, mse, acceptance_se=acceptance_se, mse_se=mse_se)
-        )
+        blocks = None
+        if own is not None:
+            blocks = studies.blocks(acceptance, mse, str(number), own=own)
+        study.add_trial(studies.complete(setting, acceptance, mse, blocks=blocks))
     return read_table(study)
 
 
 def test_a_member_far_from_all_others_is_clear() -> None:
-    table = with_errors((0.9, 0.50, 0.01, 0.001), (0.5, 0.45, 0.01, 0.001), (0.4, 0.6, 0.01, 0.001))
-    members = statistics.noise_aware_front(table)
-    assert [member.point.number for member in members] == [0, 1]
+    members = statistics.noise_aware_front(with_noise((0.9, 0.50), (0.5, 0.45), (0.4, 0.6)))
+    assert [member.points[0].number for member in members] == [0, 1]
     assert [member.standing for member in members] == ["clear", "clear"]
     assert all(member.tied_with == () for member in members)
 
 
 def test_a_trial_within_noise_makes_a_tie_even_from_behind_the_front() -> None:
     # Trial 1 is dominated by trial 0, but only by less than the noise.
-    table = with_errors((0.9, 0.500, 0.01, 0.001), (0.89, 0.501, 0.01, 0.001))
-    (member,) = statistics.noise_aware_front(table)
-    assert member.point.number == 0
+    (member,) = statistics.noise_aware_front(with_noise((0.9, 0.5000), (0.9, 0.5001)))
+    assert member.points[0].number == 0
     assert member.standing == "tie"
     assert member.tied_with == (1,)
 
 
-def test_equal_values_are_told_apart_from_ties() -> None:
-    table = with_errors((0.9, 0.5, 0.01, 0.001), (0.9, 0.5, 0.01, 0.001))
-    for member, other in zip(statistics.noise_aware_front(table), (1, 0), strict=True):
-        assert member.standing == "clear"
-        assert member.equal_to == (other,)
-
-
-def test_what_trials_share_is_no_noise_between_them() -> None:
-    # Each MSE is uncertain by 0.07, but target and draft differ by only 0.010 +- 0.002.
-    shared = {
-        "target_mse_se": 0.07,
-        "draft_mse_se": 0.07,
-        "draft_minus_target_mse_se": 0.002,
-    }
-    results = ((0.9, 0.50, 0.01, 0.07), (0.89, 0.51, 0.01, 0.07))
-    (member,) = statistics.noise_aware_front(with_errors(*results))
-    assert member.standing == "tie"
-    study = studies.empty_study(baseline=studies.BASELINE | shared)
-    for number, (acceptance, mse, acceptance_se, mse_se) in enumerate(results):
-        setting = Setting(sigma=0.1 * (number + 1), bias=1.0, k=1)
-        study.add_trial(
-            studies.complete(setting, acceptance, mse, acceptance_se=acceptance_se, mse_se=mse_se)
-        )
-    (member,) = statistics.noise_aware_front(read_table(study))
+def test_equal_values_are_one_result_and_no_tie() -> None:
+    (member,) = statistics.noise_aware_front(with_noise((0.9, 0.5), (0.9, 0.5)))
     assert member.standing == "clear"
+    assert [point.number for point in member.points] == [0, 1]
 
 
-def test_without_standard_errors_the_standing_is_unknown() -> None:
-    (member,) = statistics.noise_aware_front(with_errors((0.9, 0.5, None, None)))
+def test_a_plateau_of_thousands_is_one_result() -> None:
+    study = studies.empty_study()
+    study.add_trials(
+        [
+            studies.complete(Setting(sigma=0.001 * (n + 20), bias=1.0, k=1), 1.0, 0.5)
+            for n in range(5000)
+        ]
+    )
+    (member,) = statistics.noise_aware_front(read_table(study))
+    assert len(member.points) == 5000
+
+
+def test_without_blocks_the_standing_is_unknown() -> None:
+    (member,) = statistics.noise_aware_front(with_noise((0.9, 0.5), own=None))
     assert member.standing == "unknown"
 
 
@@ -108,7 +98,7 @@ def test_tops() -> None:
 
 
 def test_correlations_are_those_of_the_old_analysis() -> None:
-    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(GRID.points)}
+    found = statistics.correlations(GRID.points)
     assert found["bias", "mse"] == pytest.approx(-0.00005, abs=5e-5)
     sigma = found["sigma", "mse"]
     assert sigma is not None
@@ -117,7 +107,7 @@ def test_correlations_are_those_of_the_old_analysis() -> None:
 
 def test_a_constant_has_no_correlation() -> None:
     table = read_table(studies.rejecting_study())
-    found = {(c.parameter, c.objective): c.pearson for c in statistics.correlations(table.points)}
+    found = statistics.correlations(table.points)
     assert found["bias", "mse"] is None
     assert found["sigma", "acceptance_rate"] is None
     assert found["sigma", "mse"] == pytest.approx(1.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spec_opt.config import DataConfig, SearchConfig, Setting, StudyConfig
-from spec_opt.measurement import Baseline, Fingerprints, Measurement
+from spec_opt.measurement import Baseline, Blocks, Fingerprints, Measurement
 from spec_opt.tuning.claims import Heartbeat
 from spec_opt.tuning.store import Store, open_store
 from spec_opt.tuning.study import Study, open_study
@@ -26,6 +26,9 @@ BASELINE = Baseline(
     draft_mae=0.48,
     draft_mse_se=0.01,
     draft_minus_target_mse_se=0.005,
+)
+BLOCKS = Blocks(
+    rows=tuple(range(0, 320, 10)), reach=10, mse=(0.45,) * 32, accepted=(1,) * 32, tested=(2,) * 32
 )
 QUICK = Heartbeat(interval=0.3, grace=1.5)
 
@@ -53,6 +56,7 @@ def measurement(setting: Setting, **changes: Any) -> Measurement:
         "draft_evaluations": 50,
         "thinning_exhausted": 0,
         "evaluation_seconds": 0.1,
+        "blocks": BLOCKS,
     }
     return Measurement(**(numbers | changes))
 
