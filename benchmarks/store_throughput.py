@@ -1,11 +1,13 @@
 """How many trials a second a store bears: real workers, an objective that takes no time.
 
     python -m benchmarks.store_throughput                       # the table
+    python -m benchmarks.store_throughput --sampler tpe --workers 1 --settings 100
     python -m benchmarks.store_throughput --long                # 8 workers on SQLite for 2 minutes
 
 Every trial is a claim, a result with all its attributes, and the worker's own bookkeeping. One
 worker's seconds per trial are thus the store's share of a trial, and an upper bound of it. SQLite
 lies on the disk of the temporary folder, Postgres is an embedded server with its usual durability.
+A sampler's thinking is in it too, which grows with the trials so far.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from spec_opt.config import FloatRange, IntRange
 from spec_opt.tuning.claims import Heartbeat
 from spec_opt.tuning.store import open_store
 from spec_opt.tuning.study import load_study
@@ -56,8 +59,16 @@ class Result:
     """Distinct settings that are complete in the store."""
 
 
-def search(settings: int) -> dict[str, Any]:
-    """A grid of about so many settings, with 8 values of bias and 10 of k."""
+def search(sampler: str, settings: int) -> dict[str, Any]:
+    """So many trials in a space without repeats, or a grid of about so many settings."""
+    if sampler != "grid":
+        return {
+            "sampler": sampler,
+            "n_trials": settings,
+            "sigma": FloatRange(low=0.05, high=1.0, log=True),
+            "bias": FloatRange(low=1.0, high=10.0),
+            "k": IntRange(low=1, high=10),
+        }
     sigmas = max(1, settings // 80)
     return {
         "sigma": tuple(round(0.1 + 0.001 * i, 3) for i in range(sigmas)),
@@ -67,13 +78,16 @@ def search(settings: int) -> dict[str, Any]:
 
 
 def work(
-    url: str, settings: int, seconds: float, together: Barrier, results: "Queue[WorkerResult]"
+    url: str,
+    space: dict[str, Any],
+    seconds: float,
+    together: Barrier,
+    results: "Queue[WorkerResult]",
 ) -> None:
     """The body of a worker process."""
     trials, began, error = 0, time.monotonic(), None
     try:
-        store = open_store(url)
-        study = stand_in_study(store, **search(settings))
+        study = stand_in_study(open_store(url), **space)
         stop = threading.Event()
         together.wait()
         began = time.monotonic()
@@ -82,20 +96,24 @@ def work(
         summary = run_worker(study, StandIn(), stop, heartbeat=HEARTBEAT)
         timer.cancel()
         trials = summary.complete
+        if summary.fail:
+            error = f"{summary.fail} trials failed"
     except Exception as failure:  # noqa: BLE001 - what reaches a user is the result
+        # The others would wait for this one for ever; at a barrier that is aborted they fail too.
+        together.abort()
         error = f"{type(failure).__name__}: {failure}"
     results.put(WorkerResult(trials, time.monotonic() - began, error))
 
 
-def measure(url: str, workers: int, settings: int, seconds: float) -> Result:
+def measure(url: str, workers: int, space: dict[str, Any], seconds: float) -> Result:
     store = open_store(url)
-    stand_in_study(store, **search(settings))
+    stand_in_study(store, **space)
     # A process that has imported everything forks the workers, which so start quickly.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tuning.stand_in", "tests.tuning.postgres"])
     together, results = context.Barrier(workers), context.Queue()
     processes = [
-        context.Process(target=work, args=(url, settings, seconds, together, results))
+        context.Process(target=work, args=(url, space, seconds, together, results))
         for _ in range(workers)
     ]
     for process in processes:
@@ -137,6 +155,7 @@ def stores(kinds: list[str]) -> Iterator[dict[str, Callable[[], str]]]:
 
 
 def table(options: argparse.Namespace) -> list[str]:
+    space = search(options.sampler, options.settings)
     print("| store | workers | trials a second | ms a trial and worker | fewest / most | errors |")
     print("|---|--:|--:|--:|--:|--:|")
     errors: list[str] = []
@@ -144,18 +163,19 @@ def table(options: argparse.Namespace) -> list[str]:
         for kind, new_store in kinds.items():
             for workers in options.workers:
                 runs = [
-                    measure(new_store(), workers, options.settings, options.seconds)
+                    measure(new_store(), workers, space, options.seconds)
                     for _ in range(options.repeats)
                 ]
                 rate = statistics.median(run.per_second for run in runs)
                 spread = (
                     f"{min(r.per_second for r in runs):.0f}–{max(r.per_second for r in runs):.0f}"
                 )
+                share = f"{1000 * workers / rate:.1f}" if rate else "none"
                 one = min(runs, key=lambda run: abs(run.per_second - rate))
                 found = [error for run in runs for error in run.errors]
                 errors += found
                 print(
-                    f"| {kind} | {workers} | {rate:.0f} ({spread}) | {1000 * workers / rate:.1f} | "
+                    f"| {kind} | {workers} | {rate:.0f} ({spread}) | {share} | "
                     f"{one.least} / {one.most} | {len(found)} |",
                     flush=True,
                 )
@@ -164,7 +184,8 @@ def table(options: argparse.Namespace) -> list[str]:
 
 def long_run(options: argparse.Namespace) -> list[str]:
     with stores(["SQLite"]) as kinds:
-        result = measure(kinds["SQLite"](), 8, options.long_settings, options.long_seconds)
+        space = search("grid", options.long_settings)
+        result = measure(kinds["SQLite"](), 8, space, options.long_seconds)
     print(
         f"SQLite, 8 workers, {options.long_seconds:.0f} s: {result.trials} trials, "
         f"{result.per_second:.0f} a second, fewest {result.least} and most {result.most} a worker, "
@@ -179,7 +200,8 @@ def main() -> int:
     parser.add_argument("--stores", nargs="+", default=["SQLite", "Postgres"])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--settings", type=int, default=4000, help="of the grid")
+    parser.add_argument("--sampler", choices=["grid", "tpe", "random", "nsga2"], default="grid")
+    parser.add_argument("--settings", type=int, default=4000, help="of the grid, or n_trials")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--long-seconds", type=float, default=120.0)
     parser.add_argument("--long-settings", type=int, default=24000)
