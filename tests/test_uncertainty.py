@@ -170,3 +170,34 @@ def test_a_long_series_is_no_burden() -> None:
     result = standard_error(Overlap(starts, 720), values)
 
     assert 0.5 / math.sqrt(len(starts)) < result < 1.5 / math.sqrt(len(starts))
+
+
+def test_many_means_at_once_are_those_of_one_by_one() -> None:
+    overlap = Overlap(np.arange(0, 320, 10), 48)
+    values = np.random.default_rng(6).normal(size=(5, 32))
+
+    assert overlap.of_means(values) == pytest.approx([standard_error(overlap, v) for v in values])
+
+
+@pytest.mark.parametrize(("starts", "horizon"), SETS)
+def test_blocks_tell_what_windows_tell(starts: Starts, horizon: int) -> None:
+    sample = moving_averages(starts, horizon, 300, seed=7)
+    true = float(sample.mean(axis=1).std())
+    ones = np.ones(len(starts))
+
+    blocks = [Overlap(starts, horizon).blocks(errors, ones, ones) for errors in sample]
+    estimates = Overlap.of_blocks(blocks[0]).of_means(np.array([b.mse for b in blocks]))
+
+    assert [np.mean(b.mse) for b in blocks] == pytest.approx(sample.mean(axis=1).tolist())
+    assert math.sqrt(float(np.mean(np.square(estimates)))) == pytest.approx(true, rel=0.15)
+
+
+def test_blocks_lie_apart_whatever_the_order_of_windows() -> None:
+    starts = np.random.default_rng(8).permutation(97)
+    ones = np.ones(len(starts))
+
+    blocks = Overlap(starts, 24).blocks(starts.astype(np.float64), ones, 2 * ones)
+
+    assert len(set(blocks.rows)) == 32
+    assert blocks.rows == tuple(sorted(blocks.rows))
+    assert (sum(blocks.accepted), sum(blocks.tested)) == (97, 194)

@@ -227,6 +227,24 @@ def single_study() -> optuna.Study:
     return study
 
 
+def three_objectives() -> optuna.Study:
+    """Predicted speedup is the third: trial 1 is on the front for its sake alone."""
+    study = optuna.create_study(study_name="three", directions=["maximize", "minimize", "maximize"])
+    objectives = ["acceptance_rate", "mse", "speedup"]
+    study.set_user_attr(
+        "config", {"name": "three", "data": DATA, "search": {"objectives": objectives}}
+    )
+    for k, acceptance, mse, speedup in (
+        (4, 0.9, 0.45, 1.1),
+        (2, 0.8, 0.46, 1.4),
+        (3, 0.6, 0.44, 1.0),
+    ):
+        trial = complete(Setting(sigma=0.3, bias=1.0, k=k), acceptance, mse)
+        trial.values = [acceptance, mse, speedup]
+        study.add_trial(trial)
+    return study
+
+
 def study_of(*results: tuple[float, float, int, float, float], **options: Any) -> optuna.Study:
     """A study of trials given as (sigma, bias, k, acceptance, mse)."""
     study = empty_study("given", **options)

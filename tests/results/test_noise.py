@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from spec_opt.config import Setting
 from spec_opt.measurement import Blocks
@@ -68,21 +67,3 @@ def test_what_is_not_known_has_no_rivals() -> None:
         found = Noise(points(kept, other))
         assert len(found.points) == 1
         assert found.rivals(points(kept, other)[1]) == ()
-
-
-@pytest.mark.parametrize("horizon", [10, 80, 336])
-def test_blocks_tell_what_windows_tell(horizon: int) -> None:
-    """Errors of 255 overlapping windows: standard errors from 32 blocks, on average over many."""
-    overlap, generator = Overlap(WINDOWS, horizon), np.random.default_rng(0)
-    zeros = np.zeros(len(WINDOWS))
-    ratios = []
-    for _ in range(300):
-        running = np.cumsum(generator.normal(size=int(WINDOWS[-1]) + horizon + 1))
-        values = (running[WINDOWS + horizon] - running[WINDOWS]) / horizon
-        blocks = overlap.blocks(values, zeros, zeros + 1)
-        assert np.mean(blocks.mse) == pytest.approx(values.mean())
-        (from_blocks,) = Overlap.of_blocks(blocks).of_means(np.array([blocks.mse]))
-        from_windows = overlap.of_mean(values)
-        assert from_windows is not None
-        ratios.append(from_blocks**2 / from_windows**2)
-    assert np.sqrt(np.mean(ratios)) == pytest.approx(1.0, abs=0.15)

@@ -65,6 +65,12 @@ def test_without_blocks_the_standing_is_unknown() -> None:
     assert member.standing == "unknown"
 
 
+def test_with_three_objectives_the_standing_is_unknown() -> None:
+    table = read_table(studies.three_objectives())
+    assert {member.standing for member in statistics.noise_aware_front(table)} == {"unknown"}
+    assert len(table.front) == 3
+
+
 def test_summary_of_the_grid() -> None:
     summary = statistics.summarise(GRID)
     rows = studies.old_sweep_rows()
