@@ -133,14 +133,14 @@ def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Importe
     """Old result tables become trials of the study.
 
     Raises:
-        DataError: a file cannot be read.
-        StudyError: the study holds measured trials.
+        DataError: a file cannot be read, or no row of them can be believed; no store is made.
+        StudyError: the study is one of measured trials.
     """
     from spec_opt.results.importing import import_tables
     from spec_opt.results.old_tables import read_tables
 
-    read_tables(tables)  # Bad files are found before a store is made.
-    return import_tables(open_store(url), config.name, tables)
+    results, rejected = read_tables(tables)
+    return import_tables(open_store(url), config.name, results, rejected)
 
 
 def serve_dashboard(

@@ -201,6 +201,7 @@ def import_(study: str, tables: tuple[Path, ...], storage: str | None, as_json: 
     """Old sweep results become trials of a study of their own, each row once."""
     from spec_opt import service, takeaway
     from spec_opt.config import read_study
+    from spec_opt.results.old_tables import rejection_text
 
     config = read_study(study)
     imported = takeaway.import_old(config, service.storage_url(storage), list(tables))
@@ -211,8 +212,8 @@ def import_(study: str, tables: tuple[Path, ...], storage: str | None, as_json: 
         f"{imported.study}: {imported.added} rows imported, {imported.present} there already, "
         f"{len(imported.rejected)} left out"
     )
-    for rejected in imported.rejected:
-        say(f"left out: {rejected}")
+    if imported.rejected:
+        say(f"left out:\n{rejection_text(imported.rejected)}")
     return 0
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -17,16 +18,18 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 from sqlalchemy import Connection, insert, select, update
 
-from spec_opt.config import Setting
 from spec_opt.errors import StudyError
-from spec_opt.results.old_tables import OldResult, Rejected, read_tables
+from spec_opt.results.old_tables import OldResult, Rejected
 from spec_opt.results.quiet import quiet_optuna
-from spec_opt.results.table import DIRECTIONS, StudyTable, read_table
+from spec_opt.results.table import DIRECTIONS
 from spec_opt.tuning.ledger import NewTrial, add_trials, lock_study
+from spec_opt.tuning.records import IMPORTED, history
 from spec_opt.tuning.space import params_of
 from spec_opt.tuning.store import FINITE, Store, trial_params, trial_values, trials
 
 METRICS = ("acceptance_rate", "mse")
+MADE_BY_RUN = "config"
+"""The user attribute that a study for measured trials has from its start."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +43,23 @@ class Imported:
     rejected: tuple[Rejected, ...]
 
 
-def import_tables(store: Store, name: str, paths: Sequence[Path]) -> Imported:
-    """Add the rows of old result tables to the study `name`, which is made if it is missing.
+def import_tables(
+    store: Store, name: str, results: Sequence[OldResult], rejected: Sequence[Rejected] = ()
+) -> Imported:
+    """Add rows of old result tables to the study `name`, which is made if it is missing.
 
     The whole import is one transaction: it happens, or nothing does. Rows that the study holds
     already are not added again, so that an import may be repeated, or halves follow one another.
 
     Raises:
-        DataError: a file cannot be read, or lacks a column that is needed; nothing is written.
-        StudyError: the study holds measured trials: acceptance was counted differently there, so
-            imported ones need a study of their own.
+        StudyError: the study is one of measured trials: acceptance was counted differently there,
+            so imported ones need a study of their own.
         StoreError: the store cannot be reached.
     """
-    results, rejected = read_tables(paths)
     with store.lock():
         study = _open(store, name)
-        held = read_table(study)
-        _check_unmixed(held)
-        present = {_identity(held, index) for index in range(len(held.points))}
-        new = list({r.identity: r for r in results if r.identity not in present}.values())
-        settings = [r.setting for r in new] + [p.setting for p in held.points]
-        if new:
-            space = _space(settings)
-            store.transaction(lambda c: _add(c, study._study_id, new, space))
-    return Imported(name, len(new), len(results) - len(new), rejected)
+    added = store.transaction(lambda c: _add_missing(c, study, results))
+    return Imported(name, added, len(results) - added, tuple(rejected))
 
 
 def _open(store: Store, name: str) -> optuna.Study:
@@ -76,29 +72,51 @@ def _open(store: Store, name: str) -> optuna.Study:
     return study
 
 
-def _check_unmixed(table: StudyTable) -> None:
-    if table.imported < len(table.trials):
+def _add_missing(connection: Connection, study: optuna.Study, results: Sequence[OldResult]) -> int:
+    """Add what the study lacks, and say how much; it is looked at under its lock.
+
+    Others may write at the same time, and this may run again after it was committed.
+    """
+    study_id = study._study_id
+    lock_study(connection, study_id)
+    held = history(connection, study_id)
+    if MADE_BY_RUN in study.user_attrs or any(row.source != IMPORTED for row in held):
         raise StudyError(
-            f"study {table.name}: holds {len(table.trials) - table.imported} trials that were not "
-            "imported, and old results must not be mixed with them; copy the study file, and give "
-            "the copy another name to import into"
+            f"study {study.study_name}: was not made by an import, and old results must not be "
+            "mixed with measured ones; copy the study file, and give the copy another name to "
+            "import into"
         )
+    values = _values(connection, study_id)
+    present = {(*row.params, *values[row.trial_id]) for row in held}
+    new = list({r.identity: r for r in results if r.identity not in present}.values())
+    if new:
+        settings = [tuple(params_of(result.setting).values()) for result in new]
+        space = _space([*settings, *(row.params for row in held)])
+        _add(connection, study_id, new, space)
+    return len(new)
 
 
-def _identity(table: StudyTable, index: int) -> tuple[float, ...]:
-    point = table.points[index]
-    setting, result = point.setting, point.result
-    return (setting.sigma, setting.bias, setting.k, result.acceptance_rate, result.mse)
+def _values(connection: Connection, study_id: int) -> Mapping[int, list[float]]:
+    """The values of each trial, by its id."""
+    query = (
+        select(trial_values.c.trial_id, trial_values.c.value)
+        .join(trials, trials.c.trial_id == trial_values.c.trial_id)
+        .where(trials.c.study_id == study_id)
+        .order_by(trial_values.c.objective)
+    )
+    found = defaultdict(list)
+    for trial_id, value in connection.execute(query):
+        found[trial_id].append(value)
+    return found
 
 
-def _space(settings: Sequence[Setting]) -> Mapping[str, BaseDistribution]:
-    """Distributions that hold all settings of the study."""
-    sigmas, biases = [s.sigma for s in settings], [s.bias for s in settings]
-    ks = [s.k for s in settings]
+def _space(settings: Sequence[Sequence[Any]]) -> Mapping[str, BaseDistribution]:
+    """Distributions that hold all settings (sigma, bias, k) of the study."""
+    sigmas, biases, ks = zip(*settings, strict=True)
     return {
         "sigma": FloatDistribution(min(sigmas), max(sigmas)),
         "bias": FloatDistribution(min(biases), max(biases)),
-        "k": IntDistribution(min(ks), max(ks)),
+        "k": IntDistribution(int(min(ks)), int(max(ks))),
     }
 
 
@@ -108,14 +126,13 @@ def _add(
     new: Sequence[OldResult],
     space: Mapping[str, BaseDistribution],
 ) -> None:
-    lock_study(connection, study_id)
     rows = [NewTrial(params_of(result.setting), _attributes(result)) for result in new]
     ids = add_trials(connection, study_id, rows, space, TrialState.COMPLETE)
     now = datetime.now(UTC).replace(tzinfo=None)
-    of_study = trials.c.study_id == study_id
+    # Their ids rise together, and nobody else adds to the locked study.
     connection.execute(
         update(trials)
-        .where(of_study, trials.c.datetime_complete.is_(None))
+        .where(trials.c.study_id == study_id, trials.c.trial_id.between(ids[0], ids[-1]))
         .values(datetime_start=now, datetime_complete=now)
     )
     connection.execute(
@@ -127,7 +144,9 @@ def _add(
         ],
     )
     # One distribution for all: Optuna's importances leave out a parameter with several.
-    mine = trial_params.c.trial_id.in_(select(trials.c.trial_id).where(of_study))
+    mine = trial_params.c.trial_id.in_(
+        select(trials.c.trial_id).where(trials.c.study_id == study_id)
+    )
     for name, distribution in space.items():
         connection.execute(
             update(trial_params)
@@ -142,6 +161,6 @@ def _attributes(result: OldResult) -> dict[str, float | int | str]:
         "accepted": result.accepted,
         "tested": result.attempted,
         "total_time_s": result.total_time_s,
-        "source": "imported",
+        "source": IMPORTED,
     }
     return {name: value for name, value in known.items() if value is not None}

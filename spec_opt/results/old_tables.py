@@ -62,7 +62,8 @@ def read_tables(paths: Sequence[Path]) -> tuple[tuple[OldResult, ...], tuple[Rej
     Headers repeated in the middle, as when halves of a sweep were concatenated, are passed over.
 
     Raises:
-        DataError: a file cannot be read, or lacks a column that is needed.
+        DataError: a file cannot be read, or lacks a column that is needed, or no row at all can be
+            believed: most likely the acceptance was never counted.
     """
     results: list[OldResult] = []
     rejected: list[Rejected] = []
@@ -72,6 +73,10 @@ def read_tables(paths: Sequence[Path]) -> tuple[tuple[OldResult, ...], tuple[Rej
                 results.append(_result(row))
             except _RowError as reason:
                 rejected.append(Rejected(path.name, line, str(reason)))
+    if not results:
+        named = ", ".join(map(str, paths))
+        why = f"the first of {plural(len(rejected), 'row')}: {rejected[0]}" if rejected else "empty"
+        raise DataError(f"{named}: no row can be believed; {why}")
     return tuple(results), tuple(rejected)
 
 
@@ -172,7 +177,7 @@ def _count(row: dict[str, str], name: str) -> int | None:
 
 
 def rejection_text(rejected: Sequence[Rejected], at_most: int = 5) -> str:
-    """What was left out and why, a line each; equal reasons are counted after the first few."""
+    """What was left out and why, a line each for the first few."""
     lines = [str(entry) for entry in rejected[:at_most]]
     if len(rejected) > at_most:
         lines.append(f"and {plural(len(rejected) - at_most, 'more row')}")

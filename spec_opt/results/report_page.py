@@ -25,7 +25,7 @@ from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import percent, plural
 
 READING = {
-    "pareto_frontier": "Each diamond is a setting that no other beats in both objectives. "
+    "pareto_frontier": "Each diamond is a setting that no other beats in every objective. "
     "Between them the line shows the lowest MSE at that acceptance or more.",
     "acceptance_vs_mse": "Every trial; bars are one standard error over the windows.",
     "acceptance_heatmap": "How much sigma and bias let through.",

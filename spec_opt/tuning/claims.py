@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
@@ -20,8 +21,7 @@ from spec_opt.tuning.agenda import Outlook, reconcile
 from spec_opt.tuning.ledger import NewTrial
 from spec_opt.tuning.records import FAILED_BY_ITSELF, INTERRUPTED, WORKER_DIED, Claimant
 from spec_opt.tuning.retry import Patience
-from spec_opt.tuning.space import PARAMETERS, distributions, setting_of
-from spec_opt.tuning.store import forget_trials, trial_of
+from spec_opt.tuning.space import PARAMETERS, distributions, make_sampler, setting_of
 from spec_opt.tuning.study import Study
 
 log = logging.getLogger(__name__)
@@ -64,25 +64,33 @@ class ClaimedTrial:
     """The measurement to repeat, where the sampler chose a setting for the second time."""
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A trial that runs in our name, perhaps without all its parameters yet."""
+
+    trial_id: int
+    number: int
+    params: Mapping[str, float]
+    """As stored."""
+    fixed: Mapping[str, Any]
+    """Those that it was enqueued with, where some are not stored."""
+
+
 class Claims:
     """One worker's dealings with the trials of a study; it holds one trial at a time.
 
     Args:
         study: what to work on.
         heartbeat: when silent trials are given up.
-        worker_index: makes a sampler's choices repeatable for this worker; they differ from those
-            of any other index. By default they are drawn from the system's entropy.
     """
 
-    def __init__(
-        self, study: Study, heartbeat: Heartbeat | None = None, worker_index: int | None = None
-    ) -> None:
+    def __init__(self, study: Study, heartbeat: Heartbeat | None = None) -> None:
         self.study = study
         self.heartbeat = heartbeat or Heartbeat()
         self.claimant = Claimant(f"{socket.gethostname()}:{os.getpid()}", uuid.uuid4().hex)
         self._distributions = distributions(study.config.search)
         self._last_sigma: float | None = None
-        self._sampling = study.optuna_study(self._seed(worker_index))
+        self._sampling = study.store.sampling_study(study.name)
 
     def claim(self) -> ClaimedTrial | Idle:
         """The next trial to run, or why there is none.
@@ -125,21 +133,12 @@ class Claims:
             Patience(self.heartbeat.interval),
         )
 
-    def _seed(self, worker_index: int | None) -> int:
-        entropy = uuid.uuid4().int if worker_index is None else worker_index
-        trials = self.study.store.read(
-            lambda connection: len(records.history(connection, self.study.study_id))
-        )
-        # The trials so far: a study that is resumed must not draw the same settings again.
-        sequence = np.random.SeedSequence([self.study.config.search.seed, entropy, trials])
-        return int(sequence.generate_state(1)[0])
-
-    def _take_or_create(self, connection: Connection) -> tuple[int, int] | Idle:
-        """The id and number of a trial that now runs in our name."""
+    def _take_or_create(self, connection: Connection) -> _Begun | Idle:
+        """A trial that now runs in our name."""
         study_id = self.study.study_id
         held = records.held_by(connection, study_id, self.claimant)
         if held:
-            return held[0]
+            return _begun(connection, *held[0])
         if self.study.config.search.sampler == "grid":
             taken = self._take(connection)
             if taken is not None:
@@ -151,21 +150,21 @@ class Claims:
                 return taken
         return self._create(connection, outlook)
 
-    def _create(self, connection: Connection, outlook: Outlook) -> tuple[int, int] | Idle:
+    def _create(self, connection: Connection, outlook: Outlook) -> _Begun | Idle:
         if not outlook.remaining:
             return Idle.DONE if outlook.is_done else Idle.WAIT
         ids = ledger.add_trials(
             connection, self.study.study_id, [NewTrial({}, {})], {}, TrialState.RUNNING
         )
         ledger.sign(connection, ids[0], self.claimant, self.study.store.now())
-        return ids[0], records.number_of(connection, ids[0])
+        return _Begun(ids[0], records.number_of(connection, ids[0]), {}, {})
 
-    def _take(self, connection: Connection) -> tuple[int, int] | None:
+    def _take(self, connection: Connection) -> _Begun | None:
         found = ledger.next_waiting(connection, self.study.study_id, self._last_sigma)
         if found is None:
             return None
         ledger.take(connection, found, self.claimant, self.study.store.now())
-        return found, records.number_of(connection, found)
+        return _begun(connection, found, records.number_of(connection, found))
 
     def _reconcile(self, connection: Connection, grace: float | None) -> Outlook:
         study = self.study
@@ -179,69 +178,79 @@ class Claims:
             return None
         return self.heartbeat.grace
 
-    def _completed(self, claimed: tuple[int, int]) -> ClaimedTrial | None:
+    def _completed(self, begun: _Begun) -> ClaimedTrial | None:
         """The trial with all its parameters; None if it cannot have them, or is ours no longer."""
-        trial_id, number = claimed
-        store = self.study.store
-        stored = store.read(lambda connection: records.params_of(connection, trial_id))
-        fixed: dict[str, Any] = {}
-        if stored.keys() < set(PARAMETERS):
-            fixed = store.read(lambda connection: records.fixed_params_of(connection, trial_id))
-        known = {n: self._distributions[n].to_external_repr(v) for n, v in stored.items()}
-        given = {n: fixed[n] for n in PARAMETERS if n in fixed and n not in stored}
+        stored_params, fixed = begun.params, begun.fixed
+        given = {n: fixed[n] for n in PARAMETERS if n in fixed and n not in stored_params}
+        missing = [n for n in PARAMETERS if n not in stored_params and n not in given]
+        if missing and self.study.config.search.sampler != "grid":
+            sampled = self._sample(begun, missing)
+            if sampled is None:
+                return None
+            given |= sampled
+        spaces = self._distributions
         try:
-            chosen = given | self._sample(trial_id, set(PARAMETERS) - stored.keys() - given.keys())
-            setting = setting_of(known | chosen)
-            internal = stored | {
-                n: float(self._distributions[n].to_internal_repr(v)) for n, v in chosen.items()
-            }
+            known = {n: spaces[n].to_external_repr(v) for n, v in stored_params.items()}
+            setting = setting_of(known | given)
+            internal = {n: float(spaces[n].to_internal_repr(v)) for n, v in given.items()}
         except (KeyError, ValueError, TypeError) as error:
             reason = f"enqueued with parameters that do not fit the study: {error}"
-            self._end(trial_id, TrialState.FAIL, (), _failure(reason, FAILED_BY_ITSELF))
+            self._end(begun.trial_id, TrialState.FAIL, (), _failure(reason, FAILED_BY_ITSELF))
             return None
-        if chosen and not store.transaction(partial(self._choose, trial_id, chosen)):
-            return None
-        repeated = None
-        if self.study.config.search.sampler != "grid":
-            repeated = store.read(partial(self._measured, internal))
-        self._last_sigma = stored.get("sigma")
-        return ClaimedTrial(trial_id, number, setting, repeated)
+        stored = None
+        if given or self.study.config.search.sampler != "grid":
+            settle = partial(self._settle, begun.trial_id, given, {**stored_params, **internal})
+            ours, stored = self.study.store.transaction(settle)
+            if not ours:
+                return None
+        self._last_sigma = stored_params.get("sigma")
+        return ClaimedTrial(begun.trial_id, begun.number, setting, stored)
 
-    def _sample(self, trial_id: int, names: set[str]) -> dict[str, Any]:
-        """Let the sampler choose parameters.
+    def _sample(self, begun: _Begun, names: Sequence[str]) -> dict[str, Any] | None:
+        """Let the sampler choose parameters; None if the trial was given up meanwhile.
 
-        Raises:
-            KeyError: the study is a grid, whose points are never chosen.
+        Seeded by the trial's number, the same whichever worker asks: no two trials share dice, and
+        a study that one worker runs is repeatable.
         """
-        if not names:
-            return {}
-        if self.study.config.search.sampler == "grid":
-            raise KeyError(", ".join(sorted(names)))
-        study = self._sampling
-        forget_trials(study)
-        trial = trial_of(study, trial_id)
-        study.sampler.before_trial(study, trial)
-        space = study.sampler.infer_relative_search_space(study, trial)
-        relative = study.sampler.sample_relative(study, trial, space)
+        study, seeds = self._sampling, [self.study.config.search.seed, begun.number]
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        study.sampler = make_sampler(self.study.config.search, seed)
         chosen: dict[str, Any] = {}
-        for name in PARAMETERS:
-            if name not in names:
-                continue
-            distribution = self._distributions[name]
-            if name in relative and space[name] == distribution:
-                chosen[name] = relative[name]
-            else:
-                chosen[name] = study.sampler.sample_independent(study, trial, name, distribution)
+        try:
+            trial = study.trial(begun.trial_id)
+            study.sampler.before_trial(study, trial)
+            space = study.sampler.infer_relative_search_space(study, trial)
+            relative = study.sampler.sample_relative(study, trial, space)
+            for name in names:
+                distribution = self._distributions[name]
+                if name in relative and space[name] == distribution:
+                    chosen[name] = relative[name]
+                else:
+                    chosen[name] = study.sampler.sample_independent(
+                        study, trial, name, distribution
+                    )
+        except (StopIteration, UpdateFinishedTrialError):
+            return None
         return chosen
 
-    def _choose(self, trial_id: int, params: Mapping[str, Any], connection: Connection) -> bool:
+    def _settle(
+        self,
+        trial_id: int,
+        chosen: Mapping[str, Any],
+        params: Mapping[str, float],
+        connection: Connection,
+    ) -> tuple[bool, Stored | None]:
+        """Store what was chosen: whether the trial is still ours, and what is known of its setting.
+
+        `params` are all of its parameters, as stored.
+        """
         if trial_id not in self._held(connection):
-            return False
+            return False, None
         # Those that a first run of this transaction stored, if only its answer got lost, stay.
-        missing = params.keys() - records.params_of(connection, trial_id).keys()
-        chosen = {name: params[name] for name in PARAMETERS if name in missing}
-        ledger.set_params(connection, trial_id, chosen, self._distributions)
-        return True
+        missing = chosen.keys() - records.params_of(connection, trial_id).keys()
+        new = {name: chosen[name] for name in PARAMETERS if name in missing}
+        ledger.set_params(connection, trial_id, new, self._distributions)
+        return True, self._measured(params, connection)
 
     def _measured(self, params: Mapping[str, float], connection: Connection) -> Stored | None:
         found = records.find_measured(connection, self.study.study_id, params)
@@ -281,6 +290,13 @@ class Claims:
         if held:
             self._reconcile(connection, None)
         return len(held)
+
+
+def _begun(connection: Connection, trial_id: int, number: int) -> _Begun:
+    params = records.params_of(connection, trial_id)
+    complete = params.keys() >= set(PARAMETERS)
+    fixed = {} if complete else records.fixed_params_of(connection, trial_id)
+    return _Begun(trial_id, number, params, fixed)
 
 
 def _failure(error: str, failure: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, and_, exists, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from spec_opt.errors import StudyError
 from spec_opt.tuning.records import (
@@ -201,11 +202,9 @@ def take(connection: Connection, trial_id: int, claimant: Claimant, now: Any) ->
 
 
 def sign(connection: Connection, trial_id: int, claimant: Claimant, now: Any) -> None:
-    """The claimant's name, token and first heartbeat on a trial that has none of them."""
-    token = _attribute_rows([(trial_id, {CLAIM_KEY: claimant.token})])
-    name = _attribute_rows([(trial_id, {WORKER_KEY: claimant.name})])
-    connection.execute(insert(trial_system_attributes), token)
-    connection.execute(insert(trial_user_attributes), name)
+    """The claimant's name, token and first heartbeat on a trial that begins."""
+    _put(connection, trial_system_attributes, trial_id, {CLAIM_KEY: claimant.token})
+    _put(connection, trial_user_attributes, trial_id, {WORKER_KEY: claimant.name})
     connection.execute(insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=now))
 
 
@@ -254,7 +253,21 @@ def _end(
         for i, value in enumerate(values)
     ]
     _insert(connection, trial_values, rows)
-    _insert(connection, trial_user_attributes, _attribute_rows([(trial_id, attributes)]))
+    _put(connection, trial_user_attributes, trial_id, attributes)
+
+
+def _put(
+    connection: Connection, table: Table, trial_id: int, attributes: Mapping[str, Any]
+) -> None:
+    """Attributes in place of those of the same name: who enqueued a trial may have given it any."""
+    if not attributes:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    put = statement.on_conflict_do_update(
+        index_elements=["trial_id", "key"], set_={"value_json": statement.excluded.value_json}
+    )
+    connection.execute(put, _attribute_rows([(trial_id, attributes)]))
 
 
 def fail_stale(connection: Connection, study_id: int, now: Any, grace: float) -> int:

@@ -81,6 +81,8 @@ class StudyProgress:
 
     left: int
     """Trials still to end: those missing, less what was given up."""
+    last_error: str | None
+    """Why the last trial that failed did."""
 
     @property
     def is_done(self) -> bool:
@@ -128,6 +130,7 @@ def progress(study: Study, heartbeat: Heartbeat | None = None) -> StudyProgress:
         trials_per_minute=None if rate is None else 60.0 * rate,
         seconds_left=left / rate if rate and any(w.alive for w in workers) else None,
         left=left,
+        last_error=look.errors[max(look.errors)] if look.errors else None,
     )
 
 
@@ -165,10 +168,11 @@ def _given_up(look: _Look, points: Mapping[Key, Setting], attempts: int) -> tupl
         key = row_key(row)
         if key is not None and not is_active(row) and row.failure != records.INTERRUPTED:
             tries[key].append(row)
+    given_up = settled_keys(look.rows, attempts) - active
     return tuple(
         GivenUp(points[key], len(tries[key]), look.errors.get(tries[key][-1].trial_id, ""))
         for key in points
-        if key in settled_keys(look.rows, attempts) - active
+        if key in given_up
     )
 
 

@@ -68,7 +68,7 @@ def setting_count(search: SearchConfig) -> int | None:
 
 
 def make_sampler(search: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that the study file names; `seed` differs between workers."""
+    """The sampler that the study file names; `seed` differs between trials."""
     match search.sampler:
         case "grid":
             return optuna.samplers.GridSampler(

@@ -7,7 +7,7 @@ names, in transactions of `Store.transaction`.
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Table, func
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -127,6 +128,10 @@ class Store:
         except KeyError:
             raise StudyError(f"store {self.masked_url}: it holds no study {name!r}") from None
 
+    def sampling_study(self, name: str) -> "SamplingStudy":
+        """The study as a sampler is to see it."""
+        return SamplingStudy(study_name=name, storage=self.storage)
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lock under which the store is set up (see `set_up_lock`)."""
@@ -145,14 +150,27 @@ def lock_names(store: Store, connection: Connection) -> None:
         connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(NAMES_LOCK_KEY)))
 
 
-def forget_trials(study: optuna.Study) -> None:
-    """Let the study's sampler see trials anew (what `Study.ask` does first)."""
-    study._thread_local.cached_all_trials = None
+class SamplingStudy(optuna.Study):
+    """A study that reads its trials once for each that a sampler chooses parameters for.
 
+    Optuna's constant liar reads all of them anew for every parameter. Ours are stored when all are
+    chosen, so it sees the same.
+    """
 
-def trial_of(study: optuna.Study, trial_id: int) -> optuna.trial.FrozenTrial:
-    """A trial by its id in the store, which Optuna's public interface does not offer."""
-    return study._storage.get_trial(trial_id)
+    def trial(self, trial_id: int) -> FrozenTrial:
+        """Read the trials; the one of that id in the store, running."""
+        self._thread_local.cached_all_trials = None
+        running = self._get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return next(trial for trial in running if trial._trial_id == trial_id)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        del use_cache
+        return super()._get_trials(deepcopy, states, use_cache=True)
 
 
 class _PatientStorage(RDBStorage):

@@ -51,9 +51,10 @@ class Study:
     def name(self) -> str:
         return self.config.name
 
-    def optuna_study(self, seed: int = 0) -> optuna.Study:
+    def optuna_study(self) -> optuna.Study:
         """The study as Optuna has it, with the sampler that the study file names."""
-        return self.store.optuna_study(self.name, make_sampler(self.config.search, seed))
+        search = self.config.search
+        return self.store.optuna_study(self.name, make_sampler(search, search.seed))
 
 
 def open_study(

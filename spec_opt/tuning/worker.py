@@ -68,19 +68,18 @@ def run_worker(
     stop: Stop,
     on_trial: Callable[[TrialReport], None] | None = None,
     heartbeat: Heartbeat | None = None,
-    worker_index: int | None = None,
 ) -> WorkerSummary:
     """Work on the study until it is done or `stop` is set.
 
     KeyboardInterrupt at any moment gives the running trial back and returns, as `stop` does after
-    the running trial: look at `interrupted`. `worker_index` makes a sampler repeatable.
+    the running trial: look at `interrupted`.
 
     Raises:
         WorkError: the accelerator is in a state that only a new process can leave; the running
             trial is recorded as orphaned.
         StoreError: the store could not be reached for long.
     """
-    claims = Claims(study, heartbeat, worker_index)
+    claims = Claims(study, heartbeat)
     worker = _Worker(claims, objective, study.config.search.objectives, on_trial)
     started = time.monotonic()
     interrupted = False

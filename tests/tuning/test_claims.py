@@ -9,7 +9,8 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, delete, select, update
 
 from spec_opt.errors import StudyError
@@ -337,6 +338,32 @@ def test_a_repeated_setting_brings_its_measurement(store: Store) -> None:
     assert second.stored.attributes["mae"] == 0.3
 
 
+def test_an_enqueued_trial_may_carry_attributes_of_ours(store: Store) -> None:
+    """As a copy of an old trial does, attributes and all."""
+    study = stand_in_study(store, **SAMPLED)
+    params = {"sigma": 0.25, "bias": 1.0, "k": 1}
+    old = {"worker": "elsewhere:1", "source": "measured", "mae": 7.0}
+    study.optuna_study().enqueue_trial(params, user_attrs=old)
+    claims = Claims(study)
+    complete(claims, claim(claims), mae=0.5)
+    (trial,) = trials_of(study)
+    assert trial.state is TrialState.COMPLETE
+    assert trial.user_attrs["worker"] == claims.claimant.name
+    assert trial.user_attrs["mae"] == 0.5
+
+
+def test_a_parameter_that_the_study_does_not_know(store: Store) -> None:
+    """Stored by another program: no such trial can be run, and the work goes on."""
+    study = stand_in_study(store, **SAMPLED)
+    strange = FloatDistribution(0.0, 1.0)
+    foreign = create_trial(
+        state=TrialState.WAITING, params={"width": 0.5}, distributions={"width": strange}
+    )
+    study.optuna_study().add_trial(foreign)
+    assert claim(Claims(study)).number == 1
+    assert trials_of(study)[0].state is TrialState.FAIL
+
+
 def test_an_imported_measurement_is_not_repeated(store: Store) -> None:
     study = stand_in_study(store, **(SAMPLED | {"sigma": (0.1,), "bias": (1.0,), "k": (1,)}))
     claims = Claims(study)
@@ -353,14 +380,14 @@ def test_the_rest_of_an_enqueued_trial_is_sampled(store: Store) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_worker_index_makes_choices_repeatable(
+def test_the_seed_makes_choices_repeatable(
     sampler: str, tmp_path: Path, opened: Callable[..., Store]
 ) -> None:
     store = opened(f"sqlite:///{tmp_path}/store.db")
 
-    def choices(name: str, index: int) -> list[str]:
-        study = stand_in_study(store, name=name, sampler=sampler, n_trials=20)
-        claims = Claims(study, worker_index=index)
+    def choices(name: str, seed: int) -> list[str]:
+        study = stand_in_study(store, name=name, sampler=sampler, n_trials=20, seed=seed)
+        claims = Claims(study)
         settings = []
         while isinstance(claimed := claims.claim(), ClaimedTrial):
             settings.append(str(claimed.setting))

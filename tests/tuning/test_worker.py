@@ -33,7 +33,7 @@ class Scripted(StandIn):
 
 
 def run(study: Study, script: Callable[[Setting], Measurement] = measurement) -> WorkerSummary:
-    return run_worker(study, Scripted(script=script), threading.Event(), worker_index=0)
+    return run_worker(study, Scripted(script=script), threading.Event())
 
 
 def states(study: Study) -> Counter[str]:
