@@ -58,7 +58,9 @@ def import_tables(
     """
     with store.lock():
         study = _open(store, name)
-    added = store.transaction(lambda c: _add_missing(c, study, results))
+    if MADE_BY_RUN in study.user_attrs:
+        raise _mixing(name)
+    added = store.transaction(lambda c: _add_missing(c, name, study._study_id, results))
     return Imported(name, added, len(results) - added, tuple(rejected))
 
 
@@ -72,20 +74,24 @@ def _open(store: Store, name: str) -> optuna.Study:
     return study
 
 
-def _add_missing(connection: Connection, study: optuna.Study, results: Sequence[OldResult]) -> int:
+def _mixing(name: str) -> StudyError:
+    return StudyError(
+        f"study {name}: was not made by an import, and old results must not be mixed with measured "
+        "ones; copy the study file, and give the copy another name to import into"
+    )
+
+
+def _add_missing(
+    connection: Connection, name: str, study_id: int, results: Sequence[OldResult]
+) -> int:
     """Add what the study lacks, and say how much; it is looked at under its lock.
 
     Others may write at the same time, and this may run again after it was committed.
     """
-    study_id = study._study_id
     lock_study(connection, study_id)
     held = history(connection, study_id)
-    if MADE_BY_RUN in study.user_attrs or any(row.source != IMPORTED for row in held):
-        raise StudyError(
-            f"study {study.study_name}: was not made by an import, and old results must not be "
-            "mixed with measured ones; copy the study file, and give the copy another name to "
-            "import into"
-        )
+    if any(row.source != IMPORTED for row in held):
+        raise _mixing(name)
     values = _values(connection, study_id)
     present = {(*row.params, *values[row.trial_id]) for row in held}
     new = list({r.identity: r for r in results if r.identity not in present}.values())

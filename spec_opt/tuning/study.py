@@ -127,7 +127,10 @@ def load_study(store: Store, name: str) -> Study:
     study_id, stored = store.read(work)
     missing = {"config", "fingerprints", "baseline", "versions"} - stored.keys()
     if missing:
-        raise StudyError(f"study {name}: was not made by spec-opt (it lacks {sorted(missing)[0]})")
+        raise StudyError(
+            f"study {name}: holds imported results, or was not made by spec-opt "
+            f"(it lacks {sorted(missing)[0]}): there is no run to look at"
+        )
     try:
         config = StudyConfig.model_validate_json(json.dumps(stored["config"]))
     except ValidationError:
@@ -195,7 +198,8 @@ def _check_fit(
     remedy = "give the study another name, or use another --storage"
     if not {"config", "fingerprints", "baseline", "versions"} <= stored.keys():
         raise StudyError(
-            f"study {config.name}: the store holds one that spec-opt did not make; {remedy}"
+            f"study {config.name}: the store holds imported results of that name, or a study that "
+            f"spec-opt did not make; {remedy}"
         )
     asked = asdict(fingerprints)
     changed = [name for name, value in asked.items() if stored["fingerprints"].get(name) != value]
