@@ -38,9 +38,12 @@ def test_every_setting_once_though_anything_is_killed(make: MakeStudy) -> None:
 
 
 def test_tpe_stops_at_its_number_though_workers_are_killed(make: MakeStudy) -> None:
-    study = make('sampler = "tpe"\nn_trials = 100', seconds=0.05)
+    # A range, in which no trial repeats another: each takes its time, in which it may be hit.
+    search = 'sampler = "tpe"\nn_trials = 100\nsigma = {low = 0.05, high = 1.0}'
+    study = make(search, seconds=0.05)
     outcome = run_under_fire(study, 100, Fire(one=4, launcher=0), random.Random(5))
     assert outcome.exit_code == 0, study.text()
+    assert outcome.kills >= 1
     # Trials whose worker was killed stand beside them as failed.
     assert (outcome.complete, outcome.left) == (100, 0)
     assert all(

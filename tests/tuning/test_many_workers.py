@@ -133,11 +133,11 @@ def test_killed_workers_cost_no_setting(start: Start, store_url: str, tmp_path: 
 
 def test_a_stopped_worker_comes_back_too_late(start: Start, store_url: str, tmp_path: Path) -> None:
     one = {"sigma": (0.1,), "bias": (1.0,), "k": (1,)}
-    stopped = start(one, seconds=1.0)
+    # So long that it cannot end between the look and the signal.
+    stopped = start(one, seconds=5.0)
     wait_for(lambda: evaluations(tmp_path) == 1, [stopped])
-    time.sleep(0.3)
     os.kill(stopped.pid, signal.SIGSTOP)
-    assert ended(start(one, seconds=1.0))["complete"] == 1
+    assert ended(start(one, seconds=0.0))["complete"] == 1
     os.kill(stopped.pid, signal.SIGCONT)
     late = ended(stopped)
     assert (late["complete"], late["dropped"]) == (0, 1)
