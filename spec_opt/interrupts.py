@@ -11,16 +11,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_on_signals(on_first: Callable[[], None]) -> Iterator[threading.Event]:
-    """While inside, the first signal sets the event and calls `on_first`; the next ones raise.
+    """While inside, the first signal sets the event and calls `on_first`; the second raises.
+
+    Later ones do nothing: what is running by then gives the trial back, and that takes seconds.
 
     Raises (inside):
         KeyboardInterrupt: a second signal came.
     """
-    stop = threading.Event()
+    stop, raised = threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
         del number, frame
+        if raised.is_set():
+            return
         if stop.is_set():
+            raised.set()
             raise KeyboardInterrupt
         stop.set()
         on_first()

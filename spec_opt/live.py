@@ -119,8 +119,9 @@ class LiveView:
         self._thread.join(timeout=5.0)
         if self._live is not None:
             self._live.stop()
-        self._look()
-        self._line()
+        if kind is None:  # else the store itself may be what failed
+            self._look()
+            self._line()
 
     def say(self, text: str) -> None:
         """One line, above the panel if there is one."""

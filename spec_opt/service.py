@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -124,9 +125,18 @@ def make_models(reference: str) -> int:
     """Train in a process of its own, so that this one holds no device; its exit code.
 
     Why it failed, it tells on stderr itself.
+
+    Raises:
+        WorkError: it was killed.
     """
     command = [*PROGRAM, "train", reference]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    if code < 0:
+        raise WorkError(
+            f"training was ended by {signal.Signals(-code).name}; the system's log may say why "
+            "(memory that ran out, for one)"
+        )
+    return code
 
 
 def run_many(
@@ -135,7 +145,7 @@ def run_many(
     """One worker process per place, until the study is done or a signal comes.
 
     Raises:
-        WorkError: workers failed too often; names their logs.
+        WorkError: workers failed too often and the study is not done; names their logs.
         InputError: the workers found the input bad; names their logs.
     """
     with ExitStack() as stack:
@@ -153,12 +163,23 @@ def run_many(
                 stop,
                 on_tick=tick,
             )
-    if summary.given_up:
-        logs = ", ".join(map(str, summary.given_up))
-        if summary.bad_input:
-            raise InputError(f"a worker found bad input; see {logs}")
-        raise WorkError(f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}")
-    return summary
+    if not summary.given_up:
+        return summary
+    logs = ", ".join(map(str, summary.given_up))
+    failed = f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}"
+    if summary.interrupted or _is_done(config, url):
+        print_line(failed)
+        return summary
+    if summary.bad_input:
+        raise InputError(f"a worker found bad input; see {logs}")
+    raise WorkError(failed)
+
+
+def _is_done(config: StudyConfig, url: str) -> bool:
+    try:
+        return status_of(look(config, url)).is_done
+    except SpecOptError:
+        return False
 
 
 def ray_cluster(address: str, url: str) -> AbstractContextManager[None]:

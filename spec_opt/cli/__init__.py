@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with terminate_as_interrupt():
             code = app.main(args=arguments, prog_name="spec-opt", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
         return 2
@@ -66,8 +69,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted: what was finished is kept, the same command resumes")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does: no error, and nothing more to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except _out_of_memory() as error:
+        reason = str(error).splitlines()[0] if str(error) else "the machine's"
+        say(f"error: out of memory: {reason}; lower batch_size, or the sizes of the models")
+        return 1
+    except SystemExit as error:
+        # Click's way to say that the reader of our output went away, as `head` does: no error.
+        if isinstance(error.__context__, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        raise
     return code if isinstance(code, int) else 0
+
+
+def _out_of_memory() -> tuple[type[Exception], ...]:
+    """What Python raises, and torch, if anything has imported it."""
+    torch = sys.modules.get("torch")
+    return (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)

@@ -17,9 +17,12 @@ from spec_opt.cli.common import (
     storage_option,
     study_argument,
 )
+from spec_opt.errors import StudyError
 
 if TYPE_CHECKING:
+    from spec_opt.config import StudyConfig
     from spec_opt.tuning.progress import StudyProgress
+    from spec_opt.tuning.study import Study
 
 
 @click.command()
@@ -63,7 +66,7 @@ def run(
             if code := service.make_models(study):
                 return code
             interrupted = service.run_on_ray(config, url, workers).interrupted
-        opened = service.look(config, url)
+        opened = _look(config, url, interrupted)
     elif workers is None and gpus is None:
         opened, objective = service.prepare(config, url)
         interrupted = service.work(opened, objective, LiveView(opened)).interrupted
@@ -73,7 +76,7 @@ def run(
         if code := service.make_models(study):
             return code
         interrupted = service.run_many(study, config, url, places).interrupted
-        opened = service.look(config, url)
+        opened = _look(config, url, interrupted)
     table = takeaway.table_of(opened)
     if as_json:
         print_json(takeaway.results_document(config, table, url, command_line()))
@@ -147,13 +150,34 @@ def status(study: str, storage: str | None, as_json: bool, watch: bool) -> int:
     return 0
 
 
+def _look(config: StudyConfig, url: str, interrupted: bool) -> Study:
+    """The study that workers have made.
+
+    Raises:
+        KeyboardInterrupt: they were interrupted before they made it.
+    """
+    from spec_opt import service
+
+    try:
+        return service.look(config, url)
+    except StudyError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
 def _report_failures(now: StudyProgress) -> int:
     """0 if every setting was measured; else 1, and which were not."""
-    if not now.given_up:
+    if now.given_up:
+        first = now.given_up[0]
+        say(
+            f"error: {len(now.given_up)} of {now.total} settings failed for good; "
+            f"the first: {first.setting}, {first.attempts} attempts: {first.error}"
+        )
+    elif now.missing and now.is_done:
+        say(f"error: {now.missing} of {now.total} trials failed, the last with: {now.last_error}")
+    elif now.missing:
+        say(f"error: {now.missing} of {now.total} are missing; the same command resumes")
+    else:
         return 0
-    first = now.given_up[0]
-    say(
-        f"error: {len(now.given_up)} of {now.total} settings failed for good; "
-        f"the first: {first.setting}, {first.attempts} attempts: {first.error}"
-    )
     return 1

@@ -25,6 +25,8 @@ DONE = 0
 BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit codes of `spec-opt worker` after which it is not started again."""
+BETWEEN_SIGNALS = 0.1
+"""Seconds between two signals to one process."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Restarts:
 
     at_most: int = 5
     """Failures in a row; one that ran for `steady_seconds` begins a new row."""
+    in_all: int = 20
+    """For a worker whose every start takes longer than that, and fails all the same."""
     first_wait: float = 1.0
     longest_wait: float = 30.0
     """Seconds before it is started again, doubling."""
@@ -53,13 +57,21 @@ class LaunchSummary:
 
 
 def cpu_environments(workers: int) -> list[dict[str, str]]:
-    """One environment per worker on this machine's cores, the threads shared out."""
+    """One environment per worker on this machine's cores, the threads shared out, GPUs hidden."""
     threads = str(max(1, usable_cores() // workers))
-    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(workers)]
+    one = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    return [dict(one) for _ in range(workers)]
 
 
 def gpu_environments(gpus: Sequence[str]) -> list[dict[str, str]]:
-    """One environment per GPU, each seeing only its own."""
+    """One environment per GPU, each seeing only its own.
+
+    Indices count the GPUs that this process sees, which may have been given only some of them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = visible.split(",")
+        gpus = [names[int(gpu)].strip() for gpu in gpus]
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
 
 
@@ -111,14 +123,16 @@ def launch(
         stop: set to end the work early.
         on_tick: called about five times a second, to show progress.
         restarts: see there.
+
+    Raises:
+        InputError: a log cannot be written.
     """
     policy = restarts or Restarts()
-    log_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         workers = []
         for index, environment in enumerate(environments):
             path = log_folder / f"worker-{index}.log"
-            file = stack.enter_context(path.open("ab"))
+            file = stack.enter_context(_open_log(path))
             worker = _Worker(command, environment, path, file, policy)
             workers.append(worker)
             stack.callback(worker.kill)
@@ -139,6 +153,16 @@ def launch(
     )
 
 
+def _open_log(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise InputError(
+            f"log {path}: cannot be written: {error.strerror}; work in another folder"
+        ) from None
+
+
 def _watch(workers: Sequence["_Worker"], stop: Stop, on_tick: Callable[[], None]) -> bool:
     """Until all workers have left; whether they were told to."""
     told = False
@@ -156,9 +180,11 @@ def _watch(workers: Sequence["_Worker"], stop: Stop, on_tick: Callable[[], None]
 
 
 def _leave_at_once(workers: Sequence["_Worker"], policy: Restarts) -> None:
-    for worker in workers:
-        # Twice, so that a worker leaves at once even if it had not been told before.
+    # Twice each, what was told before included. Apart: a signal that waits swallows its like.
+    for worker in [worker for worker in workers if not worker.told]:
         worker.tell()
+    time.sleep(BETWEEN_SIGNALS)
+    for worker in workers:
         worker.tell()
     deadline = time.monotonic() + policy.kill_after
     while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
@@ -180,7 +206,7 @@ class _Worker:
     _failures: int = 0
     _started: float = 0.0
     _start_at: float | None = None
-    _told: bool = False
+    told: bool = False
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -218,7 +244,7 @@ class _Worker:
         if code is None:
             return
         self._process, self.code = None, code
-        if code in (DONE, INTERRUPTED) or self._told:
+        if code in (DONE, INTERRUPTED) or self.told:
             return
         if code == BAD_INPUT:
             self.given_up = True
@@ -229,7 +255,7 @@ class _Worker:
         steady = time.monotonic() - self._started > self.policy.steady_seconds
         self._failures = 1 if steady else self._failures + 1
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if self._failures > self.policy.at_most:
+        if self._failures > self.policy.at_most or self.restarts >= self.policy.in_all:
             self.given_up = True
             log.warning("worker ended with %s too often, see %s", how, self.path)
             return
@@ -242,7 +268,7 @@ class _Worker:
 
     def tell(self) -> None:
         """Have it leave: once in good order, twice at once."""
-        self._told = True
+        self.told = True
         self._start_at = None
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

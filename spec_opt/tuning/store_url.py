@@ -57,8 +57,9 @@ def parse_url(text: str) -> StoreURL:
     """
     scheme, separator, _ = text.partition("://")
     if not separator:
-        hint = f"for a file, write sqlite:///{text}; " if text else ""
-        raise StoreURLError(f"storage URL {text!r}: {hint}{SUPPORTED}")
+        shown = _mask_roughly(text)
+        hint = f"for a file, write sqlite:///{shown}; " if text else ""
+        raise StoreURLError(f"storage URL {shown!r}: {hint}{SUPPORTED}")
     dialect, _, driver = scheme.lower().partition("+")
     if dialect in ("postgres", "postgresql") and driver in ("", "psycopg"):
         return _postgres("postgresql+psycopg" + text[len(scheme) :])
@@ -103,6 +104,7 @@ def _quote_all(text: str) -> str:
 
 def _sqlite(text: str) -> StoreURL:
     url = _parse(text)
+    text = _mask_roughly(text)
     database = url.database or ""
     if url.host:
         raise StoreURLError(
@@ -125,6 +127,6 @@ def _sqlite(text: str) -> StoreURL:
 
 
 def _mask_roughly(text: str) -> str:
-    """Mask what may be a password in a URL that could not be taken apart."""
-    text = re.sub(r"(://[^:@/]*):.*@", rf"\1:{MASK}@", text)
+    """Mask what may be a password in a URL that is not taken apart: all up to the last @."""
+    text = re.sub(r"^(\w[\w+]*:/*)?.*@", rf"\1{MASK}@", text)
     return re.sub(r"([?&]\w*password=)[^&]*", rf"\1{MASK}", text)
