@@ -14,8 +14,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from spec_opt.cli import main
+from spec_opt.errors import DecodingError
 
 DATA = Path(__file__).parent / "data"
 
@@ -420,3 +422,50 @@ def complete_trials(store: Path) -> int:
         except sqlite3.OperationalError:  # no tables yet
             return 0
     return int(count)
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """As `| head` does once it has what it wants."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "spec_opt", "--help"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_without_a_command_there_is_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("Usage: spec-opt")
+    assert "error" not in err.splitlines()[0]
+
+
+def test_memory_that_runs_out_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("spec_opt.service.prepare", prepare)
+    assert main(["run"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("spec-opt: error: out of memory: CUDA out of memory")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_study_of_failures_is_no_success(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a sampler could go on: all its trials are spent."""
+    text = (folder / "tiny.toml").read_text(encoding="utf-8")
+    sampled = text.replace("[search]", '[search]\nsampler = "random"\nn_trials = 3')
+    (folder / "tiny.toml").write_text(sampled, encoding="utf-8")
+
+    def measure(*_: object) -> None:
+        raise DecodingError("too bad")
+
+    monkeypatch.setattr("spec_opt.evaluation.Evaluator.measure", measure)
+    assert main(["run", "tiny.toml"]) == 1
+    err = capfd.readouterr().err
+    assert "error: 3 of 3 trials failed, the last with: too bad" in err

@@ -73,12 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
         reason = str(error).splitlines()[0] if str(error) else "the machine's"
         say(f"error: out of memory: {reason}; lower batch_size, or the sizes of the models")
         return 1
-    except SystemExit as error:
-        # Click's way to say that the reader of our output went away, as `head` does: no error.
-        if isinstance(error.__context__, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        raise
+    except SystemExit:
+        # All that click still exits for by itself: the reader of our output went away, as `head`
+        # does. No error, and nothing more to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code if isinstance(code, int) else 0
 
 
