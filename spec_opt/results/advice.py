@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import percent, plural, relative
+from spec_opt.results.wording import draft_alone, percent, plural, relative
 
 WEAK_DRAFT = 1.05
 """A draft whose own MSE is more than this times the target's counts as weak."""
@@ -40,7 +40,7 @@ def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
     if not table.points:
         return ()
     found = [
-        _draft_alone(table),
+        draft_alone(table.baseline, "on these windows"),
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),
@@ -109,17 +109,6 @@ def largest_bias_effect(points: Sequence[Point]) -> float | None:
     return max(spreads, default=None)
 
 
-def _draft_alone(table: StudyTable) -> str | None:
-    baseline = table.baseline
-    if baseline is None or not baseline.draft_is_as_good:
-        return None
-    return (
-        f"The draft alone is as accurate as the target on these windows (MSE "
-        f"{baseline.draft_mse:.4f} against {baseline.target_mse:.4f}): forecasting with the draft "
-        "alone is cheaper than any speculation and loses nothing here."
-    )
-
-
 def _switch(points: Sequence[Point]) -> str | None:
     threshold = sigma_threshold(points)
     if threshold is None:
@@ -145,7 +134,11 @@ def _speed(table: StudyTable, chosen: Point) -> str:
     predicted = chosen.result.predicted_speedup
     measured = table.measured_speedup(chosen.number)
     if measured is not None and measured.speedup is not None:
-        verdict = "" if measured.speedup > 1 else ": speculation does not pay here"
+        verdict = ""
+        if measured.speedup <= 1.0:
+            verdict = ": speculation does not pay here"
+        elif measured.at_least <= 1.0:
+            verdict = f", but {measured.at_least:.2f}x in the slowest run: no clear gain"
         return (
             f"The measured speedup over the target alone is {measured.speedup:.2f}x at best "
             f"({measured.device}, batch size {measured.batch_size}){verdict}."

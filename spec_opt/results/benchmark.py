@@ -13,7 +13,7 @@ from typing import Any
 from spec_opt.config import Setting
 from spec_opt.measurement import Baseline
 from spec_opt.results.table import Speedup
-from spec_opt.results.wording import percent, relative
+from spec_opt.results.wording import aligned, draft_alone, percent, relative, setting_cells
 
 _HEADINGS = (
     "trial", "sigma", "bias", "k", "batch", "target only, ms", "speculative, ms", "speedup",
@@ -109,7 +109,14 @@ class Bench:
     def speedups(self) -> tuple[Speedup, ...]:
         """What the study keeps of it."""
         return tuple(
-            Speedup(row.trial, self.device, row.batch_size, row.predicted_speedup, row.speedup)
+            Speedup(
+                trial=row.trial,
+                device=self.device,
+                batch_size=row.batch_size,
+                predicted_speedup=row.predicted_speedup,
+                speedup=row.speedup,
+                speedup_low=row.spread[0],
+            )
             for row in self.rows
             if row.trial is not None
         )
@@ -166,17 +173,13 @@ def _row_document(row: BenchRow) -> dict[str, Any]:
 
 def bench_text(bench: Bench) -> str:
     """A table for a terminal, and the verdict."""
-    table = [_HEADINGS, *(_cells(row) for row in bench.rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_HEADINGS))]
     context = bench.rows[0].context if bench.rows else "no"
     lines = [
         f"{bench.study}: rule {bench.rule}, {context} context, {bench.precision}, on {bench.device}"
         f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch",
         "",
     ]
-    for line in table:
-        cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        lines.append("  " + "  ".join(cells))
+    lines += aligned([_HEADINGS, *(_cells(row) for row in bench.rows)])
     return "\n".join([*lines, "", verdict(bench)])
 
 
@@ -184,9 +187,7 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     low, high = row.spread
     return (
         "-" if row.trial is None else str(row.trial),
-        f"{row.setting.sigma:g}",
-        f"{row.setting.bias:g}",
-        str(row.setting.k),
+        *setting_cells(row.setting),
         str(row.batch_size),
         f"{1e3 * row.target_only_s / row.batches:.2f}",
         f"{1e3 * row.speculative_s / row.batches:.2f}",
@@ -202,7 +203,8 @@ def verdict(bench: Bench) -> str:
     """Whether speculation pays here, and what else to know, in plain words."""
     if not bench.rows:
         return "Nothing was measured: no batch size fits the device's memory."
-    best = max(bench.rows, key=lambda row: row.speedup)
+    # One that is clear, before one whose median is higher but whose runs disagree.
+    best = max(bench.rows, key=lambda row: (row.spread[0] > 1.0, row.speedup))
     sentences = [_best(best, bench.baseline)]
     losing = sorted({row.batch_size for row in bench.rows if row.spread[1] < 1.0})
     winning = {row.batch_size for row in bench.rows if row.spread[0] > 1.0}
@@ -216,13 +218,12 @@ def verdict(bench: Bench) -> str:
             f"Why: a round costs as much as {best.speculative_s / best.rounds / step:.1f} patches "
             f"of the target alone and emits {best.patches / best.rounds:.1f}."
         )
-    if bench.baseline.draft_is_as_good:
+    draft = draft_alone(bench.baseline, "on the study's windows")
+    if draft is not None:
         fastest = max(bench.rows, key=lambda row: row.target_only_s / row.draft_only_s)
         sentences.append(
-            f"The draft alone is as accurate as the target on the study's windows (MSE "
-            f"{bench.baseline.draft_mse:.4f} against {bench.baseline.target_mse:.4f}) and up to "
-            f"{fastest.target_only_s / fastest.draft_only_s:.1f} times as fast (batch size "
-            f"{fastest.batch_size}): for point forecasts take the draft alone."
+            f"{draft} It is up to {fastest.target_only_s / fastest.draft_only_s:.1f} times as fast "
+            f"as the target (batch size {fastest.batch_size})."
         )
     return " ".join(sentences)
 

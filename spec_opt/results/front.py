@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import exact, percent, relative
+from spec_opt.results.wording import aligned, percent, relative, setting_cells, with_error
 
 _HEADINGS = ("trial", "sigma", "bias", "k", "acceptance", "MSE", "against target", "patches/round")
 
 
 def front_text(table: StudyTable) -> str:
-    """The front from the highest acceptance down, the baselines, and what they mean together.
+    """The front from the highest acceptance down, and the baselines.
 
     Settings with equal results are one line, the mildest of them named.
     """
@@ -24,12 +24,12 @@ def front_text(table: StudyTable) -> str:
         speedups = [f"{block[0].result.predicted_speedup or math.nan:.2f}" for block in blocks]
         column = ["predicted speedup", *speedups]
         rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = [f"Pareto front of {table.name}: {_size(table, len(blocks))}", ""]
-    for row, block in zip(rows, [None, *blocks], strict=True):
-        cells = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        alike = f"  (and {len(block) - 1} with equal results)" if block and len(block) > 1 else ""
-        lines.append(f"  {cells}{alike}")
+    heading, *body = aligned(rows)
+    lines.append(heading)
+    for line, block in zip(body, blocks, strict=True):
+        alike = f"  (and {len(block) - 1} with equal results)" if len(block) > 1 else ""
+        lines.append(f"{line}{alike}")
     return "\n".join([*lines, "", *_baselines(table)])
 
 
@@ -40,35 +40,22 @@ def _size(table: StudyTable, distinct: int) -> str:
 
 def _row(block: Sequence[Point], target_mse: float | None) -> tuple[str, ...]:
     point = block[0]
-    result, setting = point.result, point.setting
+    result = point.result
     return (
         str(point.number),
-        exact(setting.sigma),
-        exact(setting.bias),
-        str(setting.k),
-        _with_error(percent(result.acceptance_rate), result.acceptance_se, 100, 1),
-        _with_error(f"{result.mse:.4f}", result.mse_se, 1, 4),
+        *setting_cells(point.setting),
+        with_error(percent(result.acceptance_rate), 100 * (result.acceptance_se or 0.0), 1),
+        with_error(f"{result.mse:.4f}", result.mse_se, 4),
         "" if target_mse is None else relative(result.mse, target_mse),
         "" if result.patches_per_round is None else f"{result.patches_per_round:.2f}",
     )
-
-
-def _with_error(value: str, error: float | None, factor: int, digits: int) -> str:
-    return value if not error else f"{value} ±{factor * error:.{digits}f}"
 
 
 def _baselines(table: StudyTable) -> list[str]:
     baseline = table.baseline
     if baseline is None:
         return [] if table.target_mse is None else [f"Target alone: MSE {table.target_mse:.4f}."]
-    lines = [
+    return [
         f"Target alone: MSE {baseline.target_mse:.4f}. Draft alone: MSE {baseline.draft_mse:.4f} "
         f"({relative(baseline.draft_mse, baseline.target_mse)} the target's)."
     ]
-    if baseline.draft_is_as_good:
-        lines.append(
-            "Note: the draft alone is as accurate as the target on these windows (within two "
-            "standard errors).\nUsing the draft alone would be faster than any speculation and "
-            "lose nothing measurable."
-        )
-    return lines

@@ -146,7 +146,8 @@ def _closing_lines(table: StudyTable, best: Recommendation) -> list[str]:
     setting, result = best.point.setting, best.point.result
     measured = table.measured_speedup(best.point.number)
     if measured is not None and measured.speedup is not None:
-        speedup = f"{measured.speedup:.2f}x ({measured.device}, batch size {measured.batch_size})"
+        where = f"{measured.device}, batch size {measured.batch_size}"
+        speedup = f"{measured.speedup:.2f}x at best ({where})"
     elif result.predicted_speedup is not None:
         speedup = f"not measured (predicted {result.predicted_speedup:.2f}x)"
     else:

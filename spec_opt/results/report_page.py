@@ -142,7 +142,7 @@ def _figures_of(table: StudyTable, recommendation: Recommendation, point: Point)
         pairs.append(("MSE / target's", f"{recommendation.mse_ratio:.3f}"))
     measured = table.measured_speedup(point.number)
     if measured is not None and measured.speedup is not None:
-        pairs.append(("speedup, measured", f"{measured.speedup:.2f}x"))
+        pairs.append(("speedup, measured at best", f"{measured.speedup:.2f}x"))
     elif point.result.predicted_speedup is not None:
         pairs.append(("speedup, predicted", f"{point.result.predicted_speedup:.2f}x"))
     pairs.append(("trial", str(point.number)))

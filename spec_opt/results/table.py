@@ -106,6 +106,13 @@ class Speedup:
     predicted_speedup: float | None
     speedup: float | None
     """As measured; None where only the cost model has spoken."""
+    speedup_low: float | None = None
+    """In the slowest run."""
+
+    @property
+    def at_least(self) -> float:
+        """What was seen in every run, as far as is known; 0 where nothing was measured."""
+        return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,24 @@ class StudyTable:
         """How many of the completed trials were imported."""
         return sum(point.result.imported for point in self.points)
 
+    def point(self, number: int) -> Point:
+        """A completed trial by its number.
+
+        Raises:
+            StudyError: there is none.
+        """
+        for point in self.points:
+            if point.number == number:
+                return point
+        raise StudyError(
+            f"study {self.name}: it has no completed trial {number}; `spec-opt export --all` "
+            "lists them"
+        )
+
     def measured_speedup(self, number: int) -> Speedup | None:
-        """The best measured speedup of a trial over batch sizes and devices."""
+        """The best measured speedup of a trial over batch sizes and devices: a clear one first."""
         measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
-        return max(measured, key=lambda s: s.speedup or 0.0, default=None)
+        return max(measured, key=lambda s: (s.at_least > 1.0, s.speedup or 0.0), default=None)
 
 
 def outcome_of(point: Point) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spec_opt.config import Setting
+from spec_opt.measurement import Baseline
 from spec_opt.results.table import Point
 
 
@@ -51,3 +53,33 @@ def numbers(values: Sequence[int], at_most: int = 6) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def with_error(value: str, error: float | None, digits: int) -> str:
+    """A number as it reads, and its standard error; alone where that is not known, or none."""
+    return f"{value} ±{error:.{digits}f}" if error else value
+
+
+def setting_cells(setting: Setting) -> tuple[str, str, str]:
+    """sigma, bias and k as cells of a table."""
+    return f"{setting.sigma:.4g}", f"{setting.bias:.4g}", str(setting.k)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, every column as wide as its widest cell, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def draft_alone(baseline: Baseline | None, where: str) -> str | None:
+    """That the draft needs no target, where it does not."""
+    if baseline is None or not baseline.draft_is_as_good:
+        return None
+    return (
+        f"The draft alone is as accurate as the target {where} (MSE {baseline.draft_mse:.4f} "
+        f"against {baseline.target_mse:.4f}, within two standard errors of the difference): "
+        "forecasting with it alone is faster than any speculation and loses nothing measurable."
+    )

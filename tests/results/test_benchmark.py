@@ -72,12 +72,19 @@ def test_it_makes_no_clear_difference() -> None:
     assert words.startswith("Speculation makes no clear difference here: at best it is 1.05 times")
 
 
+def test_a_clear_gain_counts_before_a_higher_median() -> None:
+    words = verdict(bench(row(1, (0.9, 1.6, 1.7)), row(8, (1.2, 1.3, 1.4))))
+    assert words.startswith("Speculation pays here: up to 1.30 times")
+    assert "batch size 8" in words
+
+
 def test_a_draft_that_is_as_good() -> None:
     words = verdict(bench(row(1, (1.2, 1.3, 1.4)), baseline=GOOD_DRAFT))
     assert (
         "The draft alone is as accurate as the target on the study's windows (MSE 0.4300 against "
-        "0.4400) and up to 4.0 times as fast (batch size 1): for point forecasts take the draft"
+        "0.4400"
     ) in words
+    assert "It is up to 4.0 times as fast as the target (batch size 1)." in words
     assert "draft alone" not in verdict(bench(row(1, (1.2, 1.3, 1.4))))
 
 
@@ -114,7 +121,7 @@ def test_the_table() -> None:
 
 def test_what_a_study_keeps() -> None:
     found = bench(row(1, (1.2, 1.3, 1.4)), row(8, (0.9, 0.9, 0.9), trial=None)).speedups
-    assert found == (Speedup(3, "cpu", 1, 1.25, pytest.approx(1.3)),)  # type: ignore[arg-type]
+    assert found == (Speedup(3, "cpu", 1, 1.25, pytest.approx(1.3), pytest.approx(1.2)),)  # type: ignore[arg-type]
     old = Speedup(3, "cpu", 1, 2.0, 2.0)
     other = replace(old, device="NVIDIA H200")
     assert merged([old, other], found) == (other, *found)

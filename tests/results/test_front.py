@@ -28,12 +28,9 @@ def test_baselines_stand_below() -> None:
     assert "Draft alone: MSE" in text
 
 
-def test_a_draft_as_good_as_the_target_is_told() -> None:
-    worse = studies.BASELINE | {"draft_mse": 2 * studies.BASELINE["target_mse"]}
-    better = studies.BASELINE | {"draft_mse": 0.9 * studies.BASELINE["target_mse"]}
-    said = "the draft alone is as accurate as the target"
-    assert said in front_text(read_table(studies.grid_study(baseline=better)))
-    assert said not in front_text(read_table(studies.grid_study(baseline=worse)))
+def test_settings_of_a_continuous_sampler_are_rounded() -> None:
+    study = studies.study_of((0.123456789012345, 1.98765432109876, 4, 0.7, 0.45))
+    assert "  0.1235  1.988  4  " in front_text(read_table(study))
 
 
 def test_nothing_complete() -> None:

@@ -111,14 +111,19 @@ def test_speedup_is_never_claimed_unmeasured(predicted: float | None, words: str
 
 
 @pytest.mark.parametrize(
-    ("measured", "words"),
-    [(1.31, "is 1.31x at best (cpu, batch size 8)."), (0.9, "speculation does not pay here")],
+    ("measured", "low", "words"),
+    [
+        (1.31, 1.2, "is 1.31x at best (cpu, batch size 8)."),
+        (1.31, None, "is 1.31x at best (cpu, batch size 8)."),
+        (1.31, 0.95, "(cpu, batch size 8), but 0.95x in the slowest run: no clear gain."),
+        (0.9, 0.8, "speculation does not pay here"),
+    ],
 )
-def test_a_measured_speedup_is_told(measured: float, words: str) -> None:
+def test_a_measured_speedup_is_told(measured: float, low: float | None, words: str) -> None:
     study = studies.single_study()
     rows = [
         {"trial": 0, "device": "cpu", "batch_size": 1, "speedup": 0.5, "predicted_speedup": 0.6},
-        {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": measured},
+        {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": measured, "speedup_low": low},
     ]
     study.set_user_attr("speedups", [row | {"predicted_speedup": 1.4} for row in rows])
     assert words in recommend(read_table(study), "speed").reason

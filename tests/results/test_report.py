@@ -89,7 +89,7 @@ def test_summary_tells_a_measured_speedup() -> None:
     row = {"trial": 0, "device": "cpu", "batch_size": 8, "predicted_speedup": 1.4, "speedup": 1.31}
     study.set_user_attr("speedups", [row])
     table = read_table(study)
-    assert "Speedup: 1.31x (cpu, batch size 8)" in summary(table, recommend_all(table))
+    assert "Speedup: 1.31x at best (cpu, batch size 8)" in summary(table, recommend_all(table))
 
 
 def test_summary_where_nothing_is_met() -> None:
