@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spec_opt.config import Setting, Split, StudyConfig
+from spec_opt.config import Setting, StudyConfig
+from spec_opt.config_values import Split
 from spec_opt.errors import InputError, StudyError
-from spec_opt.results.confirmation import Confirmation, confirm_front
+from spec_opt.results.confirmation import Confirmation, confirm_points
 from spec_opt.results.export import document_of
 from spec_opt.results.front import front_text
 from spec_opt.results.recommend import recommend_all
@@ -81,30 +83,43 @@ def write_report(
     )
 
 
-def confirm(config: StudyConfig, table: StudyTable, split: Split) -> Confirmation:
-    """Measure the front's settings on another split than the study's.
+def confirm(
+    config: StudyConfig, table: StudyTable, split: Split, trial: int | None = None
+) -> Confirmation:
+    """Measure the front's settings, or a trial's, on another split than they were tuned on.
+
+    On the split that it was tuned on, a trial is replayed: it must give the same numbers.
 
     Raises:
-        InputError: it is the split that the study was tuned on.
-        StudyError: the models are not those of the study.
+        InputError: the front is to be measured on the split that it was tuned on.
+        StudyError: no trial is there to confirm, or the study file does not give what the study
+            was measured with.
     """
-    if split == config.data.split:
+    # Today's file may name another split; the store knows which one the trials were tuned on.
+    data = (table.config or config).data
+    if trial is None and split == data.split:
         raise InputError(
-            f"--split {split}: study {config.name} was tuned on it; name another split to confirm"
+            f"--split {split}: study {config.name} was tuned on it; name another split to confirm, "
+            "or a --trial to replay"
+        )
+    points = [block[0] for block in table.distinct_front] if trial is None else [table.point(trial)]
+    if not points:
+        raise StudyError(
+            f"study {config.name}: no trial has completed yet, so there is nothing to confirm"
         )
     from spec_opt.tuning.objective import Objective as Prepared
 
-    elsewhere = config.model_copy(update={"data": config.data.model_copy(update={"split": split})})
-    objective = Prepared.prepare(elsewhere)
-    stored = table.fingerprints
-    if stored is not None and (stored.target, stored.draft) != (
-        objective.fingerprints.target,
-        objective.fingerprints.draft,
-    ):
+    elsewhere = data.model_copy(update={"split": split, "source": config.data.source})
+    objective = Prepared.prepare(config.model_copy(update={"data": elsewhere}))
+    stored, found = table.fingerprints, objective.fingerprints
+    if split != data.split:  # other windows: a fingerprint of their own
+        found = replace(found, data=found.data if stored is None else stored.data)
+    if stored is not None and stored != found:
         raise StudyError(
-            f"study {config.name}: was measured with other models than the study file names now"
+            f"study {config.name}: was measured with other models, data or decoding than the study "
+            "file gives now"
         )
-    return confirm_front(table, config.data.split, split, objective, objective.baseline)
+    return confirm_points(table, points, (data.split, split), objective, objective.baseline)
 
 
 def bench(

@@ -127,8 +127,18 @@ def report(study: str, storage: str | None, output: Path | None, png: bool) -> i
 @click.option(
     "--split", type=click.Choice(["validation", "test"]), default="test", show_default=True
 )
+@click.option(
+    "--trial",
+    type=click.IntRange(0),
+    metavar="N",
+    help="This trial instead; on the split that it was tuned on, a replay.",
+)
 def confirm(
-    study: str, storage: str | None, as_json: bool, split: Literal["validation", "test"]
+    study: str,
+    storage: str | None,
+    as_json: bool,
+    split: Literal["validation", "test"],
+    trial: int | None,
 ) -> int:
     """The Pareto settings again, on the test split, beside what they were tuned on."""
     from spec_opt import service, takeaway
@@ -137,7 +147,7 @@ def confirm(
 
     config = read_study(study)
     table = takeaway.results_of(config, service.storage_url(storage))
-    confirmation = takeaway.confirm(config, table, split)
+    confirmation = takeaway.confirm(config, table, split, trial)
     if as_json:
         print_json(confirmation_document(confirmation))
     else:

@@ -1,127 +1,181 @@
-"""The front's settings, measured again on a split that they were not tuned on."""
+"""Settings of a study, measured again: on a split that they were not tuned on, or as a replay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spec_opt.config import Setting, Split
+from spec_opt.config import Setting
+from spec_opt.config_values import Split
 from spec_opt.measurement import Baseline, Measurement
-from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import exact, percent, relative
+from spec_opt.results.noise import CLEAR
+from spec_opt.results.table import Point, Result, StudyTable
+from spec_opt.results.wording import (
+    aligned,
+    draft_alone,
+    percent,
+    relative,
+    setting_cells,
+    with_error,
+)
 
 _HEADINGS = (
-    "trial", "sigma", "bias", "k", "acceptance", "", "MSE", "", "of target's", "",
+    "trial", "sigma", "bias", "k", "acceptance", "", "drop", "MSE", "", "drop", "of target's", "",
 )  # fmt: skip
+
+ROUNDING = 1e-5
+"""Share by which a replayed MSE may differ: other devices and batch sizes round otherwise."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """As tuned minus as measured again."""
+
+    value: float
+    error: float | None
+    """Standard error; two splits have no window in common, so that their errors add up."""
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether it is a drop beyond noise; None where the noise is not known."""
+        return None if self.error is None else self.value > CLEAR * self.error
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One setting on both splits."""
+    """One setting, twice."""
 
     point: Point
     """As tuned."""
     measurement: Measurement
-    """On the other split."""
+    """Again."""
+
+    @property
+    def acceptance(self) -> Drop:
+        tuned, again = self.point.result, self.measurement
+        return Drop(
+            tuned.acceptance_rate - again.acceptance_rate,
+            _added(tuned.acceptance_se, again.acceptance_se),
+        )
+
+    @property
+    def mse(self) -> Drop:
+        tuned, again = self.point.result, self.measurement
+        return Drop(tuned.mse - again.mse, _added(tuned.mse_se, again.mse_se))
+
+    @property
+    def is_the_same(self) -> bool:
+        """Whether a replay gave the trial's numbers."""
+        tuned, again = self.point.result, self.measurement
+        return tuned.acceptance_rate == again.acceptance_rate and math.isclose(
+            tuned.mse, again.mse, rel_tol=ROUNDING
+        )
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The front on both splits; `tuned` and `confirmed` name them."""
+    """Settings measured twice; `tuned` and `confirmed` name the splits, one in a replay."""
 
     study: str
     tuned: Split
     confirmed: Split
     settings: tuple[Confirmed, ...]
-    """One for each distinct result on the front, highest acceptance first."""
     tuned_baseline: Baseline | None
     baseline: Baseline
     """On the split that confirms."""
 
+    @property
+    def is_replay(self) -> bool:
+        return self.tuned == self.confirmed
 
-def confirm_front(
+
+def confirm_points(
     table: StudyTable,
-    tuned: Split,
-    confirmed: Split,
+    points: Sequence[Point],
+    splits: tuple[Split, Split],
     measure: Callable[[Setting], Measurement],
     baseline: Baseline,
 ) -> Confirmation:
-    """Measure the mildest setting of each distinct result on the front."""
+    """Measure trials again; `splits`: the one they were tuned on, and that of `measure`."""
     return Confirmation(
         study=table.name,
-        tuned=tuned,
-        confirmed=confirmed,
-        settings=tuple(Confirmed(p, measure(p.setting)) for p, *_ in table.distinct_front),
+        tuned=splits[0],
+        confirmed=splits[1],
+        settings=tuple(Confirmed(point, measure(point.setting)) for point in points),
         tuned_baseline=table.baseline,
         baseline=baseline,
     )
 
 
 def confirmation_text(confirmation: Confirmation) -> str:
-    """A table for a terminal: each number as tuned, then as confirmed."""
-    if not confirmation.settings:
-        return f"{confirmation.study}: no trial has completed yet, so there is nothing to confirm."
-    rows = [_HEADINGS, *(_row(confirmation, one) for one in confirmation.settings)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [
-        f"{confirmation.study}: the Pareto front, {confirmation.tuned} (tuned on) -> "
-        f"{confirmation.confirmed}",
-        "",
-    ]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  " + "  ".join(cells))
-    baseline = confirmation.baseline
-    lines += [
-        "",
-        f"On {confirmation.confirmed}: target alone MSE {baseline.target_mse:.4f}, draft alone "
+    """A table for a terminal: each number as tuned, then again, and the drop."""
+    baseline, where = confirmation.baseline, f"on {confirmation.confirmed}"
+    sentences = (
+        f"Target alone {where}: MSE {baseline.target_mse:.4f}, draft alone: MSE "
         f"{baseline.draft_mse:.4f}.",
-        _verdict(confirmation),
-    ]
-    if baseline.draft_is_as_good:
-        lines.append(
-            "The draft alone is as accurate as the target there, within two standard errors."
-        )
-    return "\n".join(lines)
+        _sameness(confirmation) if confirmation.is_replay else _worst(confirmation),
+        draft_alone(baseline, where),
+    )
+    return "\n".join(
+        [
+            f"{confirmation.study}: {confirmation.tuned} (tuned on) -> {confirmation.confirmed}",
+            "",
+            *aligned([_HEADINGS, *(_row(confirmation, one) for one in confirmation.settings)]),
+            "",
+            *(sentence for sentence in sentences if sentence),
+        ]
+    )
 
 
 def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
-    setting, result, again = one.point.setting, one.point.result, one.measurement
-    tuned = confirmation.tuned_baseline
+    result, again, tuned = one.point.result, one.measurement, confirmation.tuned_baseline
+    acceptance, mse = one.acceptance, one.mse
+    points = None if acceptance.error is None else 100 * acceptance.error
     return (
         str(one.point.number),
-        exact(setting.sigma),
-        exact(setting.bias),
-        str(setting.k),
+        *setting_cells(one.point.setting),
         percent(result.acceptance_rate),
         f"-> {percent(again.acceptance_rate)}",
+        with_error(f"{100 * acceptance.value:.1f}", points, 1),
         f"{result.mse:.4f}",
         f"-> {again.mse:.4f}",
+        with_error(f"{mse.value:.4f}", mse.error, 4),
         "" if tuned is None else relative(result.mse, tuned.target_mse),
         f"-> {relative(again.mse, confirmation.baseline.target_mse)}",
     )
 
 
-def _verdict(confirmation: Confirmation) -> str:
+def _worst(confirmation: Confirmation) -> str:
     """How far the acceptance fell, in words: splits differ in difficulty, so ratios tell more."""
-    drops = [
-        (one.point.result.acceptance_rate - one.measurement.acceptance_rate, one)
-        for one in confirmation.settings
-    ]
-    drop, worst = max(drops, key=lambda pair: pair[0])
-    if drop <= 0:
+    worst = max(confirmation.settings, key=lambda one: one.acceptance.value)
+    drop = worst.acceptance
+    if drop.value <= 0:
         return "Acceptance falls nowhere."
-    noise = 2 * (worst.measurement.acceptance_se or 0.0)
-    clear = "more" if drop > noise else "no more"
+    noise = {
+        True: "more than two standard errors",
+        False: "no more than two standard errors",
+        None: "of unknown standard error",
+    }[drop.is_clear]
     return (
-        f"Acceptance falls most for {worst.point.setting}: by {100 * drop:.1f} percentage points, "
-        f"{clear} than two standard errors."
+        f"Acceptance falls most for {worst.point.setting}: by {100 * drop.value:.1f} percentage "
+        f"points, {noise}."
+    )
+
+
+def _sameness(confirmation: Confirmation) -> str:
+    others = [str(one.point.number) for one in confirmation.settings if not one.is_the_same]
+    if not others:
+        return "The same numbers again."
+    return (
+        f"Not the same numbers for trial {', '.join(others)}: another device or precision may "
+        "round a proposal over the edge; else the store's numbers are not this study file's."
     )
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
-    """For `confirm --json`."""
+    """For `confirm --json`; a drop is as tuned minus again."""
     return {
         "study": confirmation.study,
         "tuned_on": confirmation.tuned,
@@ -134,17 +188,29 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
             {
                 "trial": one.point.number,
                 "setting": one.point.setting.model_dump(),
-                "tuned": {
-                    "acceptance_rate": one.point.result.acceptance_rate,
-                    "mse": one.point.result.mse,
-                },
-                "confirmed": {
-                    "acceptance_rate": one.measurement.acceptance_rate,
-                    "acceptance_se": one.measurement.acceptance_se,
-                    "mse": one.measurement.mse,
-                    "mse_se": one.measurement.mse_se,
+                "tuned": _numbers(one.point.result),
+                "confirmed": _numbers(one.measurement),
+                "drop": {
+                    "acceptance_rate": one.acceptance.value,
+                    "acceptance_se": one.acceptance.error,
+                    "mse": one.mse.value,
+                    "mse_se": one.mse.error,
                 },
             }
+            | ({"same": one.is_the_same} if confirmation.is_replay else {})
             for one in confirmation.settings
         ],
     }
+
+
+def _numbers(measured: Measurement | Result) -> dict[str, float | None]:
+    return {
+        "acceptance_rate": measured.acceptance_rate,
+        "acceptance_se": measured.acceptance_se,
+        "mse": measured.mse,
+        "mse_se": measured.mse_se,
+    }
+
+
+def _added(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else math.hypot(one, other)
