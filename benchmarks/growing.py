@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.environment import describe
 from benchmarks.pair import CONTEXT, evaluator, model, windows
-from spec_opt.config import ContextMode, DecodingConfig, Rule, Setting
+from spec_opt.config import DecodingConfig, Setting
+from spec_opt.config_values import ContextMode, Rule
 from spec_opt.data import Windows
 from spec_opt.decoding.autoregressive import decode_autoregressively
 from spec_opt.decoding.contexts import GROWING, ROLLING, Contexts, patches_to_cover

@@ -6,7 +6,8 @@ SPEC_OPT_SHARED names the folder that holds data/ETTh1.csv and checkpoints/.
 import os
 from pathlib import Path
 
-from spec_opt.config import ContextMode, DataConfig, DecodingConfig, Rule
+from spec_opt.config import DataConfig, DecodingConfig
+from spec_opt.config_values import ContextMode, Rule
 from spec_opt.data import Windows, load_dataset
 from spec_opt.evaluation import Evaluator
 from spec_opt.models.checkpoint import load_model

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.environment import describe
-from spec_opt.config import DataConfig, DecodingConfig, Rule, Setting
+from spec_opt.config import DataConfig, DecodingConfig, Setting
+from spec_opt.config_values import Rule
 from spec_opt.data import Dataset, load_dataset
 from spec_opt.evaluation import Evaluator
 from spec_opt.models.checkpoint import load_model

@@ -14,18 +14,15 @@ import torch
 from benchmarks.environment import describe
 from benchmarks.pair import CONTEXT, evaluator, windows
 from spec_opt.bench import Case, bench
-from spec_opt.config import (
-    ContextMode,
-    DataConfig,
-    DecodingConfig,
+from spec_opt.config import DataConfig, DecodingConfig, Setting, StudyConfig
+from spec_opt.config_models import (
     DistillationConfig,
     DraftConfig,
     ScaleConfig,
-    Setting,
-    StudyConfig,
     TargetConfig,
     TrainingConfig,
 )
+from spec_opt.config_values import ContextMode
 from spec_opt.data import load_dataset
 from spec_opt.evaluation import Evaluator
 from spec_opt.models.training import prepare_models

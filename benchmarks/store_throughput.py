@@ -27,7 +27,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from spec_opt.config import FloatRange, IntRange
+from spec_opt.config_values import FloatRange, IntRange
 from spec_opt.tuning.claims import Heartbeat
 from spec_opt.tuning.store import open_store
 from spec_opt.tuning.study import load_study

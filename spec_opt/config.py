@@ -4,80 +4,39 @@
 """
 
 import json
-import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    NonNegativeFloat,
     PositiveFloat,
-    SerializerFunctionWrapHandler,
-    Tag,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from spec_opt.config_messages import first_problem
+from spec_opt.config_models import DraftConfig, TargetConfig
+from spec_opt.config_values import (
+    ContextMode,
+    Factor,
+    FloatSpace,
+    IntSpace,
+    Objective,
+    PositiveInt,
+    Precision,
+    Proposals,
+    Rule,
+    Sampler,
+    Seed,
+    Split,
+    Table,
+    matching,
+)
 from spec_opt.errors import ConfigError
 
 QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
-
-Rule = Literal["stride", "exact", "point"]
-ContextMode = Literal["rolling", "growing"]
-Precision = Literal["float32", "tf32", "bfloat16"]
-Split = Literal["train", "validation", "test"]
-Sampler = Literal["grid", "tpe", "random", "nsga2"]
-Objective = Literal["acceptance_rate", "mse", "speedup"]
-
-
-def _matching(pattern: str, allowed: str) -> AfterValidator:
-    """A text that matches a pattern; `allowed` says in words what does."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"must be {allowed}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Not by min_length, which also finds a list too short whose only value is wrong.
-    if not values:
-        raise ValueError("must list at least one value")
-    return values
-
-
-def _in_proportion(value: float) -> float:
-    if value > 0 and not 1e-6 <= value <= 1e6:  # its square must not leave the float32 range
-        raise ValueError("must lie between 1e-06 and 1e+06")
-    return value
-
-
-PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""What fits the integers of every library on the way."""
-Size = Annotated[int, Field(ge=1, le=65_536)]
-"""Of a part of a network: what a misprint exceeds, before a device runs out of memory."""
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
-Proposals = Annotated[int, Field(ge=1, le=1000)]
-"""k; counters are kept for each position of a round."""
-
-
-class Table(BaseModel):
-    """A table of a study file: frozen, and strict about keys and types."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Setting(Table):
@@ -124,49 +83,6 @@ def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Set
         return Setting(sigma=sigma, bias=bias, k=k)
     except ValidationError as error:
         raise ConfigError(f"setting: {first_problem(error, Setting)}") from error
-
-
-class FloatRange(Table):
-    """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
-
-    low: Factor
-    high: Factor
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low:g} must be less than high = {self.high:g}")
-        return self
-
-
-class IntRange(Table):
-    """An integer parameter, `{low = 1, high = 5}`, both ends included."""
-
-    low: Proposals
-    high: Proposals
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low} must be less than high = {self.high}")
-        return self
-
-
-def _list_or_range(value: Any) -> str:
-    return "range" if isinstance(value, (dict, FloatRange, IntRange)) else "list"
-
-
-FloatChoices = Annotated[tuple[Factor, ...], AfterValidator(_not_empty)]
-IntChoices = Annotated[tuple[Proposals, ...], AfterValidator(_not_empty)]
-FloatSpace = Annotated[
-    Annotated[FloatChoices, Tag("list")] | Annotated[FloatRange, Tag("range")],
-    Discriminator(_list_or_range),
-]
-IntSpace = Annotated[
-    Annotated[IntChoices, Tag("list")] | Annotated[IntRange, Tag("range")],
-    Discriminator(_list_or_range),
-]
 
 
 class SearchConfig(Table):
@@ -240,104 +156,6 @@ class DataConfig(Table):
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
-class TrainingConfig(Table):
-    """`[target.training]`, `[draft.training]`: how a model is fitted."""
-
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 32
-    learning_rate: PositiveFloat = 3e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    patience: PositiveInt = 3
-    """Epochs without a better validation loss before training stops."""
-    max_windows: PositiveInt | None = None
-    """Training windows used in an epoch, evenly spaced; all of them if absent."""
-    seed: Seed = 0
-
-
-class ModelConfig(Table):
-    """A model: a checkpoint, or what makes one.
-
-    A checkpoint fixes sizes and weights: keys that would make a model contradict it, so they are
-    not taken beside it, and not told beside it either, defaults or not.
-    """
-
-    making: ClassVar[frozenset[str]]
-    """The keys that make a model."""
-
-    checkpoint: Path | None = None
-
-    @model_validator(mode="after")
-    def _of_one_origin(self) -> Self:
-        surplus = sorted(self.making & self.model_fields_set)
-        if self.checkpoint is not None and surplus:
-            raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = serialise(self)
-        surplus = self.making if self.checkpoint is not None else ()
-        return {key: value for key, value in document.items() if key not in surplus}
-
-
-class TargetConfig(ModelConfig):
-    """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
-
-    making = frozenset(
-        {"patch", "d_model", "heads", "feedforward", "layers", "dropout", "training"}
-    )
-
-    patch: Size = 96
-    """Points per patch."""
-    d_model: Size = 256
-    heads: Size = 8
-    feedforward: Size = 512
-    layers: Annotated[int, Field(ge=1, le=1000)] = 2
-    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    activation: Literal["relu", "gelu"] = "relu"
-    """Also needed with a foreign checkpoint: its tensors do not tell."""
-    training: TrainingConfig = TrainingConfig()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.checkpoint is None and self.d_model % (4 * self.heads):
-            raise ValueError(
-                f"d_model = {self.d_model} must be a multiple of 4 * heads = {4 * self.heads}"
-            )
-        return self
-
-
-class ScaleConfig(Table):
-    """`[draft.scale]`: the draft's sizes as fractions of the target's."""
-
-    d_model: float = Field(default=0.25, gt=0.0, le=1.0)
-    heads: float = Field(default=0.25, gt=0.0, le=1.0)
-    feedforward: float = Field(default=0.25, gt=0.0, le=1.0)
-    layers: float = Field(default=0.25, gt=0.0, le=1.0)
-
-
-class DistillationConfig(Table):
-    """`[draft.distillation]`: how the draft learns from the target."""
-
-    teacher_noise: NonNegativeFloat = 0.05
-    """Standard deviation of the noise added to the teacher's output (standardised units)."""
-    variance_regularizer: NonNegativeFloat = 0.01
-    """Weight of the penalty on log-variances below -5."""
-    teacher_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout rate of the teacher while it teaches."""
-
-
-class DraftConfig(ModelConfig):
-    """`[draft]`: a checkpoint, or the scale and distillation of one to make."""
-
-    making = frozenset({"scale", "distillation", "training"})
-
-    activation: Literal["relu", "gelu"] = "relu"
-    scale: ScaleConfig = ScaleConfig()
-    distillation: DistillationConfig = DistillationConfig()
-    training: TrainingConfig = TrainingConfig(learning_rate=5e-4)
-
-
 class DecodingConfig(Table):
     """`[decoding]`: rule, hardware, and the seed of all sampling."""
 
@@ -346,7 +164,7 @@ class DecodingConfig(Table):
     """Whether the context slides and is encoded anew for each patch, or is appended to."""
     device: Annotated[
         str,
-        _matching(
+        matching(
             r"auto|cpu|cuda(:(0|[1-9]\d?))?", "'auto', 'cpu', 'cuda', or 'cuda:' and a number"
         ),
     ] = "auto"
@@ -397,7 +215,7 @@ class StudyConfig(Table):
 
     name: Annotated[
         str,
-        _matching(
+        matching(
             r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
             "1 to 100 letters, digits, '.', '_' or '-', of which the first is a letter or digit",
         ),

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spec_opt.config import DataConfig, Split
+from spec_opt.config import DataConfig
+from spec_opt.config_values import Split
 from spec_opt.errors import DataError
 from spec_opt.series import KNOWN, Series, load_series
 

@@ -8,14 +8,13 @@ from pydantic import ValidationError
 
 from spec_opt import config
 from spec_opt.config import (
-    FloatRange,
-    IntRange,
     Setting,
     StudyConfig,
     find_study,
     read_study,
     shipped_studies,
 )
+from spec_opt.config_values import FloatRange, IntRange
 from spec_opt.errors import ConfigError
 
 MINIMAL = """

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spec_opt.config import DataConfig, Split, SyntheticConfig
+from spec_opt.config import DataConfig, SyntheticConfig
+from spec_opt.config_values import Split
 from spec_opt.data import (
     Borders,
     Dataset,

@@ -12,7 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from spec_opt.config import DataConfig, DecodingConfig, Precision, Rule, Setting
+from spec_opt.config import DataConfig, DecodingConfig, Setting
+from spec_opt.config_values import Precision, Rule
 from spec_opt.data import Windows, load_dataset
 from spec_opt.decoding import acceptance
 from spec_opt.errors import ConfigError, InputError

@@ -16,6 +16,8 @@ PACKAGE = Path(spec_opt.__file__).parent
 ORDER = [
     "errors",
     "config_messages",
+    "config_values",
+    "config_models",
     "config",
     "measurement",
     "synthetic",

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spec_opt.config import DistillationConfig
+from spec_opt.config_models import DistillationConfig
 from spec_opt.data import Windows
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.timer_xl import TimerXL

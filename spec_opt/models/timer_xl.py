@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spec_opt.config import ScaleConfig
+from spec_opt.config_models import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.layers import Activation, Geometry, Layer, geometry_of, rotate

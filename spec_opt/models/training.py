@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from spec_opt import __version__
-from spec_opt.config import DraftConfig, StudyConfig, TargetConfig, TrainingConfig
+from spec_opt.config import StudyConfig
+from spec_opt.config_models import DraftConfig, TargetConfig, TrainingConfig
 from spec_opt.data import Dataset, Windows
 from spec_opt.errors import CheckpointError, ConfigError, TrainingError
 from spec_opt.models.checkpoint import Origin, Provenance, load_model

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from spec_opt.config import IntRange, Setting, StudyConfig
+from spec_opt.config import Setting, StudyConfig
+from spec_opt.config_values import IntRange
 from spec_opt.data import load_dataset
 from spec_opt.errors import DecodingError
 from spec_opt.evaluation import Evaluator, decoding_fingerprint

@@ -12,7 +12,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from spec_opt.config import FloatRange, IntRange, SearchConfig, Setting
+from spec_opt.config import SearchConfig, Setting
+from spec_opt.config_values import FloatRange, IntRange
 
 PARAMETERS = ("sigma", "bias", "k")
 """The names of a setting's parameters, in the order in which they are stored."""

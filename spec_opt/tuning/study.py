@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
-from spec_opt.config import Objective, StudyConfig
+from spec_opt.config import StudyConfig
+from spec_opt.config_values import Objective
 from spec_opt.errors import StudyError
 from spec_opt.measurement import Baseline, Fingerprints
 from spec_opt.tuning.agenda import reconcile

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spec_opt.config import DistillationConfig
+from spec_opt.config_models import DistillationConfig
 from spec_opt.data import Windows
 from spec_opt.models import lessons
 from spec_opt.models.forecaster import Gaussian

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from spec_opt.config import StudyConfig, TargetConfig
+from spec_opt.config import StudyConfig
+from spec_opt.config_models import TargetConfig
 from spec_opt.data import Dataset, load_dataset
 from spec_opt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from spec_opt.models import training

@@ -2,7 +2,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from spec_opt.config import FloatRange, IntRange, SearchConfig, Setting
+from spec_opt.config import SearchConfig, Setting
+from spec_opt.config_values import FloatRange, IntRange
 from spec_opt.tuning.space import (
     distributions,
     grid_points,

@@ -10,14 +10,9 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from spec_opt.config import (
-    DataConfig,
-    DraftConfig,
-    FloatRange,
-    SearchConfig,
-    StudyConfig,
-    TargetConfig,
-)
+from spec_opt.config import DataConfig, SearchConfig, StudyConfig
+from spec_opt.config_models import DraftConfig, TargetConfig
+from spec_opt.config_values import FloatRange
 from spec_opt.errors import StudyError
 from spec_opt.tuning.store import Store
 from spec_opt.tuning.study import Study, load_study, open_study

@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 
-from spec_opt.config import FloatRange, Setting
+from spec_opt.config import Setting
+from spec_opt.config_values import FloatRange
 from spec_opt.errors import DecodingError, WorkError
 from spec_opt.measurement import Measurement
 from spec_opt.tuning.claims import Heartbeat
