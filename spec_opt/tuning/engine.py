@@ -17,6 +17,8 @@ SETUP_LOCK_KEY = 0x73706563_6F7074
 """Key of the advisory lock that guards set-up on Postgres ("specopt" in ASCII)."""
 NAMES_LOCK_KEY = SETUP_LOCK_KEY + 1
 """Key of the one under which studies are created."""
+READING = {"spec_opt_reading": True}
+"""Execution options of a connection whose transactions only read, and so block nobody."""
 POSTGRES_OPTIONS = {
     "connect_timeout": 10,
     "application_name": "spec-opt",
@@ -61,7 +63,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # SQLite ignores SELECT ... FOR UPDATE; a transaction that may write takes the write lock first.
-    reading = connection.get_execution_options().get("spec_opt_reading", False)
+    reading = connection.get_execution_options().items() >= READING.items()
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 

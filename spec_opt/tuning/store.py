@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from spec_opt.errors import StoreError, StoreURLError, StudyError
 from spec_opt.tuning.engine import (
     NAMES_LOCK_KEY,
+    READING,
     engine_arguments,
     listen,
     make_engine,
@@ -65,7 +66,7 @@ class Store:
         self._recovered_at: float | None = None
         self._url = url
         self._engine: Engine = storage.engine
-        self._reading = self._engine.execution_options(spec_opt_reading=True)
+        self._reading = self._engine.execution_options(**READING)
 
     def __repr__(self) -> str:
         return f"Store({self.masked_url})"
@@ -178,23 +179,27 @@ class _PatientStorage(RDBStorage):
 
     where: StoreURL
 
-    def patiently(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def patiently(self, work: Callable[[], T], *, reading: bool) -> T:
+        def once() -> T:
+            session = self.scoped_session()
+            # A call within another one's transaction belongs to that.
+            if reading and not session.in_transaction():
+                session.connection(execution_options=READING)
+            return work()
+
         try:
-            return retrying(
-                partial(method, self, *args, **kwargs),
-                WHEN_RUNNING,
-                clean_up=self.scoped_session.remove,
-            )
+            return retrying(once, WHEN_RUNNING, clean_up=self.scoped_session.remove)
         except (SQLAlchemyError, StorageInternalError) as error:
             raise StoreError(f"store {self.where.masked}: {reason_of(error, self.where)}") from None
 
 
 def _make_patient(name: str) -> None:
     original = getattr(RDBStorage, name)
+    reading = name.lstrip("_").startswith("get_")
 
     @wraps(original)
     def method(self: _PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        return self.patiently(original, *args, **kwargs)
+        return self.patiently(partial(original, self, *args, **kwargs), reading=reading)
 
     setattr(_PatientStorage, name, method)
 

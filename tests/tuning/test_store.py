@@ -90,6 +90,20 @@ def test_readers_do_not_wait_for_a_writer(store_url: str, opened: Open) -> None:
     assert names(reader) == ["a"]
 
 
+def test_optunas_reading_does_not_wait_for_a_writer_either(store_url: str, opened: Open) -> None:
+    writer, reader = opened(store_url), opened(store_url)
+    study = optuna.create_study(storage=writer.storage, study_name="plain")
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+
+    def work(connection: Connection) -> int:
+        add("a")(connection)
+        return len(reader.optuna_study("plain").trials)
+
+    assert writer.transaction(work) == 1
+    reader.optuna_study("plain").set_user_attr("writing", "still works")
+    assert writer.optuna_study("plain").user_attrs == {"writing": "still works"}
+
+
 def test_the_clock_is_utc(store: Store) -> None:
     now = store.now()
     told = store.read(lambda c: c.execute(select(now)).scalar_one()) if store.on_postgres else now
