@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spec_opt.config import Setting, StudyConfig, check_setting
+from spec_opt.cost_learning import learn_costs
 from spec_opt.decoding.speculative import Decoded
 from spec_opt.decoding.workload import Workload
 from spec_opt.errors import InputError, StudyError
@@ -17,7 +18,7 @@ from spec_opt.results.benchmark import Bench, BenchRow, Shares, merged
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.table import Point, StudyTable, read_table
 from spec_opt.speed import acceptance_by_position, predicted_speedup
-from spec_opt.timing import Stopwatch, interleave, learn_costs, watched
+from spec_opt.timing import Stopwatch, interleave, watched
 from spec_opt.tuning.objective import Objective
 from spec_opt.tuning.store import Store, open_store
 

@@ -4,34 +4,24 @@ Readings and rules are wrapped, so the decoders know nothing of it. Before each 
 made to finish what it was given.
 """
 
-import itertools
-import math
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spec_opt.config import Setting
 from spec_opt.decoding.acceptance import AcceptanceRule, Edge
-from spec_opt.decoding.batches import Batches
 from spec_opt.decoding.contexts import Contexts, EmittedBuffer, Reading
 from spec_opt.decoding.noise import Draws
 from spec_opt.decoding.workload import Workload
 from spec_opt.models.forecaster import Forecaster, Gaussian
-from spec_opt.speed import Cost, Costs
 
 Answer = TypeVar("Answer")
 Step = Literal["next", "verify", "bonus"]
-
-SCRIPTED_ACCEPTANCE: Final = 0.6
-"""While costs are learnt: rounds end early and late, so that steps of all sizes are seen."""
 
 
 def synchronise(device: torch.device) -> None:
@@ -204,155 +194,6 @@ def watched(workload: Workload, watch: Stopwatch, acceptance: float | None = Non
         rule=TimedRule(workload.rule, watch, acceptance),
         contexts=TimedContexts(workload.contexts, watch, workload.target),
     )
-
-
-def learn_costs(
-    workload: Workload,
-    batches: Sequence[Tensor],
-    *,
-    sigma: float,
-    ks: Iterable[int],
-    seconds: float,
-    least_repeats: int = 1,
-) -> Costs:
-    """What each step costs for batches of so many windows, and for the fewer that remain of them.
-
-    Decodes are watched whose acceptance is scripted, so what is learnt does not depend on a
-    setting's; between the batches and `ks` that are tried, costs are taken to be straight lines.
-
-    Args:
-        batches: windows [B] each, to be decoded together.
-        sigma: of the noise; costs hardly depend on it.
-        seconds: how long to go on repeating, once `least_repeats` are done.
-
-    Raises:
-        DecodingError: a forecast is not finite.
-    """
-    alone, together = Stopwatch(workload.device), Stopwatch(workload.device)
-    single = watched(workload, alone)
-    scripts = _scripts(workload, together, sigma, ks)
-
-    def decode() -> None:
-        for index in batches:
-            alone.decode(partial(single.target_only, index, _setting(sigma, 1)))
-            for script in scripts:
-                together.decode(partial(script, index))
-
-    decode()  # the first warms up
-    alone.laps.clear()
-    together.laps.clear()
-    began = alone.now()
-    for repeat in itertools.count(1):
-        decode()
-        if repeat >= least_repeats and alone.now() - began >= seconds:
-            break
-
-    target = Laps(alone.laps)
-    laps = Laps(together.laps)
-    return Costs(
-        target_first=target.cost("target", "next", first=True),
-        target_next=target.cost("target", "next", first=False),
-        draft_first=laps.cost("draft", "next", first=True),
-        draft_next=laps.cost("draft", "next", first=False),
-        verify_first=laps.cost("target", "verify", first=True),
-        verify_next=laps.cost("target", "verify", first=False),
-        bonus=laps.cost("target", "bonus", first=False),
-    )
-
-
-def learn_costs_quickly(
-    workload: Workload, batch_size: int, *, sigma: float, ks: Sequence[int], seconds: float
-) -> Costs:
-    """`learn_costs` for a lockstep batch of `batch_size` in about `seconds`.
-
-    Where a whole batch would take longer, or more memory than the device has, a smaller one stands
-    for it, and one of a single window.
-
-    Raises:
-        DecodingError: a forecast is not finite, or memory does not suffice for a single window.
-    """
-    single = torch.zeros(1, dtype=torch.int64)
-    watch = Stopwatch(workload.device)
-    scripts = _scripts(workload, Stopwatch(workload.device), sigma, ks)
-
-    def seconds_of(index: Tensor) -> float:
-        for _ in range(2):  # the first warms up
-            taken = watch.decode(partial(workload.target_only, index, _setting(sigma, 1)))
-            for script in scripts:
-                taken += watch.decode(partial(script, index))
-        return taken
-
-    _, taken = next(Batches(1).run(single, seconds_of))
-    # A second window never costs more than the first; `learn_costs` decodes everything twice.
-    affordable = int(seconds / max(2.0 * taken, 1e-9))
-    size = max(1, min(batch_size, len(workload.windows), affordable))
-    spaced = torch.linspace(0, len(workload.windows) - 1, size).round().to(torch.int64)
-
-    def learn(batch: Tensor) -> Costs:
-        batches = [batch] if len(batch) == 1 else [single, batch]
-        return learn_costs(workload, batches, sigma=sigma, ks=ks, seconds=0.0)
-
-    _, costs = next(Batches(size).run(spaced, learn))
-    return costs
-
-
-def _scripts(
-    workload: Workload, watch: Stopwatch, sigma: float, ks: Iterable[int]
-) -> list[Callable[[Tensor], object]]:
-    """Decodes whose courses together take every step there is, even with a single window.
-
-    Dice are the same each time: a window that always accepts shows no second round, one that is
-    always rejected no bonus. So the smallest k is also tried with either, for sure.
-    """
-    ks = sorted(set(ks))
-    courses = [(k, SCRIPTED_ACCEPTANCE) for k in ks] + [(ks[0], 1.0), (ks[0], 0.0)]
-    return [
-        partial(watched(workload, watch, chance).speculatively, setting=_setting(sigma, k))
-        for k, chance in courses
-    ]
-
-
-def _setting(sigma: float, k: int) -> Setting:
-    return Setting(sigma=sigma, bias=1.0, k=k)
-
-
-class Laps:
-    """The laps of many decodes: equal ones stand together, as their median."""
-
-    def __init__(self, laps: Iterable[tuple[Lap, float]]) -> None:
-        seconds: dict[Lap, list[float]] = defaultdict(list)
-        for lap, taken in laps:
-            seconds[lap].append(taken)
-        self._medians = {lap: statistics.median(taken) for lap, taken in seconds.items()}
-
-    def cost(self, role: str, step: Step, *, first: bool) -> Cost:
-        """What a step costs by the number of windows and proposals at it; 0 if none was seen."""
-        seen = [
-            (lap, taken)
-            for lap, taken in self._medians.items()
-            if (lap.role, lap.step, lap.first) == (role, step, first)
-        ]
-        return fit_cost(seen) if seen else Cost(0.0, 0.0)
-
-
-def fit_cost(laps: Sequence[tuple[Lap, float]]) -> Cost:
-    """fixed + per_row * rows + per_proposal * proposals, none of them negative.
-
-    Relative errors are made small (least squares), so that short laps count as much as long ones.
-    """
-    taken = np.array([seconds for _, seconds in laps])
-    features = np.array([(1.0, lap.rows, lap.proposals) for lap, _ in laps]) / taken[:, None]
-    best, best_error = np.zeros(3), math.inf
-    used = [column for column in range(3) if features[:, column].any()]
-    # The best fit without negative parts is the best of the plain fits to some of the columns.
-    for count in range(1, len(used) + 1):
-        for columns in map(list, itertools.combinations(used, count)):
-            found = np.linalg.lstsq(features[:, columns], np.ones(len(laps)), rcond=None)[0]
-            error = float(np.square(features[:, columns] @ found - 1.0).sum())
-            if (found >= 0.0).all() and error < best_error - 1e-9:
-                best, best_error = np.zeros(3), error
-                best[columns] = found
-    return Cost(*best.tolist())
 
 
 def interleave(

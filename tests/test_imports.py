@@ -46,6 +46,7 @@ ORDER = [
     "uncertainty",
     "speed",
     "timing",
+    "cost_learning",
     "evaluation",
     "tuning.space",
     "tuning.protocol",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spec_opt.config import Setting
+from spec_opt.cost_learning import fit_cost, learn_costs, learn_costs_quickly
 from spec_opt.decoding.acceptance import RULES
 from spec_opt.decoding.contexts import ROLLING
 from spec_opt.decoding.speculative import Decoded
@@ -21,15 +22,7 @@ from spec_opt.speed import (
     speculative_seconds,
     target_only_seconds,
 )
-from spec_opt.timing import (
-    Lap,
-    Stopwatch,
-    fit_cost,
-    interleave,
-    learn_costs,
-    learn_costs_quickly,
-    watched,
-)
+from spec_opt.timing import Lap, Stopwatch, interleave, watched
 
 from .decoding.stubs import Stub, random_windows
 

@@ -6,13 +6,13 @@ from typing import Final
 
 from spec_opt.config import Setting, StudyConfig
 from spec_opt.config_values import IntRange
+from spec_opt.cost_learning import learn_costs_quickly
 from spec_opt.data import load_dataset
 from spec_opt.errors import DecodingError
 from spec_opt.evaluation import Evaluator, decoding_fingerprint
 from spec_opt.measurement import Baseline, Fingerprints, Measurement
 from spec_opt.models.training import prepare_models
 from spec_opt.speed import Costs, acceptance_by_position, predicted_speedup
-from spec_opt.timing import learn_costs_quickly
 
 log = logging.getLogger(__name__)
 
