@@ -49,20 +49,21 @@ def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
     return tuple(caution for caution in found if caution)
 
 
-def remedies(
-    table: StudyTable, *, low_acceptance: bool = False, high_mse: bool = False
-) -> tuple[str, ...]:
-    """What to try, where no trial accepts enough, or none that does is accurate enough."""
-    found: list[str | None] = []
-    if low_acceptance:
-        found += [
+def remedies(table: StudyTable, *, low_acceptance: bool) -> tuple[str, ...]:
+    """What to try where no trial accepts enough; or else, where none that does is accurate enough.
+
+    Never both: what helps the one (a more tolerant sigma, a less certain draft) harms the other.
+    """
+    found = (
+        (
             _exact_is_strict(table),
             _at_the_edge(table, "sigma"),
             _at_the_edge(table, "bias"),
             _weak_draft(table),
-        ]
-    if high_mse:
-        found += [_sampling_noise(table), _wide_tolerance(table), _undertrained_draft(table)]
+        )
+        if low_acceptance
+        else (_sampling_noise(table), _wide_tolerance(table), _undertrained_draft(table))
+    )
     return tuple(remedy for remedy in found if remedy)
 
 

@@ -11,6 +11,8 @@ from spec_opt.results.wording import percent
 
 Order = Callable[[Point], tuple[float, ...]]
 """A sort key: the smallest is the best."""
+Preference = Callable[["Bounds", Sequence[Point]], Order]
+"""From the bounds and the points within them to their order."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ Equal results go to the mildest setting (`table.mildness`), so the choice never 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from spec_opt.config import RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
-from spec_opt.results.bounds import Bounds, Order, bounds_of, give_up
+from spec_opt.results.bounds import Bounds, Preference, bounds_of, give_up
 from spec_opt.results.noise import Noise
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
 from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
@@ -86,12 +87,11 @@ def recommend(
             return _for_speed(table, limits.speed)
         case "quality":
             bounds = bounds_of(table, limits.quality)
-            return _within(table, "quality", bounds, by_mse, "the lowest MSE")
+            return _within(table, "quality", bounds, lambda *_: by_mse, "the lowest MSE")
         case "balanced":
             bounds = bounds_of(table, limits.balanced)
-            order = give_up(bounds, [p for p in table.points if bounds.hold(p)])
             return _within(
-                table, "balanced", bounds, order, "the best balance of acceptance and error"
+                table, "balanced", bounds, give_up, "the best balance of acceptance and error"
             )
 
 
@@ -142,49 +142,60 @@ def _for_speed(table: StudyTable, limits: SpeedScenario) -> Recommendation:
 
 
 def _within(
-    table: StudyTable, scenario: Scenario, bounds: Bounds, order: Order, merit: str
+    table: StudyTable, scenario: Scenario, bounds: Bounds, preference: Preference, merit: str
 ) -> Recommendation:
-    eligible = sorted((p for p in table.points if bounds.hold(p)), key=order)
+    eligible = _ranked(table.points, bounds, preference)
     if not eligible:
         why = _shortfall(table, bounds)
         short = not any(map(bounds.reaches, table.points))
-        inaccurate = not short or not any(map(bounds.is_accurate, table.points))
-        return _nothing(
-            table, scenario, why, remedies(table, low_acceptance=short, high_mse=inaccurate)
-        )
-    chosen = eligible[0]
-    why = f"{_first_of(eligible, merit)} with {bounds}: {_facts(table, chosen)}"
-    return _found(table, scenario, eligible, why, _turning_points(table, bounds, order, eligible))
+        return _nothing(table, scenario, why, remedies(table, low_acceptance=short))
+    why = f"{_first_of(eligible, merit)} with {bounds}: {_facts(table, eligible[0])}"
+    return _found(
+        table, scenario, eligible, why, _turning_points(table, bounds, preference, eligible[0])
+    )
+
+
+def _ranked(points: Sequence[Point], bounds: Bounds, preference: Preference) -> list[Point]:
+    """The points within the bounds, the best first."""
+    eligible = [p for p in points if bounds.hold(p)]
+    return sorted(eligible, key=preference(bounds, eligible))
 
 
 def _turning_points(
-    table: StudyTable, bounds: Bounds, order: Order, eligible: Sequence[Point]
+    table: StudyTable, bounds: Bounds, preference: Preference, chosen: Point
 ) -> str:
-    """How far each threshold may move before the choice changes, and to what."""
-    chosen = eligible[0]
+    """How each threshold must move for another choice, and to what; each is tried as it reads."""
+    # Whatever is chosen, the best acceptance and the lowest MSE within bounds are on the front.
+    front = [block[0] for block in table.distinct_front]
+
+    def then(moved: Bounds) -> str:
+        ranked = _ranked(front, moved, preference)
+        return f"would choose {described(ranked[0])}" if ranked else "leaves nothing"
+
     parts = []
-    looser = [
-        p
-        for p in table.points
-        if bounds.is_accurate(p) and not bounds.reaches(p) and order(p) < order(chosen)
-    ]
-    if looser:
-        nearest = min(looser, key=by_acceptance)
-        parts.append(
-            f"lowering min_acceptance to {percent(nearest.result.acceptance_rate)} "
-            f"would choose {described(nearest)}"
-        )
-    stricter = [p for p in eligible if p.result.acceptance_rate > chosen.result.acceptance_rate]
-    then = f"trial {stricter[0].number} ({outcome(stricter[0])})" if stricter else "nothing"
-    if chosen.result.acceptance_rate < 1:
-        parts.append(
-            f"raising min_acceptance above {percent(chosen.result.acceptance_rate)} leaves {then}"
-        )
-    finer = [p for p in eligible if p.result.mse < chosen.result.mse]
-    then = f"trial {finer[0].number} ({outcome(finer[0])})" if finer else "nothing"
-    parts.append(f"an MSE limit below {chosen.result.mse:.4f} leaves {then}")
+    stays = then(bounds)
+    for point in front:
+        floor = _floor(point.result.acceptance_rate, 1000)
+        if floor >= bounds.min_acceptance:
+            continue
+        other = then(replace(bounds, min_acceptance=floor))
+        if other != stays:
+            parts.append(f"lowering min_acceptance to {percent(floor)} {other}")
+            break
+    floor = -_floor(-chosen.result.acceptance_rate, 1000)
+    if floor < 1:
+        other = then(replace(bounds, min_acceptance=math.nextafter(floor, math.inf)))
+        parts.append(f"raising min_acceptance above {percent(floor)} {other}")
+    limit = _floor(chosen.result.mse, 10_000)
+    other = then(replace(bounds, max_mse=math.nextafter(limit, -math.inf)))
+    parts.append(f"an MSE limit below {limit:.4f} {other}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _floor(value: float, steps: int) -> float:
+    """Rounded down to a number that reads the same: what it bounds must hold of `value` too."""
+    return math.floor(value * steps + 1e-9) / steps
 
 
 def _shortfall(table: StudyTable, bounds: Bounds) -> str:

@@ -52,8 +52,38 @@ def test_quality_takes_the_lowest_error_within_its_bounds() -> None:
     assert found.trial == 2
     assert found.would_change is not None
     assert "Lowering min_acceptance to 58.0% would choose trial 1" in found.would_change
-    assert "raising min_acceptance above 70.0% leaves trial 3" in found.would_change
+    assert "raising min_acceptance above 70.0% would choose trial 3" in found.would_change
     assert "an MSE limit below 0.4380 leaves nothing" in found.would_change
+
+
+def test_thresholds_that_are_shown_do_what_is_said() -> None:
+    rows = (
+        (0.1, 1.0, 4, 0.5796, 0.43396),
+        (0.2, 1.0, 4, 0.7004, 0.43796),
+        (0.3, 1.0, 4, 0.9, 0.44),
+    )
+    table = read_table(studies.study_of(*rows))
+    change = recommend(table, "quality").would_change
+    assert change is not None
+    assert "Lowering min_acceptance to 57.9% would choose trial 0" in change
+    assert "raising min_acceptance above 70.1% would choose trial 2" in change
+    assert "an MSE limit below 0.4379 leaves nothing" in change
+
+
+def test_the_balanced_choice_after_a_raise_is_weighed_anew() -> None:
+    # With a floor of 5 % trial 1 gives up less than trial 2, with one of 60 % more.
+    rows = (
+        (0.1, 1.0, 4, 0.60, 0.4400),
+        (0.2, 1.0, 4, 0.61, 0.4500),
+        (0.3, 1.0, 4, 0.90, 0.4660),
+    )
+    limits = BalancedScenario(max_mse=0.48, min_acceptance=0.05)
+    found = recommend(
+        read_table(studies.study_of(*rows)), "balanced", RecommendConfig(balanced=limits)
+    )
+    assert found.trial == 0
+    assert found.would_change is not None
+    assert "Raising min_acceptance above 60.0% would choose trial 2" in found.would_change
 
 
 def test_balanced_weighs_what_each_gives_up() -> None:
@@ -220,6 +250,14 @@ def test_a_weak_draft_is_named_with_its_remedy() -> None:
     assert "The draft is weak: its own MSE is 36.2% above the target's" in reason
     assert "now teacher_noise 0.05, scale 0.25" in reason
     assert "Acceptance still rises at the largest sigma tried (0.2, 30.0% on average)" in reason
+
+
+def test_where_both_bounds_fail_the_advice_is_that_for_acceptance() -> None:
+    """The lists for acceptance and for error would ask for more and for less noise."""
+    study = studies.study_of((0.1, 1.0, 4, 0.2, 0.65), (0.2, 1.0, 4, 0.3, 0.60), baseline=WEAK)
+    advice = " ".join(recommend(read_table(study), "quality").advice)
+    assert "Distil it with more teacher_noise" in advice
+    assert "less noise" not in advice
 
 
 def test_an_undertrained_draft_and_high_errors() -> None:
