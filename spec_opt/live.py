@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
+import optuna
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,7 +20,7 @@ from rich.text import Text
 from spec_opt.errors import SpecOptError
 from spec_opt.results.table import Point, StudyTable, read_table
 from spec_opt.results.wording import percent
-from spec_opt.status import duration, worker_line
+from spec_opt.status import duration, pace, worker_line
 from spec_opt.tuning.progress import StudyProgress, progress
 from spec_opt.tuning.study import Study
 from spec_opt.tuning.worker import TrialReport
@@ -44,13 +46,13 @@ class Snapshot:
     """The last trials that failed, newest first."""
 
 
-def take(study: Study) -> Snapshot:
-    """Look at the store.
+def take(study: Study, kept: optuna.Study) -> Snapshot:
+    """Look at the store; `kept` is the same study, which reads finished trials only once.
 
     Raises:
         StoreError: it cannot be reached.
     """
-    table = read_table(study.optuna_study())
+    table = read_table(kept)
     front = tuple(block[0] for block in table.distinct_front)
     return Snapshot(progress(study), front, _errors(table))
 
@@ -143,9 +145,13 @@ class LiveView:
             if self._live is None:
                 self._line()
 
+    @cached_property
+    def _kept(self) -> optuna.Study:
+        return self._study.optuna_study()
+
     def _look(self) -> None:
         try:
-            self._snapshot = take(self._study)
+            self._snapshot = take(self._study, self._kept)
             if self._snapshot.now.is_done:
                 self.done.set()
         except SpecOptError as error:
@@ -221,7 +227,7 @@ def panel_of(snapshot: Snapshot) -> RenderableType:
 def _pace(now: StudyProgress) -> list[str]:
     parts = []
     if now.trials_per_minute is not None:
-        parts.append(f"{now.trials_per_minute:.0f} trials a minute")
+        parts.append(pace(now.trials_per_minute))
     if now.seconds_left is not None and not now.is_done:
         parts.append(f"{duration(now.seconds_left)} left")
     return parts

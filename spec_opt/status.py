@@ -62,7 +62,7 @@ def as_text(now: StudyProgress, table: StudyTable) -> str:
         lines.append(f"  distinct settings measured: {now.distinct} of {now.settings}")
     if now.trials_per_minute is not None:
         left = "" if now.seconds_left is None else f", about {duration(now.seconds_left)} left"
-        lines.append(f"  rate: {now.trials_per_minute:.1f} trials a minute{left}")
+        lines.append(f"  rate: {pace(now.trials_per_minute)}{left}")
     lines += [worker_line(worker) for worker in now.workers] or ["  no worker holds a trial"]
     lines += [
         f"  given up after {plural(g.attempts, 'attempt')}: {g.setting}: {g.error}"
@@ -81,6 +81,13 @@ def worker_line(worker: WorkerStatus) -> str:
         f"  worker {worker.host}:{worker.pid} {life}, last sign of life "
         f"{worker.silent_seconds:.0f} s ago, trial {worker.trial} ({worker.setting})"
     )
+
+
+def pace(trials_per_minute: float) -> str:
+    """A rate as a person says it."""
+    if trials_per_minute < 1.0:
+        return f"{60.0 * trials_per_minute:.1f} trials an hour"
+    return f"{trials_per_minute:.1f} trials a minute"
 
 
 def duration(seconds: float) -> str:

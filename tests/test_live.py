@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from sqlalchemy import event
 
 from spec_opt.config import Setting
 from spec_opt.live import LiveView, Snapshot, TrialLines, line_of, panel_of, take
 from spec_opt.results.table import read_table
-from spec_opt.status import as_document, as_text, duration
+from spec_opt.status import as_document, as_text, duration, pace
 from spec_opt.tuning.progress import progress
 from spec_opt.tuning.store import open_store
 from spec_opt.tuning.study import Study
@@ -35,6 +36,10 @@ def study(tmp_path: Path) -> Study:
     return stand_in_study(open_store(f"sqlite:///{tmp_path}/store.db"), **SMALL)
 
 
+def look(study: Study) -> Snapshot:
+    return take(study, study.optuna_study())
+
+
 def shown(snapshot: Snapshot) -> str:
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(panel_of(snapshot))
@@ -42,10 +47,10 @@ def shown(snapshot: Snapshot) -> str:
 
 
 def test_a_study_before_and_after(study: Study) -> None:
-    before = take(study)
+    before = look(study)
     assert line_of(before).startswith("stand-in: 0 of 8 trials done, 0 running")
     run_worker(study, StandIn(), threading.Event())
-    after = take(study)
+    after = look(study)
     assert after.now.is_done
     assert line_of(after).startswith("stand-in: 8 of 8 trials done, best so far")
     panel = shown(after)
@@ -56,7 +61,7 @@ def test_a_study_before_and_after(study: Study) -> None:
 
 def test_failures_are_shown(study: Study) -> None:
     run_worker(study, Failing(), threading.Event())
-    snapshot = take(study)
+    snapshot = look(study)
     assert "a made-up fault" in snapshot.errors[0]
     assert "failed: trial" in shown(snapshot)
     text = as_text(progress(study), read_table(study.optuna_study()))
@@ -86,6 +91,42 @@ def test_a_worker_logs_each_trial(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err.splitlines()
     assert said[0] == ("trial 3 (sigma=0.1 bias=1 k=2) complete: 50.0% accepted, MSE 0.4400, 1.2 s")
     assert said[1] == "trial 4 (sigma=0.1 bias=1 k=2) failed: out of memory"
+
+
+def test_finished_trials_are_read_once(study: Study) -> None:
+    run_worker(study, StandIn(), threading.Event())
+    engine = study.store.storage.engine
+    values: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        if "FROM trial_values" in arguments[2]:
+            values.append(arguments[2])
+
+    with LiveView(study) as view:
+        assert view.done.is_set()
+        event.listen(engine, "before_cursor_execute", note)
+    assert values == []
+
+
+def test_no_last_look_after_an_error(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    """It may be the store that is gone: the look would wait for it."""
+
+    def fail() -> None:
+        with LiveView(study):
+            capfd.readouterr()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "text"),
+    [(40.0, "40.0 trials a minute"), (1.0, "1.0 trials a minute"), (0.2, "12.0 trials an hour")],
+)
+def test_rates(per_minute: float, text: str) -> None:
+    assert pace(per_minute) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (300.0, "5 min"), (7200.0, "2.0 h")])
