@@ -6,7 +6,6 @@ machine only, and publishes again whenever trials have ended.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,10 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 5.0
 """How often the store is asked whether trials have ended."""
 
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+LOCAL_NAMES = ("127.0.0.1", "localhost")
+
+OUTAGES = (SpecOptError, SQLAlchemyError, StorageInternalError)
+"""What a store raises that does not answer: it is asked again."""
 
 
 def publish(
@@ -76,7 +78,7 @@ def serve(
         url: URL of the store.
         names: Studies to publish; all studies of spec-opt in the store if empty.
         thresholds: `[recommend]`, as for `recommend`.
-        host: A loopback address.
+        host: One of `LOCAL_NAMES`.
         port: 0 takes any free one.
         on_ready: Called with the dashboard's address once it answers.
 
@@ -126,11 +128,7 @@ def guarded(application: WSGIApplication) -> WSGIApplication:
 
 
 def _check_loopback(host: str) -> None:
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if host not in LOCAL_NAMES:
         raise InputError(
             f"--host {host}: the dashboard has no log-in and can delete studies, so it is served "
             "to this machine only (127.0.0.1); from elsewhere, forward the port with "
@@ -172,7 +170,7 @@ def _keep_fresh(
     """Publish each study at first, and again when trials have ended or a speedup was measured."""
     published: dict[str, object] = {}
     while True:
-        for name in names or optuna.get_all_study_names(storage):
+        for name in names or _names(storage):
             try:
                 study = optuna.load_study(study_name=name, storage=storage)
                 news = (_ended(store, study._study_id), study.user_attrs.get("speedups"))
@@ -181,11 +179,20 @@ def _keep_fresh(
                     publish(store, study, thresholds)
             except (StudyError, KeyError) as error:
                 log.debug("study %s not published: %s", name, error)
-            except (SpecOptError, SQLAlchemyError, StorageInternalError) as error:
+            except OUTAGES as error:
                 log.warning("study %s not published, trying again: %s", name, error)
                 published.pop(name, None)
         if stop.wait(REFRESH_SECONDS):
             return
+
+
+def _names(storage: BaseStorage) -> list[str]:
+    """The studies in the store; none while it does not answer."""
+    try:
+        return optuna.get_all_study_names(storage)
+    except OUTAGES as error:
+        log.warning("no study published, trying again: %s", error)
+        return []
 
 
 def _ended(store: Store, study_id: int) -> Mapping[TrialState, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -95,9 +96,7 @@ def _trial_ids(connection: Connection, study_id: int) -> dict[int, int]:
 def _note_changes(stored: Mapping[str, object], owner: str, note: str) -> dict[str, object]:
     """The attributes of a note, its version counted up; none where somebody wrote their own."""
     text_prefix, version_key = f"{owner}note_str:", f"{owner}note_ver"
-    before = "".join(
-        str(stored[key]) for i in range(len(stored)) if (key := f"{text_prefix}{i}") in stored
-    )
+    before = "".join(str(stored[key]) for key in _keys(stored, text_prefix))
     if before == note or (before and not before.rstrip().endswith(SIGNATURE)):
         return {}
     version = stored.get(version_key)
@@ -105,15 +104,19 @@ def _note_changes(stored: Mapping[str, object], owner: str, note: str) -> dict[s
     return {version_key: number} | _pieces(stored, text_prefix, note)
 
 
+def _keys(stored: Mapping[str, object], prefix: str) -> list[str]:
+    """The keys of a text's pieces that are stored, in order."""
+    return list(takewhile(stored.__contains__, (f"{prefix}{i}" for i in count())))
+
+
 def _pieces(stored: Mapping[str, object], prefix: str, text: str) -> dict[str, object]:
     """A text in pieces; pieces of a longer text that stood there before become empty."""
-    pieces = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
-    found: dict[str, object] = {f"{prefix}{i}": piece for i, piece in enumerate(pieces)}
-    surplus = len(pieces)
-    while f"{prefix}{surplus}" in stored:
-        found[f"{prefix}{surplus}"] = ""
-        surplus += 1
-    return found
+    starts = range(0, len(text), CHUNK)
+    pieces: dict[str, object] = {
+        f"{prefix}{i}": text[start : start + CHUNK] for i, start in enumerate(starts)
+    }
+    emptied: dict[str, object] = dict.fromkeys(_keys(stored, prefix), "")
+    return emptied | pieces
 
 
 def _batches(keys: list[str], size: int = 500) -> list[list[str]]:
@@ -132,7 +135,7 @@ def _study_note(table: StudyTable, recommendations: tuple[Recommendation, ...]) 
         lines += [f"- {sentence}" for sentence in own] + [""] if own else []
     if common:
         lines += ["### Know before you use it", "", *(f"- {s}" for s in common), ""]
-    states = ", ".join(f"{count} {state}" for state, count in sorted(table.states.items()))
+    states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
     lines += [f"Trials: {states or 'none yet'}; {len(table.front)} on the front.", "", SIGNATURE]
     return "\n".join(lines)
 

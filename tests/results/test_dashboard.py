@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_note
 
 from spec_opt.config import Setting
 from spec_opt.errors import InputError, StudyError
-from spec_opt.results import dashboard
+from spec_opt.results import dashboard, dashboard_pages
 from spec_opt.results.dashboard import guarded, publish, serve
 from spec_opt.results.dashboard_pages import SIGNATURE, contents, write_contents
 from spec_opt.results.plots import PLOTS
@@ -117,7 +118,7 @@ def test_10_000_trials_have_notes_on_the_front_only() -> None:
     assert sum(map(len, made.graphs.values())) < 4_000_000
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.org", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.org", "::1", "127.0.0.2"])
 def test_only_this_machine(host: str) -> None:
     with pytest.raises(InputError, match="ssh -L"):
         serve("sqlite:///unused.db", host=host)
@@ -223,6 +224,38 @@ def test_it_answers_and_is_fresh_when_trials_end(url: str, monkeypatch: pytest.M
         wait_until(lambda: "6 complete" in get_note(study))
         assert "sigma=0.3 bias=1 k=4" in get_note(study)
     store.close()
+
+
+def test_an_outage_while_studies_are_listed_is_outlived(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [StorageInternalError("away"), ["given"]]
+
+    def names(_: object) -> object:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(optuna, "get_all_study_names", names)
+    store = open_store(url)
+    with served(url, monkeypatch):
+        wait_until(lambda: "5 complete" in get_note(store.optuna_study("given")))
+    store.close()
+
+
+def test_a_note_is_looked_up_by_its_own_pieces_alone(store: Store) -> None:
+    class Counting(dict[str, object]):
+        lookups = 0
+
+        def __contains__(self, key: object) -> bool:
+            self.lookups += 1
+            return super().__contains__(key)
+
+    stored = Counting({f"dashboard:{i}:note_str:0": f"note {SIGNATURE}" for i in range(1000)})
+    for i in range(1000):
+        dashboard_pages._note_changes(stored, f"dashboard:{i}:", "another note")
+    assert stored.lookups < 10_000
 
 
 def test_a_port_that_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
