@@ -12,12 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from spec_opt.errors import InputError
 from spec_opt.results.frame import frame_of
 from spec_opt.results.table import Result, StudyTable, TrialRow
+from spec_opt.tuning.store_url import parse_url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +53,7 @@ def document_of(
     baseline = None if table.baseline is None else asdict(table.baseline)
     return {
         "study": table.name,
-        "storage": without_password(storage),
+        "storage": parse_url(storage).masked,
         "command": command,
         "versions": dict(table.versions),
         "fingerprints": None if table.fingerprints is None else asdict(table.fingerprints),
@@ -103,17 +101,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         Path(scratch).unlink(missing_ok=True)
         raise _unwritable(path, error) from error
-
-
-def without_password(storage: str) -> str:
-    """A storage URL with its password starred out, in the address or among the options."""
-    try:
-        url = make_url(storage)
-    except ArgumentError:
-        return "not a URL"
-    secrets = {key: "***" for key in url.query if "password" in key.lower()}
-    shown = url.update_query_dict(secrets).render_as_string(hide_password=True)
-    return shown.replace("%2A%2A%2A", "***")
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

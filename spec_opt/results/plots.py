@@ -53,7 +53,7 @@ def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
     """Write each figure as a picture, 900 pixels wide at double resolution.
 
     Raises:
-        WorkError: kaleido or the browser that it needs is not there; nothing was written.
+        WorkError: kaleido or the browser that it needs is not there, or the browser failed.
     """
     paths = [folder / f"{name}.png" for name in drawn]
     try:
@@ -65,11 +65,11 @@ def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
                 height=[figure.layout.height for figure in drawn.values()],
                 scale=2,
             )
-    except (ImportError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # what a browser's driver may raise has no common base
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorkError(
-            f"{first} For PNGs: pip install 'spec-opt[png]', and install Chrome or Chromium "
-            "(or name one in BROWSER_PATH)"
+            f"{first.rstrip('.')}. For PNGs: pip install 'spec-opt[png]', and install Chrome or "
+            "Chromium (or name one in BROWSER_PATH)"
         ) from error
     return paths
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spec_opt.config import RecommendConfig
 from spec_opt.errors import WorkError
-from spec_opt.results.export import csv_of, parquet_of, without_password, write_atomically
+from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.frame import frame_of
 from spec_opt.results.plots import figures, write_pngs
 from spec_opt.results.recommend import Recommendation, recommend_all
@@ -18,6 +18,7 @@ from spec_opt.results.report_page import page
 from spec_opt.results.statistics import summarise
 from spec_opt.results.table import StudyTable
 from spec_opt.results.wording import exact, percent
+from spec_opt.tuning.store_url import parse_url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def write_report(
         recommendations,
         drawn,
         thresholds=thresholds,
-        storage=without_password(storage),
+        storage=parse_url(storage).masked,
         command=command,
     )
     contents = {

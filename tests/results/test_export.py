@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from spec_opt.errors import InputError
-from spec_opt.results.export import ExportFormat, export, without_password, write_atomically
+from spec_opt.results.export import ExportFormat, document_of, export, write_atomically
 from spec_opt.results.frame import COLUMNS
 from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
@@ -89,17 +89,21 @@ def test_unusual_studies(study: object, style: ExportFormat, all_trials: bool) -
     assert exported(read_table(study), style, all_trials)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("sqlite:///storage/spec_opt.db", "sqlite:///storage/spec_opt.db"),
-        ("postgresql://u:p%40ss@h:5432/db", "postgresql://u:***@h:5432/db"),
-        ("postgresql:///db?host=/run&password=p", "postgresql:///db?host=%2Frun&password=***"),
-        ("no url", "not a URL"),
-    ],
-)
-def test_passwords_are_starred_out(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+def test_no_part_of_a_password_is_told() -> None:
+    """Also in the options of the URL, as the store masks it."""
+    document = document_of(
+        GRID, all_trials=False, storage="postgresql:///db?host=/run&password=p", command=COMMAND
+    )
+    assert document["storage"].endswith("password=***")
+
+
+def test_a_study_on_checkpoints_tells_no_sizes() -> None:
+    config = {"name": "x", "data": studies.DATA}
+    config |= {role: {"checkpoint": f"{role}.pth"} for role in ("target", "draft")}
+    document = json.loads(exported(read_table(studies.study_of(config=config)), "json"))
+    assert document["config"]["target"]["checkpoint"] == "target.pth"
+    assert "d_model" not in document["config"]["target"]
+    assert "scale" not in document["config"]["draft"]
 
 
 def test_a_file_is_written_whole_with_usual_permissions(tmp_path: Path) -> None:

@@ -217,3 +217,21 @@ def test_without_a_browser_the_error_says_how(
     with pytest.raises(WorkError, match=r"For PNGs: .*Chromium"):
         write_pngs({"k_effect": drawn(GRID)["k_effect"]}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+class DriverError(Exception):
+    """Of no kind that is known beforehand."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError(), "^OSError. For PNGs"), (DriverError("so\nso"), "^so. For PNGs")]
+)
+def test_whatever_the_browser_raises_is_one_line(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("plotly.io.write_images", fail)
+    with pytest.raises(WorkError, match=said):
+        write_pngs({"k_effect": drawn(GRID)["k_effect"]}, tmp_path)
