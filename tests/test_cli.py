@@ -434,6 +434,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_an_exit_that_is_not_ours_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(*_: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr("spec_opt.service.prepare", prepare)
+    with pytest.raises(SystemExit, match="3"):
+        main(["run"])
+
+
 def test_without_a_command_there_is_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     err = capfd.readouterr().err

@@ -54,6 +54,7 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    stdout = sys.stdout
     try:
         with terminate_as_interrupt():
             code = app.main(args=arguments, prog_name="spec-opt", standalone_mode=False)
@@ -74,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"error: out of memory: {reason}; lower batch_size, or the sizes of the models")
         return 1
     except SystemExit:
-        # All that click still exits for by itself: the reader of our output went away, as `head`
-        # does. No error, and nothing more to flush.
+        if sys.stdout is stdout:
+            raise
+        # Click wraps stdout and exits if the reader of our output went away, as `head` does: no
+        # error, and nothing more to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
