@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spec_opt.config import Setting, StudyConfig
+from spec_opt.config import StudyConfig
 from spec_opt.config_values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.results.confirmation import Confirmation, confirm_points
@@ -20,7 +20,6 @@ from spec_opt.tuning.store import open_store
 from spec_opt.tuning.study import Study
 
 if TYPE_CHECKING:
-    from spec_opt.results.benchmark import Bench
     from spec_opt.results.importing import Imported
     from spec_opt.results.report import Report
 
@@ -122,28 +121,6 @@ def confirm(
     return confirm_points(table, points, (data.split, split), objective, objective.baseline)
 
 
-def bench(
-    config: StudyConfig,
-    url: str,
-    *,
-    trial: int | None,
-    setting: Setting | None,
-    batch_sizes: Sequence[int],
-    repeats: int,
-) -> Bench:
-    """Speculative against target-only decoding, timed; see `spec_opt.bench.bench_study`.
-
-    Raises:
-        SpecOptError: the study, a trial of it, or what it names is not there or does not fit.
-    """
-    # Imports torch.
-    from spec_opt.bench import bench_study
-
-    return bench_study(
-        config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
-    )
-
-
 def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Imported:
     """Old result tables become trials of the study.
 
@@ -156,19 +133,3 @@ def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Importe
 
     results, rejected = read_tables(tables)
     return import_tables(open_store(url), config.name, results, rejected)
-
-
-def serve_dashboard(
-    config: StudyConfig | None, url: str, host: str, port: int, on_ready: Callable[[str], None]
-) -> None:
-    """optuna-dashboard until interrupted.
-
-    Raises:
-        InputError: host or port will not do.
-        StudyError: there is no such store or study.
-    """
-    from spec_opt.results.dashboard import serve
-
-    names = () if config is None else (config.name,)
-    thresholds = None if config is None else config.recommend
-    serve(url, names, thresholds=thresholds, host=host, port=port, on_ready=on_ready)

@@ -184,7 +184,8 @@ def bench(
     as_json: bool,
 ) -> int:
     """Measured speedup of settings over the target alone, beside the predicted one."""
-    from spec_opt import service, takeaway
+    from spec_opt import service
+    from spec_opt.bench import bench_study
     from spec_opt.config import given_setting, read_study
     from spec_opt.results.benchmark import bench_document, bench_text
 
@@ -192,7 +193,7 @@ def bench(
     if setting is not None and trial is not None:
         raise click.UsageError("--trial and --sigma, --bias, --k exclude each other")
     config, url = read_study(study), service.storage_url(storage)
-    found = takeaway.bench(
+    found = bench_study(
         config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
     )
     if as_json:
@@ -234,15 +235,22 @@ def import_(study: str, tables: tuple[Path, ...], storage: str | None, as_json: 
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 def dashboard(study: str | None, storage: str | None, host: str, port: int) -> int:
     """optuna-dashboard on the store, with our figures and the recommendation inside."""
-    from spec_opt import service, takeaway
+    from spec_opt import service
     from spec_opt.config import read_study
+    from spec_opt.results.dashboard import serve
 
     config = None if study is None else read_study(study)
-    url = service.storage_url(storage)
 
     def ready(address: str) -> None:
         say(f"dashboard on {address}; Ctrl-C ends it")
 
     with suppress(KeyboardInterrupt):  # the usual end, not an interruption
-        takeaway.serve_dashboard(config, url, host, port, ready)
+        serve(
+            service.storage_url(storage),
+            () if config is None else (config.name,),
+            thresholds=None if config is None else config.recommend,
+            host=host,
+            port=port,
+            on_ready=ready,
+        )
     return 0

@@ -131,7 +131,7 @@ def _study_note(table: StudyTable, recommendations: tuple[Recommendation, ...]) 
         lines += [f"### {TITLES[r.scenario]}: {heading}", "", r.why, ""]
         if r.point is not None:
             lines += [f"    {flags(r.point.setting)}", ""]
-        own = [sentence for sentence in r.cautions + r.advice if sentence not in common]
+        own = r.own(common)
         lines += [f"- {sentence}" for sentence in own] + [""] if own else []
     if common:
         lines += ["### Know before you use it", "", *(f"- {s}" for s in common), ""]

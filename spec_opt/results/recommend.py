@@ -67,6 +67,15 @@ class Recommendation:
         parts = (self.why, self.close, self.would_change, *self.cautions, *self.advice)
         return " ".join(part for part in parts if part)
 
+    def own(self, common: Sequence[str]) -> list[str]:
+        """The cautions and advice that are not among those that hold for all scenarios."""
+        return [sentence for sentence in self.cautions + self.advice if sentence not in common]
+
+
+def limits_of(table: StudyTable, thresholds: RecommendConfig | None) -> RecommendConfig:
+    """The thresholds as given, else those that the study was made with, else the defaults."""
+    return thresholds or (table.config.recommend if table.config else RecommendConfig())
+
 
 def recommend(
     table: StudyTable, scenario: Scenario, thresholds: RecommendConfig | None = None
@@ -76,10 +85,9 @@ def recommend(
     Args:
         table: The study.
         scenario: Which of the three.
-        thresholds: `[recommend]` of the study file; by default that which the study was made
-            with, else the defaults.
+        thresholds: `[recommend]` of the study file; see `limits_of`.
     """
-    limits = thresholds or (table.config.recommend if table.config else RecommendConfig())
+    limits = limits_of(table, thresholds)
     if not table.points:
         return _nothing(table, scenario, _no_results(table))
     match scenario:

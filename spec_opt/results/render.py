@@ -62,8 +62,8 @@ def _block(recommendation: Recommendation, common: Sequence[str]) -> str:
         heading = f"{title}: {point.setting}  (trial {point.number}: {outcome(point)})"
     body = [recommendation.why, recommendation.close, recommendation.would_change]
     lines = [_wrapped(sentence) for sentence in body if sentence]
-    own = [c for c in recommendation.cautions + recommendation.advice if c not in common]
-    return "\n".join([heading, *lines, *(_wrapped(sentence, "- ") for sentence in own)])
+    lines += [_wrapped(sentence, "- ") for sentence in recommendation.own(common)]
+    return "\n".join([heading, *lines])
 
 
 def common_sentences(recommendations: Sequence[Recommendation]) -> list[str]:

@@ -12,10 +12,16 @@ from spec_opt.errors import WorkError
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.frame import frame_of
 from spec_opt.results.plots import figures, write_pngs
-from spec_opt.results.recommend import Recommendation, recommend_all
+from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
 from spec_opt.results.render import TITLES, common_sentences, flags
 from spec_opt.results.report_page import page
-from spec_opt.results.statistics import summarise
+from spec_opt.results.report_tables import (
+    COLUMNS,
+    SPREAD_COLUMNS,
+    best_lists,
+    cells,
+    spread_rows,
+)
 from spec_opt.results.table import StudyTable
 from spec_opt.results.wording import exact, percent
 from spec_opt.tuning.store_url import parse_url
@@ -70,14 +76,15 @@ def write_report(
     Raises:
         InputError: the folder cannot be written.
     """
-    recommendations = recommend_all(table, thresholds)
+    limits = limits_of(table, thresholds)
+    recommendations = recommend_all(table, limits)
     drawn = figures(table, recommendations)
     results = results_frame(table)
     html = page(
         table,
         recommendations,
         drawn,
-        thresholds=thresholds,
+        limits=limits,
         storage=parse_url(storage).masked,
         command=command,
     )
@@ -85,7 +92,7 @@ def write_report(
         "report.html": html.encode(),
         "results.csv": csv_of(results),
         "results.parquet": parquet_of(results),
-        "summary.md": summary(table, recommendations).encode(),
+        "summary.md": summary(table, recommendations, limits).encode(),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
@@ -112,28 +119,38 @@ def results_frame(table: StudyTable) -> pd.DataFrame:
     return old.join(ours).reset_index(drop=True)
 
 
-def summary(table: StudyTable, recommendations: Sequence[Recommendation]) -> str:
-    """Markdown to paste into a results file: the guide's closing lines, then the scenarios."""
+def summary(
+    table: StudyTable, recommendations: Sequence[Recommendation], limits: RecommendConfig
+) -> str:
+    """Markdown to paste into a results file: the guide's closing lines, then what led to them."""
     lines = [f"# {table.name}", ""]
     best = closing_choice(recommendations)
     lines += _closing_lines(table, best) if best else ["No setting meets any of the scenarios."]
     lines += [
         "",
-        f"{summarise(table).front} Pareto trials of {len(table.points)} completed.",
+        f"{len(table.front)} Pareto trials of {len(table.points)} completed.",
         "",
-        "| scenario | setting | acceptance | MSE | of the target's MSE | trial |",
-        "|---|---|---|---|---|---|",
+        *_markdown(SCENARIO_COLUMNS, [_row(recommendation) for recommendation in recommendations]),
     ]
-    lines += [_row(recommendation) for recommendation in recommendations]
     common = common_sentences(recommendations)
     for r in recommendations:
-        own = [sentence for sentence in r.cautions + r.advice if sentence not in common]
         body = [part for part in (r.why, r.close, r.would_change) if part]
         lines += ["", f"## {TITLES[r.scenario]}", "", " ".join(body)]
+        own = r.own(common)
         lines += ["", *(f"- {sentence}" for sentence in own)] if own else []
     if common:
         lines += ["", "## Know before you use it", "", *(f"- {sentence}" for sentence in common)]
+    if table.points:
+        lines += ["", "## The results", "", *_markdown(SPREAD_COLUMNS, spread_rows(table))]
+        for title, points in best_lists(table, limits).items():
+            rows = [cells(point) for point in points]
+            lines += ["", f"## {title}", "", *(_markdown(COLUMNS, rows) if rows else ["none"])]
     return "\n".join(lines) + "\n"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    table = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(row)} |" for row in table]
 
 
 def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
@@ -162,13 +179,18 @@ def _closing_lines(table: StudyTable, best: Recommendation) -> list[str]:
     ]
 
 
-def _row(recommendation: Recommendation) -> str:
-    point = recommendation.point
+SCENARIO_COLUMNS = ("scenario", "setting", "acceptance", "MSE", "of the target's MSE", "trial")
+
+
+def _row(recommendation: Recommendation) -> tuple[str, ...]:
+    point, ratio = recommendation.point, recommendation.mse_ratio
     if point is None:
-        return f"| {recommendation.scenario} | none meets it | | | | |"
-    ratio = "" if recommendation.mse_ratio is None else f"{recommendation.mse_ratio:.3f}"
+        return recommendation.scenario, "none meets it", "", "", "", ""
     return (
-        f"| {recommendation.scenario} | {point.setting} | "
-        f"{percent(point.result.acceptance_rate)} | {point.result.mse:.4f} | {ratio} | "
-        f"{point.number} |"
+        recommendation.scenario,
+        str(point.setting),
+        percent(point.result.acceptance_rate),
+        f"{point.result.mse:.4f}",
+        "" if ratio is None else f"{ratio:.3f}",
+        str(point.number),
     )

@@ -42,12 +42,11 @@ def page(
     recommendations: Sequence[Recommendation],
     drawn: dict[str, go.Figure],
     *,
-    thresholds: RecommendConfig | None,
+    limits: RecommendConfig,
     storage: str,
     command: str,
 ) -> str:
     """The whole page. `storage` must be free of passwords."""
-    limits = thresholds or (table.config.recommend if table.config else RecommendConfig())
     sections = [
         _head(table),
         _recommended(table, recommendations),
@@ -111,7 +110,7 @@ def _recommended(table: StudyTable, recommendations: Sequence[Recommendation]) -
 
 
 def _card(table: StudyTable, recommendation: Recommendation, common: Sequence[str]) -> str:
-    own = [c for c in recommendation.cautions + recommendation.advice if c not in common]
+    own = recommendation.own(common)
     point = recommendation.point
     if point is None:
         top = '<p class="setting none">no trial meets this</p>'

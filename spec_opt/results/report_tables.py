@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from html import escape
 
 from spec_opt.config import RecommendConfig
 from spec_opt.results import statistics
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import numbers, percent, plural
+from spec_opt.results.wording import numbers, percent, plural, setting_cells, with_error
 
 MOST_ROWS = 25
 """Rows of a list shown on the page; results.csv has them all."""
@@ -20,7 +20,7 @@ def front_table(table: StudyTable) -> str:
     members = statistics.noise_aware_front(table)
     if not members:
         return ""
-    rows = [(*_cells(m.points[0]), _standing(m)) for m in members[:MOST_ROWS]]
+    rows = [(*cells(m.points[0]), _standing(m)) for m in members[:MOST_ROWS]]
     more = len(members) - MOST_ROWS
     note = (
         "Clear: no other trial could be at least as good in both objectives within two standard "
@@ -29,7 +29,7 @@ def front_table(table: StudyTable) -> str:
     )
     if more > 0:
         note += f" {more} more are in results.csv."
-    columns = (*_COLUMNS, "standing")
+    columns = (*COLUMNS, "standing")
     return (
         f"<section><h2>The front</h2><p class='note'>{note}</p>"
         f"{_html_table(columns, rows)}</section>"
@@ -49,40 +49,54 @@ def _trials(found: Sequence[int]) -> str:
     return f"{len(found)} others" if len(found) > 3 else f"trial {numbers(found)}"
 
 
-_COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
+COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
 
 
-def _cells(point: Point) -> tuple[str, ...]:
-    result, setting = point.result, point.setting
-    acceptance, mse = percent(result.acceptance_rate), f"{result.mse:.4f}"
-    if result.acceptance_se:
-        acceptance += f" ± {100 * result.acceptance_se:.1f}"
-    if result.mse_se is not None:
-        mse += f" ± {result.mse_se:.4f}"
+def cells(point: Point) -> tuple[str, ...]:
+    """A trial under `COLUMNS`."""
+    result = point.result
     return (
         str(point.number),
-        f"{setting.sigma:.4g}",
-        f"{setting.bias:.4g}",
-        str(setting.k),
-        acceptance,
-        mse,
+        *setting_cells(point.setting),
+        with_error(percent(result.acceptance_rate), 100 * (result.acceptance_se or 0.0), 1),
+        with_error(f"{result.mse:.4f}", result.mse_se, 4),
     )
+
+
+SPREAD_COLUMNS = ("", "lowest", "median", "mean", "highest")
+
+
+def spread_rows(table: StudyTable) -> list[tuple[str, ...]]:
+    """How the results lie, under `SPREAD_COLUMNS`."""
+    looks = {
+        "acceptance_rate": ("acceptance", percent),
+        "mse": ("MSE", "{:.4f}".format),
+        "evaluation_seconds": ("seconds of measuring", "{:.3g}".format),
+    }
+    return [
+        (looks[name][0], *(looks[name][1](value) for value in astuple(spread)))
+        for name, spread in statistics.spreads(table.points).items()
+    ]
+
+
+def best_lists(table: StudyTable, limits: RecommendConfig) -> dict[str, tuple[Point, ...]]:
+    """The best five of each kind."""
+    return {
+        "Highest acceptance": statistics.top_by_acceptance(table),
+        "Lowest MSE": statistics.top_by_mse(table),
+        "Best balanced": statistics.best_balanced(table, limits, 5),
+    }
 
 
 def best_tables(table: StudyTable, limits: RecommendConfig) -> str:
-    """Highest acceptance, lowest MSE, best balanced."""
+    """How the results lie, and the best of them."""
     if not table.points:
         return ""
-    lists = (
-        ("Highest acceptance", statistics.top_by_acceptance(table)),
-        ("Lowest MSE", statistics.top_by_mse(table)),
-        ("Best balanced", statistics.best_balanced(table, limits, 5)),
-    )
-    parts = []
-    for title, points in lists:
-        body = _html_table(_COLUMNS, [_cells(p) for p in points]) if points else "<p>none</p>"
+    parts = [f"<h2>The results</h2>{_html_table(SPREAD_COLUMNS, spread_rows(table))}"]
+    for title, points in best_lists(table, limits).items():
+        body = _html_table(COLUMNS, [cells(p) for p in points]) if points else "<p>none</p>"
         parts.append(f"<h3>{title}</h3>{body}")
-    return f"<section><h2>The best of each kind</h2>{''.join(parts)}</section>"
+    return f"<section>{''.join(parts)}</section>"
 
 
 def value_table(table: StudyTable, limits: RecommendConfig) -> str:

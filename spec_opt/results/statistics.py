@@ -60,18 +60,6 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The study in a few numbers; spreads are None without completed trials."""
-
-    states: Mapping[str, int]
-    front: int
-    acceptance_rate: Spread | None
-    mse: Spread | None
-    evaluation_seconds: float
-    """Total cost of measuring, as far as the trials tell."""
-
-
-@dataclass(frozen=True)
 class ValueSummary:
     """All trials with one value of a parameter (or within a range of its values)."""
 
@@ -97,15 +85,11 @@ class ValueSummary:
         return f"{self.low:g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
 
 
-def summarise(table: StudyTable) -> Summary:
-    points = table.points
-    return Summary(
-        states=table.states,
-        front=len(table.front),
-        acceptance_rate=_spread([p.result.acceptance_rate for p in points]),
-        mse=_spread([p.result.mse for p in points]),
-        evaluation_seconds=sum(p.result.evaluation_seconds or 0.0 for p in points),
-    )
+def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
+    """How the objectives, and the seconds of measuring, are distributed, as far as is known."""
+    names = (*OBJECTIVES, "evaluation_seconds")
+    columns = {n: [v for p in points if (v := vars(p.result)[n]) is not None] for n in names}
+    return {name: _spread(values) for name, values in columns.items() if values}
 
 
 def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
@@ -194,8 +178,8 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
                     low=min(values),
                     high=max(values),
                     trials=len(group),
-                    acceptance_rate=_spread_of([p.result.acceptance_rate for p in group]),
-                    mse=_spread_of([p.result.mse for p in group]),
+                    acceptance_rate=_spread([p.result.acceptance_rate for p in group]),
+                    mse=_spread([p.result.mse for p in group]),
                     on_front=sum(p.result.pareto for p in group),
                     balanced=sum(bounds.hold(p) for p in group),
                 )
@@ -228,11 +212,7 @@ def _pearson(one: Floats, other: Floats) -> float | None:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    return _spread_of(values) if values else None
-
-
-def _spread_of(values: Sequence[float]) -> Spread:
+def _spread(values: Sequence[float]) -> Spread:
     array = np.asarray(values, dtype=np.float64)
     return Spread(
         lowest=float(array.min()),

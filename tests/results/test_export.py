@@ -71,6 +71,13 @@ def test_csv_reads_back() -> None:
     assert positions == list(GRID.points[43].result.accepted_by_position or ())
 
 
+def test_the_first_columns_can_be_cut_at_commas() -> None:
+    """docs/from_the_guide.md shows them with `cut` and `column`."""
+    for line in exported(GRID, "csv", all_trials=True).decode().splitlines():
+        assert len(line.split(",")[:8]) == 8
+        assert '"' not in ",".join(line.split(",")[:8])
+
+
 def test_parquet_reads_back() -> None:
     frame = pd.read_parquet(io.BytesIO(exported(GRID, "parquet", all_trials=True)))
     assert tuple(frame.columns) == COLUMNS

@@ -228,3 +228,16 @@ def test_trials_that_are_there_keep_their_times(store: Store, tmp_path: Path) ->
 
 def table_setting() -> Setting:
     return Setting(sigma=0.1, bias=1.0, k=1)
+
+
+def test_10_000_rows(opened: Callable[..., Store], tmp_path: Path) -> None:
+    store = opened(f"sqlite:///{tmp_path}/store.db")
+    rows = [
+        f"{0.01 * (n % 100 + 1)},1.5,{n % 5 + 1},{0.44 + n / 1e5},0.4,{n % 1001 / 10:.2f},"
+        f"{n % 1001},1000,17"
+        for n in range(10_000)
+    ]
+    path = write(tmp_path / "t.csv", *rows)
+    assert import_tables(store, "old", [path]).added == 10_000
+    assert import_tables(store, "old", [path]).present == 10_000
+    assert len(table_of(store).points) == 10_000

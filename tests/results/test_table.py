@@ -1,7 +1,5 @@
 """Trials as rows and frame; the front against Optuna's own."""
 
-import time
-
 import numpy as np
 import optuna
 import pandas as pd
@@ -58,9 +56,7 @@ def test_front_equals_that_of_optuna(values: list[tuple[float, float]]) -> None:
 def test_front_of_10_000_random_points() -> None:
     generator = np.random.default_rng(0)
     acceptance, mse = generator.random(10_000).round(3), generator.random(10_000).round(3)
-    start = time.perf_counter()
     mask = pareto_mask(np.stack([-acceptance, mse], axis=1))
-    assert time.perf_counter() - start < 0.5
     for index in np.flatnonzero(mask):
         as_good = (acceptance >= acceptance[index]) & (mse <= mse[index])
         better = (acceptance > acceptance[index]) | (mse < mse[index])
