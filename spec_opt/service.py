@@ -163,16 +163,21 @@ def run_many(
                 stop,
                 on_tick=tick,
             )
-    if not summary.given_up:
-        return summary
-    logs = ", ".join(map(str, summary.given_up))
-    failed = f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}"
-    if summary.interrupted or _is_done(config, url):
-        print_line(failed)
-        return summary
-    if summary.bad_input:
-        raise InputError(f"a worker found bad input; see {logs}")
-    raise WorkError(failed)
+    if summary.given_up:
+        logs = ", ".join(map(str, summary.given_up))
+        kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
+        text = f"{len(summary.given_up)} of {len(places)} workers {why}; see {logs}"
+        _tell_failure(kind(text), summary, config, url)
+    return summary
+
+
+def _tell_failure(
+    error: SpecOptError, summary: LaunchSummary | RaySummary, config: StudyConfig, url: str
+) -> None:
+    """Raise it; or say it, where that would withhold what the other workers have done."""
+    if not summary.interrupted and not _is_done(config, url):
+        raise error
+    print_line(str(error))
 
 
 def _is_done(config: StudyConfig, url: str) -> bool:
@@ -200,7 +205,7 @@ def run_on_ray(config: StudyConfig, url: str, tasks: int | None) -> RaySummary:
     """Workers as tasks of the connected cluster, until the study is done or a signal comes.
 
     Raises:
-        WorkError: tasks failed for good.
+        WorkError: tasks failed for good and the study is not done.
         InputError: a task found the input bad.
     """
     work = partial(_work_in_task, prepare, run_worker, config, url)
@@ -216,7 +221,8 @@ def run_on_ray(config: StudyConfig, url: str, tasks: int | None) -> RaySummary:
         # Bad input first: it can be mended.
         first = max(summary.errors, key=lambda error: error.exit_code)
         text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
-        raise InputError(text) if first.exit_code == 2 else WorkError(text)
+        error = InputError(text) if first.exit_code == 2 else WorkError(text)
+        _tell_failure(error, summary, config, url)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +11,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -18,6 +21,7 @@ import torch
 
 from spec_opt.cli import main
 from spec_opt.errors import DecodingError
+from spec_opt.tuning.launch import LaunchSummary
 
 DATA = Path(__file__).parent / "data"
 
@@ -177,6 +181,51 @@ def test_bad_input_with_many_workers_is_told_once(capfd: pytest.CaptureFixture[s
     assert main(["run", "tiny.toml", "--workers", "2"]) == 2
     assert capfd.readouterr().err.count("error: ") == 1
     assert not Path("storage").exists()
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let workers do nothing, and end like that."""
+    logs = (Path("logs/tiny/worker-1.log"),)
+    summary = LaunchSummary(interrupted=False, restarts=0, given_up=logs, bad_input=False)
+    monkeypatch.setattr("spec_opt.service.launch", lambda *_, **__: replace(summary, **changes))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_worker_that_failed_withholds_no_result(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched(monkeypatch)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 1
+    failed = "1 of 2 workers failed; see logs/tiny/worker-1.log"
+    assert capfd.readouterr().err == f"spec-opt: error: {failed}\n"
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 0
+    captured = capfd.readouterr()
+    assert failed in captured.err
+    assert "Pareto front of tiny" in captured.out
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interruption_before_there_is_a_study(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched(monkeypatch, interrupted=True, bad_input=True)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 130
+    err = capfd.readouterr().err
+    assert "1 of 2 workers found bad input; see logs/tiny/worker-1.log" in err
+    assert "error" not in err
+    assert "the same command resumes" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_training_that_was_killed_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr("spec_opt.service.PROGRAM", (sys.executable, "-c", killed))
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 1
+    assert "error: training was ended by SIGKILL" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")
@@ -377,27 +426,39 @@ def test_bad_input(
     assert files(folder) == before
 
 
+def started_with_200_settings(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A run that has come some way; so many settings take long enough to be interrupted there."""
+    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "run", "tiny.toml", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while complete_trials(Path("storage/spec_opt.db")) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def test_a_study_whose_worker_was_sent_away_is_not_done(folder: Path) -> None:
+    process = started_with_200_settings(folder, "--workers", "1")
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    os.kill(int(study.trials[0].user_attrs["worker"].rpartition(":")[2]), signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert re.search(r"error: \d+ of 200 are missing; the same command resumes", err)
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes(folder: Path, name: signal.Signals) -> None:
-    # 200 settings take long enough to be interrupted on the way.
-    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
-    (folder / "tiny.toml").write_text(text, encoding="utf-8")
-    url = "sqlite:///storage/spec_opt.db"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spec_opt", "run", "tiny.toml"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    done = 0
-    while done < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-        done = complete_trials(Path("storage/spec_opt.db"))
+    process = started_with_200_settings(folder)
     process.send_signal(name)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "the same command resumes" in err
     assert "Traceback" not in err
+    url = "sqlite:///storage/spec_opt.db"
     study = optuna.load_study(study_name="tiny", storage=url)
     states = [trial.state.name for trial in study.trials]
     assert "RUNNING" not in states
