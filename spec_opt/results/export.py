@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec_opt.errors import InputError
-from spec_opt.results.frame import frame_of
+from spec_opt.results.frame import LISTS, frame_of
 from spec_opt.results.table import Result, StudyTable, TrialRow
 from spec_opt.tuning.store_url import parse_url
 
@@ -67,7 +67,7 @@ def document_of(
 def csv_of(frame: pd.DataFrame) -> bytes:
     """CSV with a header; lists are written as JSON, missing values are empty."""
     text = frame.copy()
-    for name in ("accepted_by_position", "tested_by_position"):
+    for name in LISTS:
         if name in text:
             text[name] = [None if cell is None else json.dumps(cell) for cell in text[name]]
     return text.to_csv(index=False, lineterminator="\n").encode()

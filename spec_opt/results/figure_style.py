@@ -15,7 +15,7 @@ import plotly.colors
 import plotly.graph_objects as go
 
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import percent
+from spec_opt.results.wording import acceptance_text, mse_text
 
 INK = "#1f2933"
 """Text on white. The report's page replaces it when it is dark."""
@@ -140,20 +140,14 @@ def _hover(point: Point) -> str:
     lines = [
         f"<b>sigma {setting.sigma:.4g}, bias {setting.bias:.4g}, k {setting.k}</b>",
         f"trial {point.number}{', imported' if result.imported else ''}",
-        f"acceptance {percent(result.acceptance_rate)}{_plus_minus(result.acceptance_se, 100)}",
-        f"MSE {result.mse:.4f}{_plus_minus(result.mse_se, 1)}",
+        f"acceptance {acceptance_text(result)}",
+        f"MSE {mse_text(result)}",
     ]
     if result.patches_per_round is not None:
         lines.append(f"{result.patches_per_round:.2f} patches per round")
     if result.predicted_speedup is not None:
         lines.append(f"predicted speedup {result.predicted_speedup:.2f}x")
     return "<br>".join(lines)
-
-
-def _plus_minus(error: float | None, scale: float) -> str:
-    if error is None:
-        return ""
-    return f" ± {100 * error:.1f}" if scale == 100 else f" ± {error:.4f}"
 
 
 def error_bars(points: Sequence[Point], field: str, scale: float = 1.0) -> dict[str, object]:

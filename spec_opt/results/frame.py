@@ -2,144 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from spec_opt.measurement import Fingerprints
 from spec_opt.results.table import Result, TrialRow
 
 if TYPE_CHECKING:
     from spec_opt.results.table import StudyTable
 
-COUNTS = (
-    "windows",
-    "accepted",
-    "tested",
-    "proposed",
-    "rounds",
-    "bonus",
-    "patches",
-    "target_evaluations",
-    "draft_evaluations",
-    "thinning_exhausted",
-    "grid_point",
-    "k",
-)
-"""Columns of whole numbers, possibly missing."""
+DTYPES = {
+    "number": "int64",
+    "state": "string",
+    "sigma": "float64",
+    "bias": "float64",
+    "k": "Int64",
+    "acceptance_rate": "float64",
+    "mse": "float64",
+    "pareto": "bool",
+    "mae": "float64",
+    "acceptance_se": "float64",
+    "mse_se": "float64",
+    "mse_baseline": "float64",
+    "mse_ratio": "float64",
+    "predicted_speedup": "float64",
+    "patches_per_round": "float64",
+    "windows": "Int64",
+    "patches": "Int64",
+    "rounds": "Int64",
+    "accepted": "Int64",
+    "tested": "Int64",
+    "proposed": "Int64",
+    "bonus": "Int64",
+    "accepted_by_position": "object",
+    "tested_by_position": "object",
+    "target_evaluations": "Int64",
+    "draft_evaluations": "Int64",
+    "thinning_exhausted": "Int64",
+    "evaluation_seconds": "float64",
+    "total_time_s": "float64",
+    "source": "string",
+    "grid_point": "Int64",
+    "device": "string",
+    "worker": "string",
+    "commit": "string",
+    "target_fingerprint": "string",
+    "draft_fingerprint": "string",
+    "data_fingerprint": "string",
+    "decoding_fingerprint": "string",
+    "started": "datetime64[ns]",
+    "finished": "datetime64[ns]",
+    "error": "string",
+}
+"""All columns with their types, in their order; docs/export.md describes each."""
 
-NUMBERS = (
-    "sigma",
-    "bias",
-    "acceptance_rate",
-    "mse",
-    "mae",
-    "acceptance_se",
-    "mse_se",
-    "mse_baseline",
-    "mse_ratio",
-    "patches_per_round",
-    "evaluation_seconds",
-    "total_time_s",
-    "predicted_speedup",
-)
-"""Columns of numbers, NaN where missing."""
-
-TEXTS = (
-    *("state", "source", "error", "worker", "device", "commit"),
-    *(f"{field.name}_fingerprint" for field in fields(Fingerprints)),
-)
-
-LISTS = ("accepted_by_position", "tested_by_position")
-
-COLUMNS = (
-    "number",
-    "state",
-    "sigma",
-    "bias",
-    "k",
-    "acceptance_rate",
-    "mse",
-    "pareto",
-    "mae",
-    "acceptance_se",
-    "mse_se",
-    "mse_baseline",
-    "mse_ratio",
-    "predicted_speedup",
-    "patches_per_round",
-    "windows",
-    "patches",
-    "rounds",
-    "accepted",
-    "tested",
-    "proposed",
-    "bonus",
-    "accepted_by_position",
-    "tested_by_position",
-    "target_evaluations",
-    "draft_evaluations",
-    "thinning_exhausted",
-    "evaluation_seconds",
-    "total_time_s",
-    "source",
-    "grid_point",
-    "device",
-    "worker",
-    "commit",
-    "target_fingerprint",
-    "draft_fingerprint",
-    "data_fingerprint",
-    "decoding_fingerprint",
-    "started",
-    "finished",
-    "error",
-)
-"""All columns, in their order; docs/export.md describes each."""
+COLUMNS = tuple(DTYPES)
+LISTS = tuple(name for name, dtype in DTYPES.items() if dtype == "object")
 
 
 def frame_of(table: StudyTable) -> pd.DataFrame:
     """One row a trial, columns as `COLUMNS`, indexed 0, 1, …"""
-    records = [_record(row) for row in table.trials]
-    frame = pd.DataFrame(records, columns=list(COLUMNS))
-    frame["number"] = frame["number"].astype("int64")
-    frame["pareto"] = frame["pareto"].astype("bool")
-    for name in COUNTS:
-        frame[name] = frame[name].astype("Int64")
-    for name in NUMBERS:
-        frame[name] = frame[name].astype("float64")
-    for name in TEXTS:
-        frame[name] = frame[name].astype("string")
-    for name in ("started", "finished"):
-        frame[name] = pd.to_datetime(frame[name])
-    for name in LISTS:
-        frame[name] = frame[name].astype("object")
-    return frame
+    frame = pd.DataFrame([_record(row) for row in table.trials], columns=list(COLUMNS))
+    return frame.astype(DTYPES)
 
 
 def _record(row: TrialRow) -> dict[str, Any]:
-    record: dict[str, Any] = dict.fromkeys(COLUMNS)
-    record |= {
-        "number": row.number,
-        "state": row.state,
-        "pareto": False,
-        "error": row.error,
-        "worker": row.worker,
-        "device": row.device,
-        "commit": row.commit,
-        "grid_point": row.grid_point,
-        "started": row.started,
-        "finished": row.finished,
-    }
-    if row.setting is not None:
-        record |= row.setting.model_dump()
-    if row.fingerprints is not None:
-        for field in fields(row.fingerprints):
-            record[f"{field.name}_fingerprint"] = vars(row.fingerprints)[field.name]
-    if row.result is not None:
-        record |= _of_result(row.result)
-    return record
+    setting = {} if row.setting is None else row.setting.model_dump()
+    result = {} if row.result is None else _of_result(row.result)
+    hashes = {} if row.fingerprints is None else vars(row.fingerprints)
+    fingerprints = {f"{name}_fingerprint": text for name, text in hashes.items()}
+    return {"pareto": False} | vars(row) | setting | result | fingerprints
 
 
 def _of_result(result: Result) -> dict[str, Any]:

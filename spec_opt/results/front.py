@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import aligned, percent, relative, setting_cells, with_error
+from spec_opt.results.wording import acceptance_text, aligned, mse_text, relative, setting_cells
 
 _HEADINGS = ("trial", "sigma", "bias", "k", "acceptance", "MSE", "against target", "patches/round")
 
@@ -44,8 +44,8 @@ def _row(block: Sequence[Point], target_mse: float | None) -> tuple[str, ...]:
     return (
         str(point.number),
         *setting_cells(point.setting),
-        with_error(percent(result.acceptance_rate), 100 * (result.acceptance_se or 0.0), 1),
-        with_error(f"{result.mse:.4f}", result.mse_se, 4),
+        acceptance_text(result),
+        mse_text(result),
         "" if target_mse is None else relative(result.mse, target_mse),
         "" if result.patches_per_round is None else f"{result.patches_per_round:.2f}",
     )

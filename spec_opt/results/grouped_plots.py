@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -22,28 +21,11 @@ from spec_opt.results.figure_style import (
     without_data,
 )
 from spec_opt.results.scatter_plots import NOTHING_YET
+from spec_opt.results.statistics import MOST_VALUES, Bin, cut
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import plural
 
-MOST_VALUES = 12
-"""A parameter with more distinct values is cut into bins."""
-BINS = 6
 MOST_LINES = 6
-
-
-@dataclass(frozen=True)
-class Bin:
-    """A value of a parameter, or a range of its values."""
-
-    low: float
-    high: float
-
-    @property
-    def label(self) -> str:
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:.2g}–{self.high:.2g}"
-
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 def acceptance_heatmap(table: StudyTable) -> go.Figure:
@@ -77,7 +59,7 @@ def k_effect(table: StudyTable) -> go.Figure:
     title = "Effect of k"
     if not table.points:
         return without_data(title, NOTHING_YET)
-    sigmas = cut([p.setting.sigma for p in table.points], MOST_LINES, logarithmic=True)
+    sigmas = cut(table.points, "sigma", MOST_LINES)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
     look = blank(title, "mean over bias, bars: standard deviation", height=640)
     figure.update_layout(look.layout.to_plotly_json(), overwrite=False)
@@ -113,10 +95,10 @@ def acceptance_by_position(table: StudyTable) -> go.Figure:
     counted = [p for p in table.points if p.result.tested_by_position is not None]
     if not counted:
         return without_data(title, "These trials carry no counts by position (imported results)")
-    sigmas = cut([p.setting.sigma for p in counted], MOST_LINES, logarithmic=True)
+    sigmas = cut(counted, "sigma", MOST_LINES)
     figure = blank(title, "accepted of tested, pooled over bias and k")
     for index, sigma in enumerate(sigmas):
-        accepted, tested = _by_position([p for p in counted if sigma.holds(p.setting.sigma)])
+        accepted, tested = _by_position([p for p in counted if sigma.holds(p)])
         places = [i for i, count in enumerate(tested) if count]
         figure.add_scatter(
             x=[i + 1 for i in places],
@@ -140,22 +122,6 @@ def acceptance_by_position(table: StudyTable) -> go.Figure:
     return figure
 
 
-def cut(values: Sequence[float], most: int, *, logarithmic: bool) -> list[Bin]:
-    """Each distinct value where there are at most `most`, else that many ranges, in order."""
-    distinct = sorted(set(values))
-    if len(distinct) <= most:
-        return [Bin(value, value) for value in distinct]
-    if logarithmic:
-        edges = np.geomspace(distinct[0], distinct[-1], most + 1)
-    else:
-        edges = np.linspace(distinct[0], distinct[-1], most + 1)
-    edges[0], edges[-1] = distinct[0], distinct[-1]
-    # A value on an edge belongs to the upper range alone.
-    lows = edges[:-1].tolist()
-    highs = [*(math.nextafter(edge, -math.inf) for edge in edges[1:-1].tolist()), distinct[-1]]
-    return [Bin(low, high) for low, high in zip(lows, highs, strict=True)]
-
-
 def _heatmap(
     table: StudyTable,
     title: str,
@@ -168,12 +134,12 @@ def _heatmap(
 ) -> go.Figure:
     if not table.points:
         return without_data(title, NOTHING_YET)
-    sigmas = _bins(table.points, "sigma", logarithmic=True)
-    biases = _bins(table.points, "bias", logarithmic=False)
+    sigmas, biases = cut(table.points, "sigma"), cut(table.points, "bias")
     cells: dict[tuple[int, int], list[float]] = defaultdict(list)
     for point in table.points:
-        place = (_place(biases, point.setting.bias), _place(sigmas, point.setting.sigma))
-        cells[place].append(value(point))
+        row = next(i for i, b in enumerate(biases) if b.holds(point))
+        column = next(i for i, s in enumerate(sigmas) if s.holds(point))
+        cells[row, column].append(value(point))
     means = np.full((len(biases), len(sigmas)), np.nan)
     texts = [["" for _ in sigmas] for _ in biases]
     hovers = [["no trial here" for _ in sigmas] for _ in biases]
@@ -213,17 +179,6 @@ def _heatmap(
     return figure
 
 
-def _bins(points: Sequence[Point], name: str, *, logarithmic: bool) -> list[Bin]:
-    values = [float(vars(p.setting)[name]) for p in points]
-    if len(set(values)) <= MOST_VALUES:
-        return cut(values, MOST_VALUES, logarithmic=logarithmic)
-    return cut(values, BINS, logarithmic=logarithmic)
-
-
-def _place(bins: Sequence[Bin], value: float) -> int:
-    return next(index for index, entry in enumerate(bins) if entry.holds(value))
-
-
 def _line_over_k(
     figure: go.Figure,
     points: Sequence[Point],
@@ -234,7 +189,7 @@ def _line_over_k(
 ) -> None:
     by_k = defaultdict(list)
     for point in points:
-        if sigma.holds(point.setting.sigma):
+        if sigma.holds(point):
             by_k[point.setting.k].append(value(point))
     ks = sorted(by_k)
     index, count = place

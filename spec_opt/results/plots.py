@@ -21,15 +21,15 @@ from spec_opt.results.recommend import Recommendation
 from spec_opt.results.scatter_plots import acceptance_vs_mse, pareto_frontier, speedup_vs_mse
 from spec_opt.results.table import StudyTable
 
-PLOTS = (
-    "pareto_frontier",
-    "acceptance_vs_mse",
-    "acceptance_heatmap",
-    "mse_heatmap",
-    "k_effect",
-    "acceptance_by_position",
-    "speedup_vs_mse",
+_OTHERS = (
+    acceptance_vs_mse,
+    acceptance_heatmap,
+    mse_heatmap,
+    k_effect,
+    acceptance_by_position,
+    speedup_vs_mse,
 )
+PLOTS = ("pareto_frontier", *(draw.__name__ for draw in _OTHERS))
 """Names of the figures, which are also the names of their files, in the order of the report."""
 
 
@@ -37,16 +37,8 @@ def figures(
     table: StudyTable, recommendations: Sequence[Recommendation] = ()
 ) -> dict[str, go.Figure]:
     """All figures by name, in the order of `PLOTS`; a study without trials gives figures too."""
-    made = {
-        "pareto_frontier": pareto_frontier(table, recommendations),
-        "acceptance_vs_mse": acceptance_vs_mse(table),
-        "acceptance_heatmap": acceptance_heatmap(table),
-        "mse_heatmap": mse_heatmap(table),
-        "k_effect": k_effect(table),
-        "acceptance_by_position": acceptance_by_position(table),
-        "speedup_vs_mse": speedup_vs_mse(table),
-    }
-    return {name: made[name] for name in PLOTS}
+    drawn = (pareto_frontier(table, recommendations), *(draw(table) for draw in _OTHERS))
+    return dict(zip(PLOTS, drawn, strict=True))
 
 
 def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:

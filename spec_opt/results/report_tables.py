@@ -9,7 +9,14 @@ from html import escape
 from spec_opt.config import RecommendConfig
 from spec_opt.results import statistics
 from spec_opt.results.table import Point, StudyTable
-from spec_opt.results.wording import numbers, percent, plural, setting_cells, with_error
+from spec_opt.results.wording import (
+    acceptance_text,
+    mse_text,
+    numbers,
+    percent,
+    plural,
+    setting_cells,
+)
 
 MOST_ROWS = 25
 """Rows of a list shown on the page; results.csv has them all."""
@@ -54,13 +61,8 @@ COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
 
 def cells(point: Point) -> tuple[str, ...]:
     """A trial under `COLUMNS`."""
-    result = point.result
-    return (
-        str(point.number),
-        *setting_cells(point.setting),
-        with_error(percent(result.acceptance_rate), 100 * (result.acceptance_se or 0.0), 1),
-        with_error(f"{result.mse:.4f}", result.mse_se, 4),
-    )
+    outcome = acceptance_text(point.result), mse_text(point.result)
+    return (str(point.number), *setting_cells(point.setting), *outcome)
 
 
 SPREAD_COLUMNS = ("", "lowest", "median", "mean", "highest")
@@ -105,8 +107,8 @@ def value_table(table: StudyTable, limits: RecommendConfig) -> str:
         return ""
     rows = [
         (
-            v.parameter,
-            v.label,
+            v.bin.parameter,
+            v.bin.label,
             str(v.trials),
             f"{percent(v.acceptance_rate.mean)} ({percent(v.acceptance_rate.lowest)} to "
             f"{percent(v.acceptance_rate.highest)})",

@@ -147,8 +147,13 @@ def speedup_vs_mse(table: StudyTable) -> go.Figure:
             y=[p.result.mse for p, _ in measured],
             mode="markers",
             name="measured",
-            marker={"symbol": "star", "size": 15, "color": "white", "line": _accent_line()},
-            text=[f"{text}<br><b>measured {s:.2f}x</b>" for text, s in _measured_hover(measured)],
+            marker={
+                "symbol": "star",
+                "size": 15,
+                "color": "white",
+                "line": {"color": ACCENT, "width": 2},
+            },
+            text=[f"{hover([p])[0]}<br><b>measured {s:.2f}x</b>" for p, s in measured],
             hoverinfo="text",
         )
     drawn = [*points, *(p for p, _ in measured)]
@@ -175,15 +180,6 @@ def _limit(table: StudyTable) -> float:
         levels.append(table.baseline.draft_mse)
     span = max(levels) - min(levels) or 0.1 * max(levels)
     return max(levels) + 0.75 * span
-
-
-def _measured_hover(measured: Sequence[tuple[Point, float]]) -> list[tuple[str, float]]:
-    texts = hover([point for point, _ in measured])
-    return list(zip(texts, (speedup for _, speedup in measured), strict=True))
-
-
-def _accent_line() -> dict[str, object]:
-    return {"color": ACCENT, "width": 2}
 
 
 def _by_k(points: Sequence[Point]) -> list[tuple[str, list[Point], dict[str, object]]]:

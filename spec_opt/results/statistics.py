@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -28,8 +27,9 @@ ENOUGH_FOR_IMPORTANCE = 20
 MOST_FOR_IMPORTANCE = 2000
 """Of more trials than this every n-th is taken: the forest learns no more from the others."""
 
-MANY_VALUES = 10
-"""A parameter with more distinct values than this is summarised by ranges of them."""
+MOST_VALUES = 12
+"""A parameter with more distinct values is cut into bins."""
+BINS = 6
 
 Standing = Literal["clear", "tie", "unknown"]
 Objective = Literal["acceptance_rate", "mse"]
@@ -60,12 +60,26 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class ValueSummary:
-    """All trials with one value of a parameter (or within a range of its values)."""
+class Bin:
+    """A value of a parameter, or a range of its values."""
 
     parameter: str
     low: float
     high: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:.2g}–{self.high:.2g}"
+
+    def holds(self, point: Point) -> bool:
+        return bool(self.low <= vars(point.setting)[self.parameter] <= self.high)
+
+
+@dataclass(frozen=True)
+class ValueSummary:
+    """All trials with one value of a parameter (or within a range of its values)."""
+
+    bin: Bin
     trials: int
     acceptance_rate: Spread
     mse: Spread
@@ -79,10 +93,6 @@ class ValueSummary:
         if self.balanced == 0:
             return "never good"
         return "always good" if self.balanced == self.trials else "depends"
-
-    @property
-    def label(self) -> str:
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
 
 
 def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
@@ -169,14 +179,12 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
         return ()
     bounds = bounds_of(table, thresholds.balanced)
     found = []
-    for parameter in PARAMETERS:
-        for group in _groups(table.points, parameter):
-            values = [float(vars(p.setting)[parameter]) for p in group]
+    for place in (b for parameter in PARAMETERS for b in cut(table.points, parameter)):
+        group = [p for p in table.points if place.holds(p)]
+        if group:
             found.append(
                 ValueSummary(
-                    parameter=parameter,
-                    low=min(values),
-                    high=max(values),
+                    bin=place,
                     trials=len(group),
                     acceptance_rate=_spread([p.result.acceptance_rate for p in group]),
                     mse=_spread([p.result.mse for p in group]),
@@ -187,16 +195,20 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
     return tuple(found)
 
 
-def _groups(points: Sequence[Point], parameter: str) -> list[list[Point]]:
-    """Points by value; of a parameter with many values, four groups of about equal size."""
-    groups = defaultdict(list)
-    for point in points:
-        groups[vars(point.setting)[parameter]].append(point)
-    if len(groups) <= MANY_VALUES:
-        return [groups[value] for value in sorted(groups)]
-    ordered = sorted(points, key=lambda p: (vars(p.setting)[parameter], p.number))
-    edges = [round(len(ordered) * quarter / 4) for quarter in range(5)]
-    return [ordered[low:high] for low, high in pairwise(edges)]
+def cut(points: Sequence[Point], parameter: str, most: int = MOST_VALUES) -> list[Bin]:
+    """Each distinct value where there are at most `most`, else `BINS` ranges, in order.
+
+    Those of sigma, which acts by its ratio to the gap of the models, grow by a factor.
+    """
+    distinct = sorted({float(vars(p.setting)[parameter]) for p in points})
+    if len(distinct) <= most:
+        return [Bin(parameter, value, value) for value in distinct]
+    spaced = np.geomspace if parameter == "sigma" else np.linspace
+    edges = spaced(distinct[0], distinct[-1], BINS + 1).tolist()
+    # A value on an edge belongs to the upper range alone.
+    lows = [distinct[0], *edges[1:-1]]
+    highs = [*(math.nextafter(edge, -math.inf) for edge in edges[1:-1]), distinct[-1]]
+    return [Bin(parameter, low, high) for low, high in zip(lows, highs, strict=True)]
 
 
 def _distribution(points: Sequence[Point], name: str) -> BaseDistribution:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -288,36 +288,22 @@ def _is_finite(trial: FrozenTrial) -> bool:
     return False
 
 
+READERS: Mapping[object, Callable[[Attributes, str], Any]] = {
+    "float | None": Attributes.number,
+    "int | None": Attributes.count,
+    "tuple[int, ...] | None": Attributes.counts,
+    "str | None": Attributes.text,
+    "Blocks | None": partial(Attributes.record, kind=Blocks),
+}
+"""How an attribute is read, by the type of its field in `Result`."""
+
+
 def _read_result(trial: FrozenTrial, pareto: bool, predicted: float | None) -> Result:
-    attributes = Attributes(trial.user_attrs)
-    own_prediction = attributes.number("predicted_speedup")
-    return Result(
-        acceptance_rate=trial.values[0],
-        mse=trial.values[1],
-        pareto=pareto,
-        mae=attributes.number("mae"),
-        acceptance_se=attributes.number("acceptance_se"),
-        mse_se=attributes.number("mse_se"),
-        mse_baseline=attributes.number("mse_baseline"),
-        windows=attributes.count("windows"),
-        accepted=attributes.count("accepted"),
-        tested=attributes.count("tested"),
-        proposed=attributes.count("proposed"),
-        rounds=attributes.count("rounds"),
-        bonus=attributes.count("bonus"),
-        patches=attributes.count("patches"),
-        patches_per_round=attributes.number("patches_per_round"),
-        accepted_by_position=attributes.counts("accepted_by_position"),
-        tested_by_position=attributes.counts("tested_by_position"),
-        target_evaluations=attributes.count("target_evaluations"),
-        draft_evaluations=attributes.count("draft_evaluations"),
-        thinning_exhausted=attributes.count("thinning_exhausted"),
-        evaluation_seconds=attributes.number("evaluation_seconds"),
-        total_time_s=attributes.number("total_time_s"),
-        predicted_speedup=predicted if own_prediction is None else own_prediction,
-        source=attributes.text("source"),
-        blocks=attributes.record("blocks", Blocks),
-    )
+    stored = Attributes(trial.user_attrs)
+    known = {f.name: READERS[f.type](stored, f.name) for f in fields(Result) if f.type in READERS}
+    if known["predicted_speedup"] is None:
+        known["predicted_speedup"] = predicted
+    return Result(acceptance_rate=trial.values[0], mse=trial.values[1], pareto=pareto, **known)
 
 
 def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> TrialRow:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from spec_opt.config import Setting
 from spec_opt.measurement import Baseline
-from spec_opt.results.table import Point
+from spec_opt.results.table import Point, Result
 
 
 def percent(share: float) -> str:
@@ -58,6 +58,15 @@ def plural(count: int, noun: str) -> str:
 def with_error(value: str, error: float | None, digits: int) -> str:
     """A number as it reads, and its standard error; alone where that is not known, or none."""
     return f"{value} ±{error:.{digits}f}" if error else value
+
+
+def acceptance_text(result: Result) -> str:
+    error = result.acceptance_se
+    return with_error(percent(result.acceptance_rate), error and 100 * error, 1)
+
+
+def mse_text(result: Result) -> str:
+    return with_error(f"{result.mse:.4f}", result.mse_se, 4)
 
 
 def setting_cells(setting: Setting) -> tuple[str, str, str]:

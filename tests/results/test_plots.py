@@ -9,7 +9,6 @@ import pytest
 
 from spec_opt.errors import WorkError
 from spec_opt.results.figure_style import MOST_DRAWN, SHAPES
-from spec_opt.results.grouped_plots import cut
 from spec_opt.results.plots import PLOTS, figures, write_pngs
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.scatter_plots import acceptance_vs_mse
@@ -128,14 +127,6 @@ def test_continuous_settings_are_binned_and_none_is_lost() -> None:
         if "trial" in text and not text.startswith("no trial")
     ]
     assert sum(counts) == 300
-
-
-def test_cut_keeps_few_values_and_ranges_do_not_overlap() -> None:
-    assert [b.label for b in cut([3.0, 1.0, 1.0], 3, logarithmic=True)] == ["1", "3"]
-    values = [0.1 * n for n in range(1, 101)]
-    bins = cut(values, 6, logarithmic=False)
-    assert all(sum(b.holds(value) for b in bins) == 1 for value in values)
-    assert all(sum(b.holds(v) for b in cut(values, 6, logarithmic=True)) == 1 for v in values)
 
 
 def test_positions_are_pooled_over_trials() -> None:

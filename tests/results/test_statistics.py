@@ -143,21 +143,31 @@ def test_importance_is_withheld_where_it_would_be_noise() -> None:
 
 
 def test_is_one_value_consistently_good() -> None:
-    found = {(v.parameter, v.low): v for v in statistics.by_value(GRID, DEFAULTS)}
+    found = {(v.bin.parameter, v.bin.low): v for v in statistics.by_value(GRID, DEFAULTS)}
     assert len(found) == 4 + 4 + 5
     assert found["sigma", 0.1].verdict == "never good"
     assert found["sigma", 0.1].trials == 20
     assert found["k", 4].verdict == "depends"
     generous = RecommendConfig.model_validate({"balanced": {"max_mse": 2.0, "min_acceptance": 0.5}})
-    found = {(v.parameter, v.low): v for v in statistics.by_value(GRID, generous)}
+    found = {(v.bin.parameter, v.bin.low): v for v in statistics.by_value(GRID, generous)}
     assert found["sigma", 0.5].verdict == "always good"
-    assert found["sigma", 0.5].label == "0.5"
+    assert found["sigma", 0.5].bin.label == "0.5"
 
 
 def test_many_values_are_summarised_by_ranges() -> None:
     table = read_table(studies.continuous_study(300))
-    found = [v for v in statistics.by_value(table, DEFAULTS) if v.parameter == "sigma"]
-    assert [v.trials for v in found] == [75] * 4
-    assert " to " in found[0].label
-    assert found[0].high <= found[1].low
-    assert found[0].acceptance_rate.mean < found[3].acceptance_rate.mean
+    found = [v for v in statistics.by_value(table, DEFAULTS) if v.bin.parameter == "sigma"]
+    assert len(found) == statistics.BINS
+    assert sum(v.trials for v in found) == 300
+    assert "–" in found[0].bin.label
+    assert found[0].bin.high <= found[1].bin.low
+    assert found[0].acceptance_rate.mean < found[-1].acceptance_rate.mean
+
+
+def test_ranges_hold_every_trial_once() -> None:
+    points = read_table(studies.study_of(*((0.1 * n, n, n, 0.5, 0.5) for n in range(1, 65)))).points
+    for parameter in statistics.PARAMETERS:
+        bins = statistics.cut(points, parameter)
+        assert len(bins) == statistics.BINS
+        assert all(sum(b.holds(p) for b in bins) == 1 for p in points)
+    assert [b.label for b in statistics.cut(points[:3], "k")] == ["1", "2", "3"]
