@@ -37,6 +37,7 @@ SHAPES = (
     "cross",
     "hexagon",
 )
+BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot"}
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
 MOST_DRAWN = 2000
@@ -177,16 +178,11 @@ def common_error(points: Sequence[Point]) -> float | None:
 
 def draw_baselines(figure: go.Figure, table: StudyTable, *, row: int | None = None) -> None:
     """The MSE of the target alone and of the draft alone as lines, named in the legend."""
-    levels = []
-    if table.target_mse is not None:
-        levels.append(("target alone", table.target_mse, "dash"))
-    if table.baseline is not None:
-        levels.append(("draft alone", table.baseline.draft_mse, "dot"))
     place = {} if row is None else {"row": row, "col": 1}
-    for name, level, dash in levels:
+    for name, level in table.levels.items():
         figure.add_hline(
             y=level,
-            line={"color": MUTED, "width": 2, "dash": dash},
+            line={"color": MUTED, "width": 2, "dash": BASELINE_DASHES[name]},
             name=f"{name}: MSE {level:.4f}",
             showlegend=True,
             **place,
@@ -195,11 +191,7 @@ def draw_baselines(figure: go.Figure, table: StudyTable, *, row: int | None = No
 
 def with_baselines(table: StudyTable, values: Sequence[float]) -> tuple[float, float]:
     """A range for an MSE axis that holds the values and the baselines."""
-    every = list(values)
-    if table.target_mse is not None:
-        every.append(table.target_mse)
-    if table.baseline is not None:
-        every.append(table.baseline.draft_mse)
+    every = [*values, *table.levels.values()]
     low, high = min(every), max(every)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     return low - room, high + room

@@ -52,10 +52,5 @@ def _row(block: Sequence[Point], target_mse: float | None) -> tuple[str, ...]:
 
 
 def _baselines(table: StudyTable) -> list[str]:
-    baseline = table.baseline
-    if baseline is None:
-        return [] if table.target_mse is None else [f"Target alone: MSE {table.target_mse:.4f}."]
-    return [
-        f"Target alone: MSE {baseline.target_mse:.4f}. Draft alone: MSE {baseline.draft_mse:.4f} "
-        f"({relative(baseline.draft_mse, baseline.target_mse)} the target's)."
-    ]
+    lines = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
+    return [" ".join(lines)] if lines else []

@@ -15,7 +15,6 @@ from spec_opt.errors import DataError
 from spec_opt.results.wording import plural
 
 NEEDED = ("sigma", "bias", "k", "mse", "acceptance_pct")
-OPTIONAL = ("mae", "accepted", "attempted", "total_time_s")
 
 ROUNDING = 0.0051
 """Percent that acceptance_pct, written with two decimals, may differ from its counts."""

@@ -10,7 +10,7 @@ from importlib.resources import files
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from spec_opt.config import RecommendConfig, StudyConfig
+from spec_opt.config import RecommendConfig
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.render import TITLES, common_sentences, flags
 from spec_opt.results.report_tables import (
@@ -76,26 +76,16 @@ def _head(table: StudyTable) -> str:
     states = ", ".join(f"{count} {state}" for state, count in sorted(table.states.items()))
     facts = [plural(len(table.trials), "trial") + (f" ({states})" if states else "")]
     if table.config is not None:
-        facts += _conditions(table.config)
-    if table.baseline is not None:
-        facts.append(
-            f"target alone: MSE {table.baseline.target_mse:.4f}, "
-            f"draft alone: MSE {table.baseline.draft_mse:.4f}"
-        )
-    elif table.target_mse is not None:
-        facts.append(f"target alone: MSE {table.target_mse:.4f}")
+        data, rule = table.config.data, table.config.decoding.rule
+        facts += [
+            f"{data.source}, {data.split} split, context {data.context}, horizon {data.horizon}",
+            f"rule {rule}",
+        ]
+    facts += [f"{name}: MSE {mse:.4f}" for name, mse in table.levels.items()]
     if table.imported:
         facts.append(f"{table.imported} imported")
     items = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
     return f'<header><h1>{escape(table.name)}</h1><ul class="facts">{items}</ul></header>'
-
-
-def _conditions(config: StudyConfig) -> list[str]:
-    data = config.data
-    return [
-        f"{data.source}, {data.split} split, context {data.context}, horizon {data.horizon}",
-        f"rule {config.decoding.rule}",
-    ]
 
 
 def _recommended(table: StudyTable, recommendations: Sequence[Recommendation]) -> str:

@@ -173,11 +173,7 @@ def speedup_vs_mse(table: StudyTable) -> go.Figure:
 
 def _limit(table: StudyTable) -> float:
     """The highest MSE that the figure of the front shows: what lies far above would flatten it."""
-    levels = [p.result.mse for p in table.front]
-    if table.target_mse is not None:
-        levels.append(table.target_mse)
-    if table.baseline is not None:
-        levels.append(table.baseline.draft_mse)
+    levels = [*(p.result.mse for p in table.front), *table.levels.values()]
     span = max(levels) - min(levels) or 0.1 * max(levels)
     return max(levels) + 0.75 * span
 

@@ -175,6 +175,13 @@ class StudyTable:
         known = {p.result.mse_baseline for p in self.points} - {None}
         return known.pop() if len(known) == 1 else None
 
+    @property
+    def levels(self) -> dict[str, float]:
+        """The MSE of the target alone and of the draft alone, as far as they are known."""
+        draft = None if self.baseline is None else self.baseline.draft_mse
+        known = {"target alone": self.target_mse, "draft alone": draft}
+        return {name: mse for name, mse in known.items() if mse is not None}
+
     @cached_property
     def imported(self) -> int:
         """How many of the completed trials were imported."""
