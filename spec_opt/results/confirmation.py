@@ -132,16 +132,18 @@ def confirmation_text(confirmation: Confirmation) -> str:
 def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
     result, again, tuned = one.point.result, one.measurement, confirmation.tuned_baseline
     acceptance, mse = one.acceptance, one.mse
-    points = None if acceptance.error is None else 100 * acceptance.error
+    noise = (acceptance.error, mse.error)
+    if confirmation.is_replay:  # of the same windows: they share it
+        noise = (None, None)
     return (
         str(one.point.number),
         *setting_cells(one.point.setting),
         percent(result.acceptance_rate),
         f"-> {percent(again.acceptance_rate)}",
-        with_error(f"{100 * acceptance.value:.1f}", points, 1),
+        with_error(f"{100 * acceptance.value:.1f}", noise[0] and 100 * noise[0], 1),
         f"{result.mse:.4f}",
         f"-> {again.mse:.4f}",
-        with_error(f"{mse.value:.4f}", mse.error, 4),
+        with_error(f"{mse.value:.4f}", noise[1], 4),
         "" if tuned is None else relative(result.mse, tuned.target_mse),
         f"-> {relative(again.mse, confirmation.baseline.target_mse)}",
     )
@@ -190,16 +192,19 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
                 "setting": one.point.setting.model_dump(),
                 "tuned": _numbers(one.point.result),
                 "confirmed": _numbers(one.measurement),
-                "drop": {
-                    "acceptance_rate": one.acceptance.value,
-                    "acceptance_se": one.acceptance.error,
-                    "mse": one.mse.value,
-                    "mse_se": one.mse.error,
-                },
             }
-            | ({"same": one.is_the_same} if confirmation.is_replay else {})
+            | ({"same": one.is_the_same} if confirmation.is_replay else {"drop": _drops(one)})
             for one in confirmation.settings
         ],
+    }
+
+
+def _drops(one: Confirmed) -> dict[str, float | None]:
+    return {
+        "acceptance_rate": one.acceptance.value,
+        "acceptance_se": one.acceptance.error,
+        "mse": one.mse.value,
+        "mse_se": one.mse.error,
     }
 
 

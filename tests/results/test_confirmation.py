@@ -98,7 +98,10 @@ def test_a_replay_says_whether_the_numbers_are_the_same() -> None:
     replay = confirmed(0.0, splits=("test", "test"))
     assert [one.is_the_same for one in replay.settings] == [True, False]
     assert "Not the same numbers for trial 2:" in confirmation_text(replay)
-    assert [s["same"] for s in confirmation_document(replay)["settings"]] == [True, False]
+    settings = confirmation_document(replay)["settings"]
+    assert [setting["same"] for setting in settings] == [True, False]
+    assert "drop" not in settings[0]
+    assert "±" not in confirmation_text(replay)
     only = replace(replay, settings=replay.settings[:1])
     assert "The same numbers again." in confirmation_text(only)
 
