@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
 from spec_opt.config import SearchConfig, Setting
 from spec_opt.tuning import ledger, records
@@ -29,6 +29,8 @@ Key = tuple[float, float, float]
 class Outlook:
     """What is left to do in a study."""
 
+    trials: int
+    """In the store, in whatever state."""
     waiting: int
     running: int
     remaining: int
@@ -40,7 +42,11 @@ class Outlook:
 
 
 def reconcile(
-    connection: Connection, study_id: int, search: SearchConfig, now: Any, grace: float | None
+    connection: Connection,
+    study_id: int,
+    search: SearchConfig,
+    now: ColumnElement[datetime],
+    grace: float | None,
 ) -> Outlook:
     """Give up trials silent for `grace` seconds (None: leave them) and enqueue what is missing.
 
@@ -60,6 +66,7 @@ def reconcile(
     ]
     ledger.add_trials(connection, study_id, missing, distributions(search), TrialState.WAITING)
     return Outlook(
+        trials=len(rows) + len(missing),
         waiting=states[TrialState.WAITING] + len(missing),
         running=states[TrialState.RUNNING],
         remaining=0 if search.n_trials is None else max(0, search.n_trials - spent(rows)),

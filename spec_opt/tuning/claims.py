@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from spec_opt.config import Setting
@@ -157,14 +157,14 @@ class Claims:
             connection, self.study.study_id, [NewTrial({}, {})], {}, TrialState.RUNNING
         )
         ledger.sign(connection, ids[0], self.claimant, self.study.store.now())
-        return _Begun(ids[0], records.number_of(connection, ids[0]), {}, {})
+        return _Begun(ids[0], outlook.trials, {}, {})
 
     def _take(self, connection: Connection) -> _Begun | None:
         found = ledger.next_waiting(connection, self.study.study_id, self._last_sigma)
         if found is None:
             return None
-        ledger.take(connection, found, self.claimant, self.study.store.now())
-        return _begun(connection, found, records.number_of(connection, found))
+        ledger.take(connection, found[0], self.claimant, self.study.store.now())
+        return _begun(connection, *found)
 
     def _reconcile(self, connection: Connection, grace: float | None) -> Outlook:
         study = self.study
@@ -212,26 +212,22 @@ class Claims:
         Seeded by the trial's number, the same whichever worker asks: no two trials share dice, and
         a study that one worker runs is repeatable.
         """
-        study, seeds = self._sampling, [self.study.config.search.seed, begun.number]
-        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
-        study.sampler = make_sampler(self.study.config.search, seed)
-        chosen: dict[str, Any] = {}
+        study, search, trial = self._sampling, self.study.config.search, _as_optuna_has_it(begun)
+        seed = np.random.SeedSequence([search.seed, begun.number]).generate_state(1)[0]
+        sampler = make_sampler(search, int(seed))
+        study.forget_trials()
+        sampler.before_trial(study, trial)
+        space = sampler.infer_relative_search_space(study, trial)
         try:
-            trial = study.trial(begun.trial_id)
-            study.sampler.before_trial(study, trial)
-            space = study.sampler.infer_relative_search_space(study, trial)
-            relative = study.sampler.sample_relative(study, trial, space)
-            for name in names:
-                distribution = self._distributions[name]
-                if name in relative and space[name] == distribution:
-                    chosen[name] = relative[name]
-                else:
-                    chosen[name] = study.sampler.sample_independent(
-                        study, trial, name, distribution
-                    )
-        except (StopIteration, UpdateFinishedTrialError):
+            relative = sampler.sample_relative(study, trial, space)
+        except UpdateFinishedTrialError:  # NSGA-II writes down the trial's generation
             return None
-        return chosen
+        return {
+            name: relative[name]
+            if name in relative and space[name] == self._distributions[name]
+            else sampler.sample_independent(study, trial, name, self._distributions[name])
+            for name in names
+        }
 
     def _settle(
         self,
@@ -256,10 +252,11 @@ class Claims:
         found = records.find_measured(connection, self.study.study_id, params)
         if found is None:
             return None
+        trial_id, number = found
         return Stored(
-            records.number_of(connection, found),
-            tuple(records.values_of(connection, found)),
-            records.user_attributes_of(connection, found),
+            number,
+            tuple(records.values_of(connection, trial_id)),
+            records.user_attributes_of(connection, trial_id),
         )
 
     def _held(self, connection: Connection) -> list[int]:
@@ -297,6 +294,23 @@ def _begun(connection: Connection, trial_id: int, number: int) -> _Begun:
     complete = params.keys() >= set(PARAMETERS)
     fixed = {} if complete else records.fixed_params_of(connection, trial_id)
     return _Begun(trial_id, number, params, fixed)
+
+
+def _as_optuna_has_it(begun: _Begun) -> FrozenTrial:
+    """A trial that has nothing yet, for a sampler, which asks no more of it than who it is."""
+    return FrozenTrial(
+        number=begun.number,
+        trial_id=begun.trial_id,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
 
 
 def _failure(error: str, failure: str) -> dict[str, Any]:

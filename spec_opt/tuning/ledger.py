@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, and_, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from spec_opt.errors import StudyError
@@ -131,22 +131,24 @@ def _param_rows(
     ]
 
 
-def next_waiting(connection: Connection, study_id: int, sigma: float | None) -> int | None:
-    """The waiting trial to take next, locked; None if nothing waits.
+def next_waiting(
+    connection: Connection, study_id: int, sigma: float | None
+) -> tuple[int, int] | None:
+    """Id and number of the waiting trial to take next, locked; None if nothing waits.
 
     A worker keeps to the sigma it worked on, of which it has most results at hand already; else it
     takes the sigma that the fewest others work on, and there the oldest trial.
     """
     if sigma is not None:
-        trial_id = _oldest_waiting(connection, study_id, sigma)
-        if trial_id is not None:
-            return trial_id
+        found = _oldest_waiting(connection, study_id, sigma)
+        if found is not None:
+            return found
     busy = dict(_count_by_sigma(connection, study_id, TrialState.RUNNING))
     waiting = _count_by_sigma(connection, study_id, TrialState.WAITING)
     for other, _ in sorted(waiting, key=lambda row: busy.get(row[0], 0)):
-        trial_id = _oldest_waiting(connection, study_id, other)
-        if trial_id is not None:
-            return trial_id
+        found = _oldest_waiting(connection, study_id, other)
+        if found is not None:
+            return found
     return None
 
 
@@ -171,9 +173,11 @@ def _count_by_sigma(
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
-def _oldest_waiting(connection: Connection, study_id: int, sigma: float | None) -> int | None:
+def _oldest_waiting(
+    connection: Connection, study_id: int, sigma: float | None
+) -> tuple[int, int] | None:
     query = (
-        select(trials.c.trial_id)
+        select(trials.c.trial_id, trials.c.number)
         .select_from(_sigma_join())
         .where(
             trials.c.study_id == study_id,
@@ -187,11 +191,13 @@ def _oldest_waiting(connection: Connection, study_id: int, sigma: float | None) 
         # On Postgres, workers pass over what another one is just taking.
         .with_for_update(of=trials, skip_locked=True)
     )
-    found: int | None = connection.execute(query).scalar()
-    return found
+    found = connection.execute(query).first()
+    return None if found is None else (found[0], found[1])
 
 
-def take(connection: Connection, trial_id: int, claimant: Claimant, now: Any) -> None:
+def take(
+    connection: Connection, trial_id: int, claimant: Claimant, now: ColumnElement[datetime]
+) -> None:
     """Make a waiting trial, locked by `next_waiting`, the claimant's running one."""
     connection.execute(
         update(trials)
@@ -201,14 +207,16 @@ def take(connection: Connection, trial_id: int, claimant: Claimant, now: Any) ->
     sign(connection, trial_id, claimant, now)
 
 
-def sign(connection: Connection, trial_id: int, claimant: Claimant, now: Any) -> None:
+def sign(
+    connection: Connection, trial_id: int, claimant: Claimant, now: ColumnElement[datetime]
+) -> None:
     """The claimant's name, token and first heartbeat on a trial that begins."""
     _put(connection, trial_system_attributes, trial_id, {CLAIM_KEY: claimant.token})
     _put(connection, trial_user_attributes, trial_id, {WORKER_KEY: claimant.name})
     connection.execute(insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=now))
 
 
-def beat(connection: Connection, trial_id: int, now: Any) -> bool:
+def beat(connection: Connection, trial_id: int, now: ColumnElement[datetime]) -> bool:
     """Renew the heartbeat of a running trial; False if it is running no longer."""
     running = exists().where(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
     result = connection.execute(
@@ -270,7 +278,9 @@ def _put(
     connection.execute(put, _attribute_rows([(trial_id, attributes)]))
 
 
-def fail_stale(connection: Connection, study_id: int, now: Any, grace: float) -> int:
+def fail_stale(
+    connection: Connection, study_id: int, now: ColumnElement[datetime], grace: float
+) -> int:
     """Fail the running trials without a sign of life for `grace` seconds; how many they were."""
     failed = 0
     for row in running(connection, study_id, now):

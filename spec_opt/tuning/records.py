@@ -72,9 +72,10 @@ class RunningRow:
     """Since the last heartbeat, or since its start if it never had one."""
 
 
-def running(connection: Connection, study_id: int, now: Any) -> list[RunningRow]:
+def running(
+    connection: Connection, study_id: int, now: ColumnElement[datetime]
+) -> list[RunningRow]:
     """The running trials, by number."""
-    clock = now if isinstance(now, datetime) else connection.execute(select(now)).scalar_one()
     worker = trial_user_attributes
     query = (
         select(
@@ -83,6 +84,7 @@ def running(connection: Connection, study_id: int, now: Any) -> list[RunningRow]
             trials.c.datetime_start,
             trial_heartbeats.c.heartbeat,
             worker.c.value_json,
+            now,
         )
         .select_from(
             trials.outerjoin(
@@ -95,7 +97,7 @@ def running(connection: Connection, study_id: int, now: Any) -> list[RunningRow]
         .order_by(trials.c.number)
     )
     found = []
-    for trial_id, number, start, heartbeat, name in connection.execute(query):
+    for trial_id, number, start, heartbeat, name, clock in connection.execute(query):
         last = heartbeat or start
         silent = (clock - last) / timedelta(seconds=1) if last else float("inf")
         found.append(RunningRow(trial_id, number, json.loads(name) if name else None, silent))
@@ -134,8 +136,10 @@ def _loads(text: str | None) -> str | None:
     return None if text is None else str(json.loads(text))
 
 
-def find_measured(connection: Connection, study_id: int, params: Mapping[str, float]) -> int | None:
-    """A completed trial with these parameters (as stored) that was really measured here."""
+def find_measured(
+    connection: Connection, study_id: int, params: Mapping[str, float]
+) -> tuple[int, int] | None:
+    """Id and number of a trial with these parameters (as stored) that was really measured here."""
     source = trial_user_attributes
     conditions: list[ColumnElement[bool]] = [
         exists().where(
@@ -146,7 +150,7 @@ def find_measured(connection: Connection, study_id: int, params: Mapping[str, fl
         for name, value in params.items()
         for param in (trial_params.alias(),)
     ]
-    query = select(trials.c.trial_id).where(
+    query = select(trials.c.trial_id, trials.c.number).where(
         trials.c.study_id == study_id,
         trials.c.state == TrialState.COMPLETE,
         *conditions,
@@ -156,8 +160,8 @@ def find_measured(connection: Connection, study_id: int, params: Mapping[str, fl
             source.c.value_json == json.dumps(MEASURED),
         ),
     )
-    found: int | None = connection.execute(query.order_by(trials.c.trial_id).limit(1)).scalar()
-    return found
+    found = connection.execute(query.order_by(trials.c.trial_id).limit(1)).first()
+    return None if found is None else (found[0], found[1])
 
 
 def params_of(connection: Connection, trial_id: int) -> dict[str, float]:
@@ -176,13 +180,6 @@ def errors(connection: Connection, study_id: int) -> dict[int, str]:
         .where(trials.c.study_id == study_id, error.c.key == ERROR_KEY)
     )
     return {trial_id: str(json.loads(text)) for trial_id, text in connection.execute(query)}
-
-
-def number_of(connection: Connection, trial_id: int) -> int:
-    """A trial's number in its study."""
-    query = select(trials.c.number).where(trials.c.trial_id == trial_id)
-    number: int = connection.execute(query).scalar_one()
-    return number
 
 
 def user_attributes_of(connection: Connection, trial_id: int) -> dict[str, Any]:

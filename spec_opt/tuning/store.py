@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, Table, func
+from sqlalchemy import ColumnElement, Connection, Engine, Table, func, literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from spec_opt.errors import StoreError, StoreURLError, StudyError
@@ -101,7 +101,7 @@ class Store:
         try:
             result = retrying(once, patience, clean_up=lambda: failures.append(time.monotonic()))
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"store {self.masked_url}: {reason_of(error, self._url)}") from None
+            raise self._failure(error) from None
         if failures:
             self._recovered_at = time.monotonic()
         return result
@@ -110,11 +110,11 @@ class Store:
         """Since the store last answered again after a failure; None if it never failed."""
         return None if self._recovered_at is None else time.monotonic() - self._recovered_at
 
-    def now(self) -> Any:
-        """The store's clock: naive UTC, as a value (SQLite: one host) or an SQL expression."""
+    def now(self) -> ColumnElement[datetime]:
+        """The clock that all workers share, as naive UTC: the server's; with SQLite, the host's."""
         if self.on_postgres:
             return func.timezone("UTC", func.clock_timestamp())
-        return datetime.now(UTC).replace(tzinfo=None)
+        return literal(datetime.now(UTC).replace(tzinfo=None))
 
     def optuna_study(
         self, name: str, sampler: optuna.samplers.BaseSampler | None = None
@@ -135,9 +135,21 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock under which the store is set up (see `set_up_lock`)."""
-        with set_up_lock(self._url, self._engine):
-            yield
+        """Hold the lock under which the store is set up (see `set_up_lock`).
+
+        Raises:
+            StoreError: the store cannot be reached for long, or was lost meanwhile.
+        """
+        lock = partial(set_up_lock, self._url, self._engine)
+        try:
+            with contextlib.ExitStack() as stack:
+                retrying(lambda: stack.enter_context(lock()), self.patience)
+                yield
+        except (SQLAlchemyError, OSError) as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> StoreError:
+        return StoreError(f"store {self.masked_url}: {reason_of(error, self._url)}")
 
     def close(self) -> None:
         """Drop all connections."""
@@ -152,17 +164,15 @@ def lock_names(store: Store, connection: Connection) -> None:
 
 
 class SamplingStudy(optuna.Study):
-    """A study that reads its trials once for each that a sampler chooses parameters for.
+    """A study that reads its trials once for each that a sampler chooses parameters for, if at all.
 
     Optuna's constant liar reads all of them anew for every parameter. Ours are stored when all are
     chosen, so it sees the same.
     """
 
-    def trial(self, trial_id: int) -> FrozenTrial:
-        """Read the trials; the one of that id in the store, running."""
+    def forget_trials(self) -> None:
+        """Read them anew when a sampler asks next (as `Study.ask` does)."""
         self._thread_local.cached_all_trials = None
-        running = self._get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return next(trial for trial in running if trial._trial_id == trial_id)
 
     def _get_trials(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, delete, select, update
 
@@ -350,6 +351,29 @@ def test_an_enqueued_trial_may_carry_attributes_of_ours(store: Store) -> None:
     assert trial.state is TrialState.COMPLETE
     assert trial.user_attrs["worker"] == claims.claimant.name
     assert trial.user_attrs["mae"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "sampler", [("tpe", TPESampler), ("nsga2", NSGAIISampler), ("random", RandomSampler)]
+)
+def test_a_trial_given_up_while_its_sampler_thinks(
+    sampler: tuple[str, type[BaseSampler]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, kind = sampler
+    study = stand_in_study(store, sampler=name, n_trials=6)
+    slow, other = Claims(study, PATIENT), Claims(study, HASTY)
+    taken: list[ClaimedTrial] = []
+    original = kind.sample_relative
+
+    def sample_relative(self: BaseSampler, *arguments: Any) -> dict[str, Any]:
+        monkeypatch.setattr(kind, "sample_relative", original)
+        taken.append(claim(other))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(kind, "sample_relative", sample_relative)
+    assert claim(slow).number == 2
+    assert taken[0].number == 1
+    assert states(study) == {"FAIL": 1, "RUNNING": 2}
 
 
 def test_a_parameter_that_the_study_does_not_know(store: Store) -> None:

@@ -1,7 +1,8 @@
+import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,8 +106,7 @@ def test_optunas_reading_does_not_wait_for_a_writer_either(store_url: str, opene
 
 
 def test_the_clock_is_utc(store: Store) -> None:
-    now = store.now()
-    told = store.read(lambda c: c.execute(select(now)).scalar_one()) if store.on_postgres else now
+    told = store.read(lambda connection: connection.execute(select(store.now())).scalar_one())
     assert abs(told - datetime.now(UTC).replace(tzinfo=None)) < timedelta(seconds=5)
 
 
@@ -125,6 +125,29 @@ def test_transactions_are_tried_again(store: Store) -> None:
     recovered = store.seconds_since_recovery()
     assert recovered is not None
     assert recovered < 5
+
+
+def test_the_lock_is_tried_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [sqlite3.OperationalError("database is locked") for _ in range(2)]
+
+    @contextlib.contextmanager
+    def set_up_lock(*_: object) -> Iterator[None]:
+        if failures:
+            raise failures.pop()
+        yield
+
+    monkeypatch.setattr("spec_opt.tuning.store.set_up_lock", set_up_lock)
+    with store.lock():
+        assert not failures
+
+
+def test_a_lock_that_cannot_be_had_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_up_lock(*_: object) -> None:
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr("spec_opt.tuning.store.set_up_lock", set_up_lock)
+    with pytest.raises(StoreError, match="not yours"), store.lock():
+        pass
 
 
 def test_a_lasting_failure_is_one_line(store: Store) -> None:

@@ -287,7 +287,7 @@ def test_more_trials_later_are_other_trials(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "transactions", "statements"), [("grid", 2, 14), ("tpe", 4, 29)]
+    ("sampler", "transactions", "statements"), [("grid", 2, 13), ("tpe", 4, 28), ("random", 3, 20)]
 )
 def test_the_store_is_asked_little_for_a_trial(
     sampler: str, transactions: int, statements: int, store: Store
