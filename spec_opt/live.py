@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Self
 
-import optuna
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -46,13 +46,12 @@ class Snapshot:
     """The last trials that failed, newest first."""
 
 
-def take(study: Study, kept: optuna.Study) -> Snapshot:
-    """Look at the store; `kept` is the same study, which reads finished trials only once.
+def take(study: Study, table: StudyTable) -> Snapshot:
+    """A study and its trials, as they are shown.
 
     Raises:
-        StoreError: it cannot be reached.
+        StoreError: the store cannot be reached.
     """
-    table = read_table(kept)
     front = tuple(block[0] for block in table.distinct_front)
     return Snapshot(progress(study), front, _errors(table))
 
@@ -146,12 +145,13 @@ class LiveView:
                 self._line()
 
     @cached_property
-    def _kept(self) -> optuna.Study:
-        return self._study.optuna_study()
+    def _read(self) -> Callable[[], StudyTable]:
+        """The trials, of which those that have ended are read only once."""
+        return partial(read_table, self._study.optuna_study())
 
     def _look(self) -> None:
         try:
-            self._snapshot = take(self._study, self._kept)
+            self._snapshot = take(self._study, self._read())
             if self._snapshot.now.is_done:
                 self.done.set()
         except SpecOptError as error:

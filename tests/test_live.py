@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def look(study: Study) -> Snapshot:
-    return take(study, study.optuna_study())
+    return take(study, read_table(study.optuna_study()))
 
 
 def shown(snapshot: Snapshot) -> str:
