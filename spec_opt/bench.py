@@ -69,7 +69,7 @@ def bench_study(
     else:
         store = open_store(url, create=False)
         table = read_table(store.optuna_study(config.name))
-        points = [_trial(table, trial)] if trial is not None else _recommended(table, config)
+        points = [table.point(trial)] if trial is not None else _recommended(table, config)
     objective = Objective.prepare(config)
     if store is not None and table.fingerprints not in (None, objective.fingerprints):
         raise StudyError(
@@ -105,15 +105,6 @@ def bench_study(
 def device_name(device: torch.device) -> str:
     """A GPU's model, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _trial(table: StudyTable, number: int) -> Point:
-    for point in table.points:
-        if point.number == number:
-            return point
-    raise StudyError(
-        f"study {table.name}: it has no completed trial {number}; `spec-opt export` lists them"
-    )
 
 
 def _recommended(table: StudyTable, config: StudyConfig) -> list[Point]:
