@@ -182,7 +182,8 @@ def _tell_failure(
 
 def _is_done(config: StudyConfig, url: str) -> bool:
     try:
-        return status_of(look(config, url)).is_done
+        with open_store(url, create=False) as store:
+            return progress(load_study(store, config.name)).is_done
     except SpecOptError:
         return False
 
@@ -261,7 +262,12 @@ def look(config: StudyConfig, url: str) -> Study:
     Raises:
         StudyError: there is no such store or study; nothing is made.
     """
-    return load_study(open_store(url, create=False), config.name)
+    store = open_store(url, create=False)
+    try:
+        return load_study(store, config.name)
+    except SpecOptError:
+        store.close()
+        raise
 
 
 def status_of(study: Study) -> StudyProgress:

@@ -20,8 +20,11 @@ import pytest
 import torch
 
 from spec_opt.cli import main
-from spec_opt.errors import DecodingError
+from spec_opt.config import read_study
+from spec_opt.errors import DecodingError, StudyError
+from spec_opt.service import look
 from spec_opt.tuning.launch import LaunchSummary
+from spec_opt.tuning.store import Store, open_store
 
 DATA = Path(__file__).parent / "data"
 
@@ -216,6 +219,18 @@ def test_an_interruption_before_there_is_a_study(
     assert "1 of 2 workers found bad input; see logs/tiny/worker-1.log" in err
     assert "error" not in err
     assert "the same command resumes" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_look_in_vain_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While workers start, there is one every second."""
+    config, url = read_study("tiny.toml"), "sqlite:///store.db"
+    open_store(url).close()
+    closed: list[Store] = []
+    monkeypatch.setattr(Store, "close", lambda store: closed.append(store))
+    with pytest.raises(StudyError):
+        look(config, url)
+    assert len(closed) == 1
 
 
 @pytest.mark.usefixtures("folder")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import optuna
 import sqlalchemy
@@ -57,7 +57,10 @@ FIXED_PARAMS_KEY = "fixed_params"
 
 
 class Store:
-    """An opened store. `storage` is for any Optuna client; `transaction` for our own work."""
+    """An opened store. `storage` is for any Optuna client; `transaction` for our own work.
+
+    As a context manager it closes itself.
+    """
 
     def __init__(self, url: StoreURL, storage: RDBStorage) -> None:
         self.storage = storage
@@ -70,6 +73,12 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.masked_url})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def on_postgres(self) -> bool:

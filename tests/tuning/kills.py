@@ -160,11 +160,8 @@ class Study:
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
 
     def trials(self) -> list[FrozenTrial]:
-        store = open_store(self.url, create=False)
-        try:
+        with open_store(self.url, create=False) as store:
             return load_study(store, NAME).optuna_study().get_trials(deepcopy=False)
-        finally:
-            store.close()
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Until it holds.

@@ -102,12 +102,9 @@ def work(
     """What a worker process does; SIGTERM lets it leave after its running trial."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    store = open_store(url)
-    try:
+    with open_store(url) as store:
         study = stand_in_study(store, **search)
         return run_worker(study, StandIn(seconds, log), stop, heartbeat=heartbeat)
-    finally:
-        store.close()
 
 
 def _as_tuple(value: Any) -> Any:

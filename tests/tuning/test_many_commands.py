@@ -42,12 +42,9 @@ def processes(*commands: list[str]) -> "Iterator[list[subprocess.Popen[str]]]":
 
 
 def assert_grid_once(url: str) -> None:
-    store = open_store(url, create=False)
-    try:
+    with open_store(url, create=False) as store:
         trials = load_study(store, "tiny").optuna_study().get_trials(deepcopy=False)
         names = optuna.get_all_study_names(store.storage)
-    finally:
-        store.close()
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     assert len({tuple(trial.params.values()) for trial in trials}) == len(trials) == SETTINGS
     assert names == ["tiny"]

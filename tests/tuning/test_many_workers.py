@@ -72,11 +72,8 @@ def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def trials_of(url: str) -> list[FrozenTrial]:
-    store = open_store(url, create=False)
-    try:
+    with open_store(url, create=False) as store:
         return load_study(store, "stand-in").optuna_study().get_trials()
-    finally:
-        store.close()
 
 
 def assert_every_setting_once(url: str, count: int) -> list[FrozenTrial]:
