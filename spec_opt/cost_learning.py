@@ -18,6 +18,10 @@ from spec_opt.decoding.workload import Workload
 from spec_opt.speed import Cost, Costs
 from spec_opt.timing import Lap, Step, Stopwatch, watched
 
+Decode = Callable[[Tensor], object]
+
+LEAST_REPEATS: Final = 3
+"""So that the median passes over one that something else on the machine held up."""
 SCRIPTED_ACCEPTANCE: Final = 0.6
 """While costs are learnt: rounds end early and late, so that steps of all sizes are seen."""
 
@@ -29,7 +33,7 @@ def learn_costs(
     sigma: float,
     ks: Iterable[int],
     seconds: float,
-    least_repeats: int = 1,
+    least_repeats: int = LEAST_REPEATS,
 ) -> Costs:
     """What each step costs for batches of so many windows, and for the fewer that remain of them.
 
@@ -37,7 +41,7 @@ def learn_costs(
     setting's; between the batches and `ks` that are tried, costs are taken to be straight lines.
 
     Args:
-        batches: windows [B] each, to be decoded together.
+        batches: windows [B] each, to be decoded together, the smallest first.
         sigma: of the noise; costs hardly depend on it.
         seconds: how long to go on repeating, once `least_repeats` are done.
 
@@ -46,13 +50,15 @@ def learn_costs(
     """
     alone, together = Stopwatch(workload.device), Stopwatch(workload.device)
     single = watched(workload, alone)
-    scripts = _scripts(workload, together, sigma, ks)
+    likely, sure = _scripts(workload, together, sigma, ks)
 
     def decode() -> None:
         for index in batches:
             alone.decode(partial(single.target_only, index, _setting(sigma, 1)))
-            for script in scripts:
+            for script in likely:
                 together.decode(partial(script, index))
+        for script in sure:
+            together.decode(partial(script, batches[0]))
 
     decode()  # the first warms up
     alone.laps.clear()
@@ -89,18 +95,18 @@ def learn_costs_quickly(
     """
     single = torch.zeros(1, dtype=torch.int64)
     watch = Stopwatch(workload.device)
-    scripts = _scripts(workload, Stopwatch(workload.device), sigma, ks)
+    likely, _ = _scripts(workload, Stopwatch(workload.device), sigma, ks)
 
     def seconds_of(index: Tensor) -> float:
         for _ in range(2):  # the first warms up
             taken = watch.decode(partial(workload.target_only, index, _setting(sigma, 1)))
-            for script in scripts:
+            for script in likely:
                 taken += watch.decode(partial(script, index))
         return taken
 
     _, taken = next(Batches(1).run(single, seconds_of))
-    # A second window never costs more than the first; `learn_costs` decodes everything twice.
-    affordable = int(seconds / max(2.0 * taken, 1e-9))
+    # A second window never costs more than the first; `learn_costs` also warms up.
+    affordable = int(seconds / max((LEAST_REPEATS + 1) * taken, 1e-9))
     size = max(1, min(batch_size, len(workload.windows), affordable))
     spaced = torch.linspace(0, len(workload.windows) - 1, size).round().to(torch.int64)
 
@@ -114,18 +120,19 @@ def learn_costs_quickly(
 
 def _scripts(
     workload: Workload, watch: Stopwatch, sigma: float, ks: Iterable[int]
-) -> list[Callable[[Tensor], object]]:
+) -> tuple[list[Decode], list[Decode]]:
     """Decodes whose courses together take every step there is, even with a single window.
 
     Dice are the same each time: a window that always accepts shows no second round, one that is
-    always rejected no bonus. So the smallest k is also tried with either, for sure.
+    always rejected no bonus. So beside the likely courses stand the two that are sure.
     """
     ks = sorted(set(ks))
-    courses = [(k, SCRIPTED_ACCEPTANCE) for k in ks] + [(ks[0], 1.0), (ks[0], 0.0)]
-    return [
-        partial(watched(workload, watch, chance).speculatively, setting=_setting(sigma, k))
-        for k, chance in courses
-    ]
+
+    def script(k: int, chance: float) -> Decode:
+        return partial(watched(workload, watch, chance).speculatively, setting=_setting(sigma, k))
+
+    likely = [script(k, SCRIPTED_ACCEPTANCE) for k in ks]
+    return likely, [script(ks[0], 1.0), script(ks[0], 0.0)]
 
 
 def _setting(sigma: float, k: int) -> Setting:

@@ -160,7 +160,7 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
     wanted = learn_costs(
         work, [torch.arange(64)], sigma=0.1, ks=(1, 4), seconds=0.0, least_repeats=3
     )
-    for seconds, longest in ((0.1, 700.0), (1500.0, 3000.0), (1e9, 1e9)):
+    for seconds, longest in ((0.1, 1000.0), (1500.0, 3000.0), (1e9, 1e9)):
         began = clock.at
         costs = learn_costs_quickly(work, 64, sigma=0.1, ks=(1, 4), seconds=seconds)
         assert clock.at - began < longest
@@ -195,7 +195,7 @@ def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Workload, "speculatively", tight)
     limit = 9
     costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, ks=(1, 4), seconds=1e9)
-    assert seen[-1] == 8
+    assert max(size for size in seen if size <= limit) == 8
     assert 64 in seen
     assert costs.target_next.expected(1.0, 8) == pytest.approx(8.0)
     limit = 0

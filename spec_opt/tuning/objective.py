@@ -16,7 +16,7 @@ from spec_opt.speed import Costs, acceptance_by_position, predicted_speedup
 
 log = logging.getLogger(__name__)
 
-LEARNING_SECONDS: Final = {2: 0.3, 3: 3.0}
+LEARNING_SECONDS: Final = {2: 0.5, 3: 3.0}
 """What it may take a worker, once, to learn what the steps of decoding cost on its device: more
 where the speedup is an objective and so has to compare from one worker to the next."""
 
