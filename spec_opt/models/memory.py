@@ -29,12 +29,16 @@ class Projection(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def some(self, tokens: Tensor, parts: slice, heads: int) -> Tensor:
-        """Of the three, `parts`, for `tokens` `[..., in]`: `[..., parts, H, D/H]`."""
+    def apply(self, tokens: Tensor, parts: slice) -> Tensor:
+        """Of the three, `parts`, for `tokens` `[..., in]`: `[..., parts·D]`."""
         width = len(self.weight) // 3
         rows = slice((parts.start or 0) * width, (parts.stop or 3) * width)
-        projected = F.linear(tokens, self.weight[rows], self.bias[rows])
-        return torch.unflatten(projected, -1, (-1, heads, width // heads))
+        return F.linear(tokens, self.weight[rows], self.bias[rows])
+
+    def some(self, tokens: Tensor, parts: slice, heads: int) -> Tensor:
+        """The same by head: `[..., parts, H, D/H]`."""
+        width = len(self.weight) // 3
+        return torch.unflatten(self.apply(tokens, parts), -1, (-1, heads, width // heads))
 
 
 class Tables:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spec_opt.config_models import ScaleConfig
@@ -186,15 +185,14 @@ class TimerXL(nn.Module):
             InputError: a context that is not three-dimensional, or not whole patches.
         """
         patches, instance = self._patches(context)
-        source, width = patches, self.config.d_model
+        source = patches
         for index, static in enumerate(self._prepare(patches)):
             layer = self._layer(index)
             last = index == self.config.layers - 1
             asked = source[:, :, -1:].contiguous() if last else source
             residual = self.embedding(asked) if index == 0 else asked
-            weight, bias = static.projection
-            query = layer.split(F.linear(asked, weight[:width], bias[:width]).flatten(1, 2))
-            memory = F.linear(source, weight[width:], bias[width:]).flatten(1, 2)
+            query = layer.split(static.projection.apply(asked, slice(0, 1)).flatten(1, 2))
+            memory = static.projection.apply(source, slice(1, 3)).flatten(1, 2)
             key, value = memory.chunk(2, dim=-1)
             hidden = layer.finish(
                 residual.flatten(1, 2),
