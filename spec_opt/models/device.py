@@ -58,7 +58,7 @@ def _keep_freed_memory() -> None:
     """Have the C library keep the memory of tensors that are gone for those that come.
 
     By default glibc gives large blocks back to the system and gets them anew, page by page, for
-    every layer of every batch: up to a third of the time of a large one (`benchmarks/forward.py`).
+    every layer of every batch: a quarter of the time of a large one (`benchmarks/forward.py`).
     Other C libraries have no such setting.
     """
     if sys.platform != "linux":
