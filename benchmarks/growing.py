@@ -11,16 +11,15 @@ from torch import Tensor
 
 from benchmarks.environment import describe
 from benchmarks.pair import CONTEXT, evaluator, model, windows
-from spec_opt.config import DecodingConfig, Setting
-from spec_opt.config_values import ContextMode, Rule
-from spec_opt.data import Windows
-from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.config.study_file import DecodingConfig, Setting
+from spec_opt.config.values import ContextMode, Rule
+from spec_opt.data.windows import Windows
 from spec_opt.decoding.contexts import GROWING, ROLLING, Contexts, patches_to_cover
-from spec_opt.decoding.workload import Workload
-from spec_opt.evaluation import Evaluator
+from spec_opt.decoding.speculative import Workload, decode_autoregressively
+from spec_opt.measure.cost_learning import Stopwatch, watched
+from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.forecaster import Forecaster, Gaussian, Memory
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
-from spec_opt.timing import Stopwatch, watched
 
 MODES: tuple[ContextMode, ...] = ("rolling", "growing")
 SETTINGS: dict[Rule, tuple[Setting, ...]] = {

@@ -19,9 +19,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.environment import describe
-from tests.tuning.kills import Fire, Outcome, Study, run_under_fire
-from tests.tuning.postgres import PostgresServer, postgres_of_our_own
-from tests.tuning.stand_in_program import Options
+from tests.study.kills import Fire, Outcome, Study, run_under_fire
+from tests.study.postgres import PostgresServer, postgres_of_our_own
+from tests.study.stand_in_program import Options
 
 SETTINGS = 80
 FIRES = (Fire(launcher=1, everything=0), Fire(launcher=0, everything=1))

@@ -18,12 +18,11 @@ from pathlib import Path
 import optuna
 
 from spec_opt.results.export import export
-from spec_opt.results.importing import import_tables
-from spec_opt.results.old_tables import read_tables
+from spec_opt.results.importing import import_tables, read_tables
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.report import OLD_COLUMNS, write_report
 from spec_opt.results.table import StudyTable, read_table
-from spec_opt.tuning.store import open_store
+from spec_opt.study.store import open_store
 from tests.results import studies
 
 

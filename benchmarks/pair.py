@@ -6,10 +6,10 @@ SPEC_OPT_SHARED names the folder that holds data/ETTh1.csv and checkpoints/.
 import os
 from pathlib import Path
 
-from spec_opt.config import DataConfig, DecodingConfig
-from spec_opt.config_values import ContextMode, Rule
-from spec_opt.data import Windows, load_dataset
-from spec_opt.evaluation import Evaluator
+from spec_opt.config.study_file import DataConfig, DecodingConfig
+from spec_opt.config.values import ContextMode, Rule
+from spec_opt.data.windows import Windows, load_dataset
+from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.timer_xl import TimerXL
 

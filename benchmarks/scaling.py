@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.environment import describe
-from spec_opt.config import DataConfig, DecodingConfig, Setting
-from spec_opt.config_values import Rule
-from spec_opt.data import Dataset, load_dataset
-from spec_opt.evaluation import Evaluator
+from spec_opt.config.study_file import DataConfig, DecodingConfig, Setting
+from spec_opt.config.values import Rule
+from spec_opt.data.windows import Dataset, load_dataset
+from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.timer_xl import TimerXL

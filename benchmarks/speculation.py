@@ -13,20 +13,20 @@ import torch
 
 from benchmarks.environment import describe
 from benchmarks.pair import CONTEXT, evaluator, windows
-from spec_opt.bench import Case, bench
-from spec_opt.config import DataConfig, DecodingConfig, Setting, StudyConfig
-from spec_opt.config_models import (
+from spec_opt.config.models import (
     DistillationConfig,
     DraftConfig,
     ScaleConfig,
     TargetConfig,
     TrainingConfig,
 )
-from spec_opt.config_values import ContextMode
-from spec_opt.data import load_dataset
-from spec_opt.evaluation import Evaluator
+from spec_opt.config.study_file import DataConfig, DecodingConfig, Setting, StudyConfig
+from spec_opt.config.values import ContextMode
+from spec_opt.data.windows import load_dataset
+from spec_opt.measure.bench import Case, bench
+from spec_opt.measure.cost_model import acceptance_by_position
+from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.training import prepare_models
-from spec_opt.speed import acceptance_by_position
 
 MODES: tuple[ContextMode, ...] = ("rolling", "growing")
 DEEP = StudyConfig(

@@ -27,13 +27,13 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from spec_opt.config_values import FloatRange, IntRange
-from spec_opt.tuning.claims import Heartbeat
-from spec_opt.tuning.store import open_store
-from spec_opt.tuning.study import load_study
-from spec_opt.tuning.worker import run_worker
-from tests.tuning.postgres import postgres_of_our_own
-from tests.tuning.stand_in import StandIn, stand_in_study
+from spec_opt.config.values import FloatRange, IntRange
+from spec_opt.study.claims import Heartbeat
+from spec_opt.study.store import open_store
+from spec_opt.study.study import load_study
+from spec_opt.study.worker import run_worker
+from tests.study.postgres import postgres_of_our_own
+from tests.study.stand_in import StandIn, stand_in_study
 
 HEARTBEAT = Heartbeat(interval=0.5, grace=30.0)
 
@@ -110,7 +110,7 @@ def measure(url: str, workers: int, space: dict[str, Any], seconds: float) -> Re
     stand_in_study(store, **space)
     # A process that has imported everything forks the workers, which so start quickly.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tuning.stand_in", "tests.tuning.postgres"])
+    context.set_forkserver_preload(["tests.study.stand_in", "tests.study.postgres"])
     together, results = context.Barrier(workers), context.Queue()
     processes = [
         context.Process(target=work, args=(url, space, seconds, together, results))

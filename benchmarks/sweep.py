@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import describe
-from spec_opt.config import Setting, StudyConfig, read_study
-from spec_opt.data import load_dataset
-from spec_opt.decoding.acceptance import RULES
+from spec_opt.config.study_file import Setting, StudyConfig, read_study
+from spec_opt.data.windows import load_dataset
 from spec_opt.decoding.prefix_cache import PrefixCache
+from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Counters, decode_speculatively
 from spec_opt.models.checkpoint import load_model
-from spec_opt.tuning.space import grid_points
+from spec_opt.study.space import grid_points
 
 WINDOWS = 255
 STUDY = """

@@ -40,11 +40,12 @@ def timed(owner: Any, name: str, part: str) -> None:
 
 def main() -> int:
     parts_file, *arguments = sys.argv[1:]
-    from spec_opt import cli, service, takeaway
-    from spec_opt.evaluation import Evaluator
+    from spec_opt import cli
+    from spec_opt.cli import service
+    from spec_opt.measure import objective
+    from spec_opt.measure.evaluator import Evaluator
     from spec_opt.models.timer_xl import TimerXL
-    from spec_opt.tuning import objective
-    from spec_opt.tuning.store import Store
+    from spec_opt.study.store import Store
 
     seconds["start-up"] = time.time() - STARTED
     evaluated = {"target": 0, "draft": 0}
@@ -59,13 +60,13 @@ def main() -> int:
     timed(TimerXL, "predict", "model")
     timed(Evaluator, "measure", "acceptance")
     timed(Evaluator, "baseline", "acceptance")
-    timed(objective.Objective, "prepare", "data and checkpoints")
+    timed(objective.StudyObjective, "prepare", "data and checkpoints")
     timed(Store, "transaction", "store")
     timed(Store, "read", "store")
     timed(service, "open_store", "store")
-    timed(takeaway, "table_of", "front")
-    timed(takeaway, "results_text", "front")
-    timed(takeaway, "write_report", "report")
+    timed(service, "table_of", "front")
+    timed(service, "results_text", "front")
+    timed(service, "write_report", "report")
 
     kept: list[Evaluator] = []
     make = Evaluator.__init__

@@ -12,7 +12,7 @@ from hypothesis import settings
 settings.register_profile("spec-opt", deadline=None, derandomize=True)
 settings.load_profile("spec-opt")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "files"
 
 
 @pytest.fixture(autouse=True)

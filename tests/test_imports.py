@@ -1,4 +1,4 @@
-"""Imports run one way; heavy ones wait; `print` stays in the command line."""
+"""Imports run one way through the rooms; heavy ones wait; `print` stays in the command line."""
 
 import ast
 import subprocess
@@ -12,117 +12,39 @@ import spec_opt
 
 PACKAGE = Path(spec_opt.__file__).parent
 
-# A file imports only from files above it.
-ORDER = [
-    "errors",
-    "config_messages",
-    "config_values",
-    "config_models",
-    "config",
-    "measurement",
-    "synthetic",
-    "series",
-    "data",
-    "models.device",
-    "models.forecaster",
-    "models.layers",
-    "models.memory",
-    "models.timer_xl",
-    "models.foreign",
-    "models.checkpoint",
-    "models.model_cache",
-    "models.lessons",
-    "models.training",
-    "decoding.noise",
-    "decoding.acceptance",
-    "decoding.contexts",
-    "decoding.autoregressive",
-    "decoding.speculative",
-    "decoding.workload",
-    "decoding.batches",
-    "decoding.prefix_tree",
-    "decoding.tree_grower",
-    "decoding.prefix_cache",
-    "uncertainty",
-    "speed",
-    "timing",
-    "cost_learning",
-    "evaluation",
-    "tuning.space",
-    "tuning.protocol",
-    "tuning.provenance",
-    "tuning.objective",
-    "tuning.store_url",
-    "tuning.retry",
-    "tuning.engine",
-    "tuning.store",
-    "tuning.records",
-    "tuning.ledger",
-    "tuning.agenda",
-    "tuning.study",
-    "tuning.claims",
-    "tuning.progress",
-    "tuning.worker",
-    "tuning.launch",
-    "tuning.ray_cluster",
-    "results.quiet",
-    "results.attributes",
-    "results.table",
-    "results.wording",
-    "results.frame",
-    "results.bounds",
-    "results.noise",
-    "results.advice",
-    "results.recommend",
-    "results.statistics",
-    "results.render",
-    "results.front",
-    "results.benchmark",
-    "results.figure_style",
-    "results.scatter_plots",
-    "results.grouped_plots",
-    "results.plots",
-    "results.export",
-    "results.confirmation",
-    "results.old_tables",
-    "results.importing",
-    "results.report_tables",
-    "results.report_page",
-    "results.report",
-    "results.dashboard_pages",
-    "results.dashboard",
-    "bench",
-    "interrupts",
-    "status",
-    "live",
-    "service",
-    "takeaway",
-    "cli.common",
-    "cli.running",
-    "cli.results",
-    "__main__",
-]
+ROOMS = ["cli", "results", "study", "measure", "decoding", "models", "data", "config", "errors"]
+"""A file imports from its own room and from rooms to the right."""
 
-TORCH_FREE = (
-    "cli",
-    "results.report",
-    "results.dashboard",
-    "config",
-    "measurement",
-    "service",
-    "tuning.worker",
-    "results.export",
-)
+HOMES = {
+    "optuna": ("study", "results"),
+    "sqlalchemy": ("study", "results"),
+    "torch": ("data", "models", "decoding", "measure"),
+}
+"""Rooms that may import a library."""
+
+PRIVATE_OPTUNA = ("study.store", "study.trials")
+"""Files that may import Optuna's private modules."""
+
+TORCH_FREE = ("cli", "config", "results", "study", "measure.measurement")
+"""Importing these, and all files of these rooms, does not bring torch."""
 
 
 def modules() -> list[str]:
     found = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
-    return sorted(".".join(path.parts) for path in found if path.name != "__init__")
+    return sorted(".".join(path.parts).removesuffix(".__init__") for path in found)
+
+
+MODULES = [name for name in modules() if name not in ("__init__", "__main__")]
+
+
+def tree_of(name: str) -> ast.Module:
+    path = PACKAGE / name.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def imported(name: str) -> Iterator[str]:
-    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -130,36 +52,46 @@ def imported(name: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_module_has_its_place() -> None:
-    assert sorted(ORDER) == modules()
+def room_of(name: str) -> str:
+    return name.split(".")[0]
 
 
-@pytest.mark.parametrize("name", ORDER)
+def test_every_file_stands_in_a_room() -> None:
+    assert {room_of(name) for name in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_imports_run_one_way(name: str) -> None:
-    allowed = set(ORDER[: ORDER.index(name)])
+    allowed = ROOMS[ROOMS.index(room_of(name)) :]
     ours = {i.removeprefix("spec_opt.") for i in imported(name) if i.startswith("spec_opt.")}
-    assert ours & set(ORDER) <= allowed
+    assert {room_of(i) for i in ours} & set(ROOMS) <= set(allowed)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_optuna_stays_in_tuning_and_results(name: str) -> None:
-    if not name.startswith(("tuning.", "results.")):
-        assert not {i for i in imported(name) if i.split(".")[0] in ("optuna", "sqlalchemy")}
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_stay_in_their_rooms(name: str) -> None:
+    libraries = {i.split(".")[0] for i in imported(name)} & HOMES.keys()
+    assert not {library for library in libraries if room_of(name) not in HOMES[library]}
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", MODULES)
+def test_private_parts_of_optuna_stay_in_the_store(name: str) -> None:
+    private = {i for i in imported(name) if i.startswith("optuna.") and "._" in i}
+    assert not private or name in PRIVATE_OPTUNA
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_print_stays_in_the_command_line(name: str) -> None:
-    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
     calls = {
         node.func.id
-        for node in ast.walk(tree)
+        for node in ast.walk(tree_of(name))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    assert name.startswith("cli.") or "print" not in calls
+    assert room_of(name) == "cli" or "print" not in calls
 
 
 def test_torch_waits_for_the_commands_that_need_it() -> None:
-    lines = [f"import spec_opt.{name}" for name in TORCH_FREE]
+    free = [m for m in MODULES if m in TORCH_FREE or room_of(m) in TORCH_FREE]
+    lines = [f"import spec_opt.{name}" for name in free]
     code = "\n".join(["import sys", *lines, "sys.exit('torch' in sys.modules)"])
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

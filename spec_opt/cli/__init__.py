@@ -11,8 +11,8 @@ import click
 from spec_opt import __version__
 from spec_opt.cli import results, running
 from spec_opt.cli.common import INTERRUPTED, say
+from spec_opt.cli.interrupts import terminate_as_interrupt
 from spec_opt.errors import SpecOptError
-from spec_opt.interrupts import terminate_as_interrupt
 
 
 @click.group(

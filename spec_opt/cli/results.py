@@ -40,13 +40,13 @@ def export(
     output: Path | None,
 ) -> int:
     """The Pareto trials (or all) as a table to take away."""
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
     from spec_opt.results.export import export as exported
     from spec_opt.results.export import write_atomically
 
     url = service.storage_url(storage)
-    table = takeaway.results_of(read_study(study), url)
+    table = service.results_of(read_study(study), url)
     content = exported(table, style, all_trials=all_trials, storage=url, command=command_line())
     if output is not None:
         write_atomically(output, content)
@@ -75,14 +75,14 @@ def recommend(
     style: Literal["text", "json", "toml", "flags"],
 ) -> int:
     """The setting to use, and why, for one scenario or for all three."""
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
     from spec_opt.results.recommend import recommend as recommended
     from spec_opt.results.recommend import recommend_all
     from spec_opt.results.render import render
 
     config = read_study(study)
-    table = takeaway.results_of(config, service.storage_url(storage))
+    table = service.results_of(config, service.storage_url(storage))
     choices = (
         recommend_all(table, config.recommend)
         if scenario is None
@@ -105,13 +105,13 @@ def recommend(
 @click.option("--png", is_flag=True, help="The plots as files too (needs Chrome or Chromium).")
 def report(study: str, storage: str | None, output: Path | None, png: bool) -> int:
     """Write report.html, results.csv and .parquet, summary.md."""
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
 
     config = read_study(study)
     url = service.storage_url(storage)
-    table = takeaway.results_of(config, url)
-    written = takeaway.write_report(config, table, url, command_line(), folder=output, png=png)
+    table = service.results_of(config, url)
+    written = service.write_report(config, table, url, command_line(), folder=output, png=png)
     for path in written.files:
         click.echo(path)
     if written.png_problem is not None:
@@ -141,13 +141,13 @@ def confirm(
     trial: int | None,
 ) -> int:
     """The Pareto settings again, on the test split, beside what they were tuned on."""
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
     from spec_opt.results.confirmation import confirmation_document, confirmation_text
 
     config = read_study(study)
-    table = takeaway.results_of(config, service.storage_url(storage))
-    confirmation = takeaway.confirm(config, table, split, trial)
+    table = service.results_of(config, service.storage_url(storage))
+    confirmation = service.confirm(config, table, split, trial)
     if as_json:
         print_json(confirmation_document(confirmation))
     else:
@@ -184,10 +184,9 @@ def bench(
     as_json: bool,
 ) -> int:
     """Measured speedup of settings over the target alone, beside the predicted one."""
-    from spec_opt import service
-    from spec_opt.bench import bench_study
-    from spec_opt.config import given_setting, read_study
-    from spec_opt.results.benchmark import bench_document, bench_text
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import given_setting, read_study
+    from spec_opt.results.bench import bench_document, bench_study, bench_text
 
     setting = given_setting(sigma, bias, k)
     if setting is not None and trial is not None:
@@ -210,12 +209,12 @@ def bench(
 @json_option
 def import_(study: str, tables: tuple[Path, ...], storage: str | None, as_json: bool) -> int:
     """Old sweep results become trials of a study of their own, each row once."""
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
-    from spec_opt.results.old_tables import rejection_text
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
+    from spec_opt.results.importing import rejection_text
 
     config = read_study(study)
-    imported = takeaway.import_old(config, service.storage_url(storage), list(tables))
+    imported = service.import_old(config, service.storage_url(storage), list(tables))
     if as_json:
         print_json(asdict(imported))
         return 0
@@ -235,8 +234,8 @@ def import_(study: str, tables: tuple[Path, ...], storage: str | None, as_json: 
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 def dashboard(study: str | None, storage: str | None, host: str, port: int) -> int:
     """optuna-dashboard on the store, with our figures and the recommendation inside."""
-    from spec_opt import service
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
     from spec_opt.results.dashboard import serve
 
     config = None if study is None else read_study(study)

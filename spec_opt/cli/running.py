@@ -20,9 +20,9 @@ from spec_opt.cli.common import (
 from spec_opt.errors import StudyError
 
 if TYPE_CHECKING:
-    from spec_opt.config import StudyConfig
-    from spec_opt.tuning.progress import StudyProgress
-    from spec_opt.tuning.study import Study
+    from spec_opt.config.study_file import StudyConfig
+    from spec_opt.study.progress import StudyProgress
+    from spec_opt.study.study import Study
 
 
 @click.command()
@@ -52,10 +52,10 @@ def run(
     Run again, it resumes. Without STUDY: the offline quickstart. By default one worker, in this
     process.
     """
-    from spec_opt import service, takeaway
-    from spec_opt.config import read_study
-    from spec_opt.live import LiveView
-    from spec_opt.tuning.store_url import parse_url
+    from spec_opt.cli import service
+    from spec_opt.cli.live import LiveView
+    from spec_opt.config.study_file import read_study
+    from spec_opt.study.store import parse_url
 
     if gpus is not None and (workers is not None or ray is not None):
         raise click.UsageError("--gpus goes with neither --workers nor --ray")
@@ -77,13 +77,13 @@ def run(
             return code
         interrupted = service.run_many(study, config, url, places).interrupted
         opened = _look(config, url, interrupted)
-    table = takeaway.table_of(opened)
+    table = service.table_of(opened)
     if as_json:
-        print_json(takeaway.results_document(config, table, url, command_line()))
+        print_json(service.results_document(config, table, url, command_line()))
     else:
-        click.echo(takeaway.results_text(config, table))
+        click.echo(service.results_text(config, table))
     sys.stdout.flush()
-    written = takeaway.write_report(config, table, url, command_line(), folder=None, png=False)
+    written = service.write_report(config, table, url, command_line(), folder=None, png=False)
     say(f"report: {written.files[0]}")
     if interrupted:
         say("interrupted: what was finished is kept, the same command resumes")
@@ -96,9 +96,9 @@ def run(
 @storage_option
 def worker(study: str, storage: str | None) -> int:
     """Join the work on a study, from any machine that reaches its store."""
-    from spec_opt import service
-    from spec_opt.config import read_study
-    from spec_opt.live import LiveView, TrialLines
+    from spec_opt.cli import service
+    from spec_opt.cli.live import LiveView, TrialLines
+    from spec_opt.config.study_file import read_study
 
     opened, objective = service.prepare(read_study(study), service.storage_url(storage))
     view = LiveView(opened) if sys.stderr.isatty() else TrialLines()
@@ -114,8 +114,8 @@ def worker(study: str, storage: str | None) -> int:
 @json_option
 def train(study: str, as_json: bool) -> int:
     """Make target and draft only, or say where they are cached."""
-    from spec_opt import service
-    from spec_opt.config import read_study
+    from spec_opt.cli import service
+    from spec_opt.config.study_file import read_study
 
     made = service.train(read_study(study))
     if as_json:
@@ -136,17 +136,17 @@ def train(study: str, as_json: bool) -> int:
 @click.option("--watch", is_flag=True, help="Keep showing it on stderr until the study is done.")
 def status(study: str, storage: str | None, as_json: bool, watch: bool) -> int:
     """Counts by state, settings missing, workers alive, best so far."""
-    from spec_opt import service, status, takeaway
-    from spec_opt.config import read_study
+    from spec_opt.cli import live, service
+    from spec_opt.config.study_file import read_study
 
     opened = service.look(read_study(study), service.storage_url(storage))
     if watch:
         service.watch(opened)
-    now, table = service.status_of(opened), takeaway.table_of(opened)
+    now, table = service.status_of(opened), service.table_of(opened)
     if as_json:
-        print_json(status.as_document(now, table))
+        print_json(live.as_document(now, table))
     else:
-        click.echo(status.as_text(now, table))
+        click.echo(live.as_text(now, table))
     return 0
 
 
@@ -156,7 +156,7 @@ def _look(config: StudyConfig, url: str, interrupted: bool) -> Study:
     Raises:
         KeyboardInterrupt: they were interrupted before they made it.
     """
-    from spec_opt import service
+    from spec_opt.cli import service
 
     try:
         return service.look(config, url)

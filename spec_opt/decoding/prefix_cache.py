@@ -14,19 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.data import Windows
-from spec_opt.decoding.acceptance import (
+from spec_opt.config.study_file import Setting
+from spec_opt.data.windows import Windows
+from spec_opt.decoding.contexts import ROLLING, Contexts
+from spec_opt.decoding.philox import Draws, Purpose
+from spec_opt.decoding.prefix_tree import CacheStatistics, Patches, TreeGrower
+from spec_opt.decoding.rules import (
     DRAFT_MEAN,
     AcceptanceRule,
     Edge,
     acceptance_probability,
     target_edge,
 )
-from spec_opt.decoding.contexts import ROLLING, Contexts
-from spec_opt.decoding.noise import Draws, Purpose
 from spec_opt.decoding.speculative import Counters
-from spec_opt.decoding.tree_grower import CacheStatistics, Patches, TreeGrower
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 

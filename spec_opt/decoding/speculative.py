@@ -10,18 +10,29 @@ A round, for every window that still lacks patches:
 
 Where each window stands is known on the CPU; a round asks the device for one thing only, how many
 proposals were accepted. (Rule `exact` asks it more: thinning goes on until all are settled.)
+
+Target alone: one patch after another.
+
+What is decoded, by which models, and how: all that a setting is tried on.
+
+Work in batches that become smaller when the device's memory runs out.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.decoding.acceptance import AcceptanceRule, acceptance_probability
+from spec_opt.config.study_file import Setting
+from spec_opt.data.windows import Windows
 from spec_opt.decoding.contexts import ROLLING, Contexts, EmittedBuffer, pairs, patches_to_cover
-from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.philox import Draws, Purpose
+from spec_opt.decoding.rules import AcceptanceRule, acceptance_probability, target_patch
+from spec_opt.errors import DecodingError
+from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 
@@ -277,3 +288,160 @@ class _Decoder:
             target_calls=self.target.calls,
             draft_calls=self.draft.calls,
         )
+
+
+@torch.inference_mode()
+def decode_autoregressively(
+    model: Forecaster,
+    context: Tensor,
+    windows: Tensor,
+    horizon: int,
+    sigma: float,
+    seed: int,
+    contexts: Contexts = ROLLING,
+) -> Tensor:
+    """Forecast with one model alone.
+
+    Args:
+        model: gives the next patch; its mean is used.
+        context: [B, L, C], on the model's device.
+        windows: int64 [B], what keys each row's random numbers; on the same device.
+        horizon: H, points to forecast.
+        sigma: standard deviation of the noise on each emitted patch; 0 emits means.
+        seed: of that noise.
+        contexts: how the model is shown what it emitted.
+
+    Returns:
+        [B, H, C].
+
+    Raises:
+        DecodingError: a value is not finite.
+        InputError: the model cannot work with such contexts.
+    """
+    patches = patches_to_cover(horizon, model.patch)
+    buffer = EmittedBuffer(context, model.patch, patches)
+    reading = contexts.reading(model, buffer)
+    rows = torch.arange(len(context))
+    for position in range(patches):
+        positions = torch.full_like(rows, position)
+        mean = reading.next(rows, positions).mean
+        draws = Draws(seed, windows, torch.full_like(windows, position))
+        buffer.write(rows, positions, target_patch(mean, sigma, draws))
+    buffer.require_finite()
+    return buffer.forecast(horizon)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Windows, and what forecasts them in lockstep batches."""
+
+    target: Forecaster
+    draft: Forecaster
+    rule: AcceptanceRule
+    contexts: Contexts
+    windows: Windows
+    seed: int
+    device: torch.device
+    """Where the models are."""
+
+    @property
+    def patches(self) -> int:
+        """M, patches per forecast."""
+        return patches_to_cover(self.windows.horizon, self.target.patch)
+
+    def speculatively(self, index: Tensor, setting: Setting) -> Decoded:
+        """Decode the windows `index` [B] as one batch.
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return decode_speculatively(
+            self.target,
+            self.draft,
+            self.rule,
+            setting,
+            send(self.windows.contexts(index), self.device),
+            send(self.windows.starts[index], self.device),
+            self.windows.horizon,
+            self.seed,
+            self.contexts,
+        )
+
+    def target_only(self, index: Tensor, setting: Setting) -> Tensor:
+        """The same windows with the target alone and the same emission: [B, H, C].
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return self._alone(self.target, index, self.rule.target_sigma(setting.sigma))
+
+    def draft_only(self, index: Tensor) -> Tensor:
+        """The same windows with the draft's means alone: [B, H, C].
+
+        Raises:
+            DecodingError: a value is not finite.
+        """
+        return self._alone(self.draft, index, 0.0)
+
+    def _alone(self, model: Forecaster, index: Tensor, sigma: float) -> Tensor:
+        return decode_autoregressively(
+            model,
+            send(self.windows.contexts(index), self.device),
+            send(self.windows.starts[index], self.device),
+            self.windows.horizon,
+            sigma,
+            self.seed,
+            self.contexts,
+        )
+
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+class Batches:
+    """Batches of at most `size` items. What comes of an item does not depend on its batch."""
+
+    def __init__(self, size: int) -> None:
+        self._asked, self.size = size, size
+
+    def run(
+        self, items: Tensor, work: Callable[[Tensor], Answer]
+    ) -> Iterator[tuple[Tensor, Answer]]:
+        """Each batch of `items` [n] and what `work` makes of it.
+
+        When memory runs out, `work` is called again with half as many items; it must have changed
+        nothing by then. The size stays halved.
+
+        Raises:
+            DecodingError: memory does not suffice for a single item.
+        """
+        first = 0
+        while first < len(items):
+            batch = items[first : first + self.size]
+            try:
+                answer = work(batch)
+            except torch.cuda.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise DecodingError(
+                        "the device has too little memory for a single window: "
+                        "free some, or choose precision = 'bfloat16' or a smaller context"
+                    ) from error
+                self._halve(len(batch))
+            else:
+                yield batch, answer
+                first += len(batch)
+
+    def _halve(self, failed: int) -> None:
+        # Said once: what follows is the same story, and the numbers stay the same.
+        level = logging.WARNING if self.size == self._asked else logging.INFO
+        self.size = (failed + 1) // 2
+        logger.log(
+            level,
+            "the device's memory does not suffice for batches of %d windows: going on with %d",
+            failed,
+            self.size,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -67,3 +67,8 @@ def _keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+
+
+def gpu_count() -> int:
+    """CUDA devices that this process may use."""
+    return torch.cuda.device_count()

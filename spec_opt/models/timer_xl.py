@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
-from spec_opt.config_models import ScaleConfig
+from spec_opt.config.models import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.kv_cache import Projection, Tables, TokenMemory
 from spec_opt.models.layers import Activation, Geometry, Layer, geometry_of, rotate
-from spec_opt.models.memory import Projection, Tables, TokenMemory
 
 NORMALISATION_EPSILON = 1e-5
 LOG_VARIANCE_LIMIT = 10.0

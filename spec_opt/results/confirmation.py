@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spec_opt.config import Setting
-from spec_opt.config_values import Split
-from spec_opt.measurement import Baseline, Measurement
-from spec_opt.results.noise import CLEAR
+from spec_opt.config.study_file import Setting
+from spec_opt.config.values import Split
+from spec_opt.measure.measurement import Baseline, Measurement
+from spec_opt.results.recommend import CLEAR
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.wording import (
     aligned,

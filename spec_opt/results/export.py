@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec_opt.errors import InputError
-from spec_opt.results.frame import LISTS, frame_of
-from spec_opt.results.table import Result, StudyTable, TrialRow
-from spec_opt.tuning.store_url import parse_url
+from spec_opt.results.table import LISTS, Result, StudyTable, TrialRow, frame_of
+from spec_opt.study.store import parse_url
 
 if TYPE_CHECKING:
     import pandas as pd

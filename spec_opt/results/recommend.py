@@ -6,21 +6,412 @@
   margin that it uses (best .. floor) plus the share of the error margin (best .. limit).
 
 Equal results go to the mildest setting (`table.mildness`), so the choice never depends on order.
+
+The thresholds of a scenario in a study's own numbers, and the order within them.
+
+What a study's own numbers warn of, and what to try when nothing is good enough.
+
+The guide's troubleshooting list, but each line only where the numbers bear it out.
+
+Whether one trial could be at least as good as another, within the noise of measuring.
+
+A trial's own standard error of the MSE is mostly the difference between easy and hard windows,
+which all trials share. Trials of a study are measured on the same windows with the same random
+numbers, so the noise of a difference is that of the differences window by window; each trial keeps
+its windows in a few blocks (`measurement.Blocks`) for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
-from spec_opt.config import RecommendConfig, Setting, SpeedScenario
-from spec_opt.results.advice import cautions, remedies
-from spec_opt.results.bounds import Bounds, Preference, bounds_of, give_up
-from spec_opt.results.noise import Noise
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
-from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
+import numpy as np
+
+from spec_opt.config.study_file import BoundedScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.measure.uncertainty import Floats, Overlap, linearised
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
+from spec_opt.results.wording import (
+    described,
+    draft_alone,
+    numbers,
+    outcome,
+    percent,
+    plural,
+    relative,
+)
+
+Order = Callable[[Point], tuple[float, ...]]
+"""A sort key: the smallest is the best."""
+Preference = Callable[["Bounds", Sequence[Point]], Order]
+"""From the bounds and the points within them to their order."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The thresholds of a quality scenario, in this study's numbers."""
+
+    min_acceptance: float
+    max_mse: float
+    origin: str
+    """Where `max_mse` comes from, in words."""
+
+    def hold(self, point: Point) -> bool:
+        return self.reaches(point) and self.is_accurate(point)
+
+    def reaches(self, point: Point) -> bool:
+        return point.result.acceptance_rate >= self.min_acceptance
+
+    def is_accurate(self, point: Point) -> bool:
+        return point.result.mse <= self.max_mse
+
+    def __str__(self) -> str:
+        return (
+            f"MSE <= {self.max_mse:.4f} ({self.origin}) "
+            f"and acceptance >= {percent(self.min_acceptance)}"
+        )
+
+
+def bounds_of(table: StudyTable, scenario: BoundedScenario) -> Bounds:
+    """A scenario's thresholds; an MSE ratio is taken of the target's own MSE.
+
+    A study without that baseline (imported results) falls back on its lowest MSE, and says so.
+    The table holds at least one point.
+    """
+    if scenario.max_mse is not None:
+        return Bounds(scenario.min_acceptance, scenario.max_mse, "max_mse")
+    ratio = scenario.max_mse_ratio
+    if table.target_mse is not None:
+        origin, reference = "the target alone", table.target_mse
+    else:
+        origin, reference = "the lowest MSE here", min(p.result.mse for p in table.points)
+    return Bounds(
+        scenario.min_acceptance, ratio * reference, f"{ratio:g} times {origin}, {reference:.4f}"
+    )
+
+
+def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Order:
+    """Sort key of the balanced scenario: used share of acceptance margin plus of error margin."""
+    best_acceptance = max((p.result.acceptance_rate for p in eligible), default=1.0)
+    best_mse = min((p.result.mse for p in eligible), default=0.0)
+    acceptance_margin = best_acceptance - bounds.min_acceptance
+    mse_margin = bounds.max_mse - best_mse
+
+    def key(point: Point) -> tuple[float, ...]:
+        lost = best_acceptance - point.result.acceptance_rate
+        added = point.result.mse - best_mse
+        used = (lost / acceptance_margin if acceptance_margin > 0 else 0.0) + (
+            added / mse_margin if mse_margin > 0 else 0.0
+        )
+        return (used, *mildness(point))
+
+    return key
+
+
+WEAK_DRAFT = 1.05
+"""A draft whose own MSE is more than this times the target's counts as weak."""
+
+REJECTS, ACCEPTS = 0.05, 0.95
+"""Acceptance at most, and at least, this on all of one side: sigma acts as a switch there."""
+
+BETWEEN = 0.3
+"""Share of the trials that may lie between the two sides of a switch."""
+
+
+@dataclass(frozen=True)
+class SigmaThreshold:
+    """Between two values of sigma, acceptance goes from nearly none to nearly all."""
+
+    rejects_up_to: float
+    accepts_from: float
+    highest_below: float
+    """Highest acceptance up to `rejects_up_to`."""
+    lowest_above: float
+    """Lowest acceptance from `accepts_from` on."""
+
+
+def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
+    """What to know before relying on a choice (None: there is no choice)."""
+    if not table.points:
+        return ()
+    found = [
+        draft_alone(table.baseline, "on these windows"),
+        _switch(table.points),
+        _bias_without_effect(table.points),
+        _imported(table),
+        None if chosen is None else _speed(table, chosen),
+    ]
+    return tuple(caution for caution in found if caution)
+
+
+def remedies(table: StudyTable, *, low_acceptance: bool) -> tuple[str, ...]:
+    """What to try where no trial accepts enough; or else, where none that does is accurate enough.
+
+    Never both: what helps the one (a more tolerant sigma, a less certain draft) harms the other.
+    """
+    found = (
+        (
+            _exact_is_strict(table),
+            _at_the_edge(table, "sigma"),
+            _at_the_edge(table, "bias"),
+            _weak_draft(table),
+        )
+        if low_acceptance
+        else (_sampling_noise(table), _wide_tolerance(table), _undertrained_draft(table))
+    )
+    return tuple(remedy for remedy in found if remedy)
+
+
+def sigma_threshold(points: Sequence[Point]) -> SigmaThreshold | None:
+    """Where sigma switches from rejecting to accepting, whatever bias and k.
+
+    None if it does not, or if more than `BETWEEN` of the points lie between: that is a slope.
+    """
+    by_sigma = defaultdict(list)
+    for point in points:
+        by_sigma[point.setting.sigma].append(point.result.acceptance_rate)
+    rejecting: float | None = None
+    for sigma in sorted(by_sigma):
+        if max(by_sigma[sigma]) > REJECTS:
+            break
+        rejecting = sigma
+    accepting: float | None = None
+    for sigma in sorted(by_sigma, reverse=True):
+        if min(by_sigma[sigma]) < ACCEPTS:
+            break
+        accepting = sigma
+    if rejecting is None or accepting is None:
+        return None
+    between = sum(rejecting < point.setting.sigma < accepting for point in points)
+    if between > BETWEEN * len(points):
+        return None
+    return SigmaThreshold(
+        rejects_up_to=rejecting,
+        accepts_from=accepting,
+        highest_below=max(max(by_sigma[s]) for s in by_sigma if s <= rejecting),
+        lowest_above=min(min(by_sigma[s]) for s in by_sigma if s >= accepting),
+    )
+
+
+def largest_bias_effect(points: Sequence[Point]) -> float | None:
+    """The most that bias moves acceptance at one sigma and k; None without two biases there."""
+    groups = defaultdict(list)
+    biases = defaultdict(set)
+    for point in points:
+        place = (point.setting.sigma, point.setting.k)
+        groups[place].append(point.result.acceptance_rate)
+        biases[place].add(point.setting.bias)
+    spreads = [max(g) - min(g) for place, g in groups.items() if len(biases[place]) > 1]
+    return max(spreads, default=None)
+
+
+def _switch(points: Sequence[Point]) -> str | None:
+    threshold = sigma_threshold(points)
+    if threshold is None:
+        return None
+    return (
+        f"Sigma acts as a switch: up to {threshold.rejects_up_to:g} no trial accepts more than "
+        f"{percent(threshold.highest_below)}, from {threshold.accepts_from:g} on none accepts less "
+        f"than {percent(threshold.lowest_above)}; values in between are worth a finer search."
+    )
+
+
+def _bias_without_effect(points: Sequence[Point]) -> str | None:
+    effect = largest_bias_effect(points)
+    if effect is None or effect >= 0.05:
+        return None
+    return (
+        f"Bias hardly matters: at equal sigma and k it moves acceptance by at most "
+        f"{100 * effect:.1f} percentage points."
+    )
+
+
+def _speed(table: StudyTable, chosen: Point) -> str:
+    predicted = chosen.result.predicted_speedup
+    measured = table.measured_speedup(chosen.number)
+    if measured is not None and measured.speedup is not None:
+        verdict = ""
+        if measured.speedup <= 1.0:
+            verdict = ": speculation does not pay here"
+        elif measured.at_least <= 1.0:
+            verdict = f", but {measured.at_least:.2f}x in the slowest run: no clear gain"
+        return (
+            f"The measured speedup over the target alone is {measured.speedup:.2f}x at best "
+            f"({measured.device}, batch size {measured.batch_size}){verdict}."
+        )
+    measure = f"`spec-opt bench STUDY --trial {chosen.number}` measures it."
+    if predicted is None:
+        return f"The speedup is not known yet: {measure}"
+    if predicted <= 1.0:
+        return (
+            f"The predicted speedup is {predicted:.2f}x: speculation is not expected to pay "
+            f"here; {measure}"
+        )
+    return f"The predicted speedup is {predicted:.2f}x, not yet measured: {measure}"
+
+
+def _imported(table: StudyTable) -> str | None:
+    if not table.imported:
+        return None
+    share = "All" if table.imported == len(table.points) else f"{table.imported}"
+    return (
+        f"{share} of {plural(len(table.points), 'completed trial')} were imported: their "
+        "acceptance rates are as the tool counted them that made the table."
+    )
+
+
+def _exact_is_strict(table: StudyTable) -> str | None:
+    if table.config is None or table.config.decoding.rule != "exact":
+        return None
+    return (
+        "Rule 'exact' tests all elements of a patch jointly and accepts only where draft and "
+        "target nearly agree; rule 'point' tolerates a gap of about sigma."
+    )
+
+
+def _at_the_edge(table: StudyTable, name: str) -> str | None:
+    """Whether acceptance is still rising at the largest value tried."""
+    groups = defaultdict(list)
+    for point in table.points:
+        groups[vars(point.setting)[name]].append(point.result.acceptance_rate)
+    values = sorted(groups)
+    means = [fmean(groups[value]) for value in values]
+    if len(values) == 1:
+        return f"Only {name} = {values[0]:g} was tried: add larger values to search.{name}."
+    if max(means) == 0 and name == "sigma":
+        return (
+            f"Nothing is accepted up to sigma = {values[-1]:g}: sigma is too small for the gap "
+            "between draft and target; add larger values to search.sigma."
+        )
+    if means[-1] == max(means) > means[-2]:
+        return (
+            f"Acceptance still rises at the largest {name} tried ({values[-1]:g}, "
+            f"{percent(means[-1])} on average): add larger values to search.{name}."
+        )
+    return None
+
+
+def _weak_draft(table: StudyTable) -> str | None:
+    baseline = table.baseline
+    if baseline is None:
+        return (
+            "Whether the draft is too weak is not known, as the study holds no baseline; if it "
+            "is, distil it with more teacher_noise (0.1) or make it larger (scale 0.5)."
+        )
+    against = relative(baseline.draft_mse, baseline.target_mse)
+    if baseline.draft_mse <= WEAK_DRAFT * baseline.target_mse:
+        return (
+            f"The draft is not the cause: its own MSE is {against} the target's, so retraining "
+            "it is unlikely to help."
+        )
+    hint = ""
+    if table.config is not None and table.config.draft.checkpoint is None:
+        draft = table.config.draft
+        hint = (
+            f" (now teacher_noise {draft.distillation.teacher_noise:g}, "
+            f"scale {draft.scale.d_model:g})"
+        )
+    return (
+        f"The draft is weak: its own MSE is {against} the target's. Distil it with more "
+        f"teacher_noise (0.1), or make it larger (scale 0.5 instead of 0.25){hint}."
+    )
+
+
+def _sampling_noise(table: StudyTable) -> str | None:
+    rule = None if table.config is None else table.config.decoding.rule
+    accepted = [p for p in table.points if p.result.acceptance_rate >= 0.5]
+    if rule == "point" or table.target_mse is None or not accepted:
+        return None
+    lowest = min(point.result.mse for point in accepted)
+    if lowest <= table.target_mse:
+        return None
+    return (
+        f"Where at least half is accepted, the MSE is never below {lowest:.4f}, "
+        f"{relative(lowest, table.target_mse)} the target alone: sampled patches carry noise into "
+        "the forecast (the draft's variance with each accepted patch, about sigma squared with "
+        "each replaced or bonus one). A lower sigma or a larger k lessens it; rule 'point' adds "
+        "none."
+    )
+
+
+def _wide_tolerance(table: StudyTable) -> str | None:
+    if table.config is None or table.config.decoding.rule != "point":
+        return None
+    return (
+        "With rule 'point' sigma is the gap between draft and target that is tolerated: add "
+        "smaller values to search.sigma."
+    )
+
+
+def _undertrained_draft(table: StudyTable) -> str | None:
+    baseline = table.baseline
+    if baseline is None or baseline.draft_mse <= WEAK_DRAFT * baseline.target_mse:
+        return None
+    now = ""
+    if table.config is not None and table.config.draft.checkpoint is None:
+        draft = table.config.draft
+        now = (
+            f" (now {draft.training.epochs} epochs, "
+            f"teacher_noise {draft.distillation.teacher_noise:g})"
+        )
+    return (
+        f"The draft's own MSE ({baseline.draft_mse:.4f}) is "
+        f"{relative(baseline.draft_mse, baseline.target_mse)} the target's: it is undertrained, "
+        f"or its teacher_noise too high; give it more epochs or less noise{now}."
+    )
+
+
+CLEAR = 2.0
+"""A difference of this many standard errors counts as clear."""
+
+
+class Noise:
+    """Of the differences between trials; those whose noise is not known are not among `points`.
+
+    That is every trial without blocks (imported, or of an older version), or of a single window.
+    """
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        every = [(p, p.result.blocks) for p in points]
+        kept = [(p, b) for p, b in every if b is not None and len(b.rows) > 1]
+        # Trials of one study have the same windows; should they not, the first trial's count.
+        kept = [(p, b) for p, b in kept if (b.rows, b.reach) == (kept[0][1].rows, kept[0][1].reach)]
+        self.points = tuple(p for p, _ in kept)
+        self._place = {p.number: index for index, p in enumerate(self.points)}
+        if kept:
+            self._overlap = Overlap.of_blocks(kept[0][1])
+            self._mse = _array([b.mse for _, b in kept])
+            self._acceptance = linearised(
+                _array([b.accepted for _, b in kept]), _array([b.tested for _, b in kept])
+            )
+            self._values = _array([(-p.result.acceptance_rate, p.result.mse) for p in self.points])
+
+    def rivals(self, point: Point) -> tuple[Point, ...]:
+        """Those of the trials that could be at least as good as `point` in both objectives.
+
+        In neither is `point` better by more than `CLEAR` standard errors of the difference. It is
+        none of them itself, and has none if its own noise is not known.
+        """
+        index = self._place.get(point.number)
+        if index is None:
+            return ()
+        lead = self._values - self._values[index]
+        noise = (
+            self._overlap.of_means(self._acceptance - self._acceptance[index]),
+            self._overlap.of_means(self._mse - self._mse[index]),
+        )
+        could = np.all(lead <= CLEAR * np.stack(noise, axis=1), axis=1)
+        could[index] = False
+        return tuple(self.points[i] for i in np.flatnonzero(could))
+
+
+def _array(rows: Sequence[Sequence[float]]) -> Floats:
+    return np.array(rows, dtype=np.float64)
+
 
 Scenario = Literal["speed", "quality", "balanced"]
 SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")

@@ -1,24 +1,41 @@
-"""What a study says as a whole: the front and its noise, extremes, and which parameter matters."""
+"""What a study says as a whole: the front and its noise, extremes, and which parameter matters.
+
+Keep Optuna from announcing on stderr what is a matter of ours.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from spec_opt.config import RecommendConfig
-from spec_opt.results.bounds import bounds_of, give_up
-from spec_opt.results.noise import Noise
-from spec_opt.results.quiet import quiet_optuna
+from spec_opt.config.study_file import RecommendConfig
+from spec_opt.measure.uncertainty import Floats
+from spec_opt.results.recommend import Noise, bounds_of, give_up
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
-from spec_opt.uncertainty import Floats
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """No messages below warnings, and none about experimental functions, within this block."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
 
 PARAMETERS = ("sigma", "bias", "k")
 ENOUGH_FOR_IMPORTANCE = 20

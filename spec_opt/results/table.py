@@ -2,30 +2,122 @@
 
 Everything else in `spec_opt.results` works from a `StudyTable`, so a study is read once. Trials
 that were imported lack most attributes: what is not known is None, in every field that may be.
+
+Reading user attributes of studies and trials by type: absent or of another type is None.
+
+A `StudyTable` as a pandas frame. Kept apart so that only who needs pandas loads it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from spec_opt.config import SearchConfig, Setting, StudyConfig
+from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
-from spec_opt.measurement import Baseline, Blocks, Fingerprints
-from spec_opt.results.attributes import Attributes
+from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
+
+if TYPE_CHECKING:
+    pass
+
+RecordType = TypeVar("RecordType")
+TableType = TypeVar("TableType", bound=BaseModel)
+
+
+class Attributes:
+    """A typed view on a mapping of user attributes, as JSON gives them back."""
+
+    def __init__(self, stored: Mapping[str, Any]) -> None:
+        self._stored = stored
+
+    def number(self, name: str) -> float | None:
+        """A finite number."""
+        value = self._stored.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+    def count(self, name: str) -> int | None:
+        """A whole number that is not negative."""
+        value = self._stored.get(name)
+        return value if _is_count(value) else None
+
+    def counts(self, name: str) -> tuple[int, ...] | None:
+        """A list of counts."""
+        value = self._stored.get(name)
+        if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
+            return None
+        return tuple(value)
+
+    def text(self, name: str) -> str | None:
+        value = self._stored.get(name)
+        return value if isinstance(value, str) else None
+
+    def texts(self, name: str) -> dict[str, str]:
+        """A table of texts; empty if absent."""
+        value = self._stored.get(name)
+        if not isinstance(value, dict):
+            return {}
+        return {str(key): str(entry) for key, entry in value.items()}
+
+    def record(self, name: str, kind: type[RecordType]) -> RecordType | None:
+        """A frozen dataclass stored as a table of its fields; keys that it does not have pass."""
+        value = self._stored.get(name)
+        if not isinstance(value, dict):
+            return None
+        try:
+            found: RecordType = _adapter(kind).validate_python(value)
+        except ValidationError:
+            return None
+        return found
+
+    def records(self, name: str, kind: type[RecordType]) -> tuple[RecordType, ...]:
+        """A list of frozen dataclasses, each stored as a table of its fields; empty if absent."""
+        value = self._stored.get(name)
+        if not isinstance(value, list):
+            return ()
+        try:
+            return tuple(TypeAdapter(list[kind]).validate_python(value))  # type: ignore[valid-type]
+        except ValidationError:
+            return ()
+
+    def validated(self, name: str, kind: type[TableType]) -> TableType | None:
+        """A pydantic model stored in its JSON form.
+
+        Raises:
+            pydantic.ValidationError: it is there and does not fit.
+        """
+        value = self._stored.get(name)
+        return None if value is None else kind.model_validate_json(json.dumps(value))
+
+    def trial_fingerprints(self) -> Fingerprints | None:
+        """The four fingerprints that a measured trial carries."""
+        found = {f.name: self.text(f"{f.name}_fingerprint") for f in fields(Fingerprints)}
+        complete = {name: value for name, value in found.items() if value is not None}
+        return Fingerprints(**complete) if len(complete) == len(found) else None
+
+
+_adapter: Callable[[type], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
 
 log = logging.getLogger(__name__)
 
@@ -358,3 +450,75 @@ def _read_config(about: Attributes) -> StudyConfig | None:
     except ValidationError:
         log.warning("the study's stored configuration is not readable: defaults are used")
         return None
+
+
+DTYPES = {
+    "number": "int64",
+    "state": "string",
+    "sigma": "float64",
+    "bias": "float64",
+    "k": "Int64",
+    "acceptance_rate": "float64",
+    "mse": "float64",
+    "pareto": "bool",
+    "mae": "float64",
+    "acceptance_se": "float64",
+    "mse_se": "float64",
+    "mse_baseline": "float64",
+    "mse_ratio": "float64",
+    "predicted_speedup": "float64",
+    "patches_per_round": "float64",
+    "windows": "Int64",
+    "patches": "Int64",
+    "rounds": "Int64",
+    "accepted": "Int64",
+    "tested": "Int64",
+    "proposed": "Int64",
+    "bonus": "Int64",
+    "accepted_by_position": "object",
+    "tested_by_position": "object",
+    "target_evaluations": "Int64",
+    "draft_evaluations": "Int64",
+    "thinning_exhausted": "Int64",
+    "evaluation_seconds": "float64",
+    "total_time_s": "float64",
+    "source": "string",
+    "grid_point": "Int64",
+    "device": "string",
+    "worker": "string",
+    "commit": "string",
+    "target_fingerprint": "string",
+    "draft_fingerprint": "string",
+    "data_fingerprint": "string",
+    "decoding_fingerprint": "string",
+    "started": "datetime64[ns]",
+    "finished": "datetime64[ns]",
+    "error": "string",
+}
+"""All columns with their types, in their order; docs/export.md describes each."""
+
+COLUMNS = tuple(DTYPES)
+LISTS = tuple(name for name, dtype in DTYPES.items() if dtype == "object")
+
+
+def frame_of(table: StudyTable) -> pd.DataFrame:
+    """One row a trial, columns as `COLUMNS`, indexed 0, 1, …"""
+    frame = pd.DataFrame([_record(row) for row in table.trials], columns=list(COLUMNS))
+    return frame.astype(DTYPES)
+
+
+def _record(row: TrialRow) -> dict[str, Any]:
+    setting = {} if row.setting is None else row.setting.model_dump()
+    result = {} if row.result is None else _of_result(row.result)
+    hashes = {} if row.fingerprints is None else vars(row.fingerprints)
+    fingerprints = {f"{name}_fingerprint": text for name, text in hashes.items()}
+    return {"pareto": False} | vars(row) | setting | result | fingerprints
+
+
+def _of_result(result: Result) -> dict[str, Any]:
+    record = dict(vars(result))
+    for name in LISTS:
+        record[name] = None if record[name] is None else list(record[name])
+    base = result.mse_baseline
+    record["mse_ratio"] = result.mse / base if base else None
+    return record

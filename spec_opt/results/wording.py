@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spec_opt.config import Setting
-from spec_opt.measurement import Baseline
+from spec_opt.config.study_file import Setting
+from spec_opt.measure.measurement import Baseline
 from spec_opt.results.table import Point, Result
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from spec_opt.data import Windows
+from spec_opt.data.windows import Windows
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 PatchMap = Callable[[Tensor], Tensor]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.decoding.autoregressive import decode_autoregressively
 from spec_opt.decoding.contexts import EmittedBuffer, patches_to_cover, require_finite
-from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.philox import Draws, Purpose
+from spec_opt.decoding.speculative import decode_autoregressively
 from spec_opt.errors import DecodingError
 from spec_opt.models.forecaster import Gaussian
 

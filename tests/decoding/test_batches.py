@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.config import DecodingConfig, Setting
-from spec_opt.decoding.batches import Batches
+from spec_opt.config.study_file import DecodingConfig, Setting
+from spec_opt.decoding.speculative import Batches
 from spec_opt.errors import DecodingError
-from spec_opt.evaluation import Evaluator
+from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.timer_xl import TimerXL

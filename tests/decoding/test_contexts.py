@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.decoding.acceptance import RULES
-from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import CONTEXTS, GROWING, ROLLING, EmittedBuffer, pairs
-from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.rules import RULES
+from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
 from spec_opt.errors import InputError
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from spec_opt.config import Setting
-from spec_opt.decoding.acceptance import RULES
+from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import CONTEXTS
-from spec_opt.decoding.noise import Draws, Purpose
+from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
+from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Counters, decode_speculatively
 from spec_opt.models.checkpoint import load_model
 

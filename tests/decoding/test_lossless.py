@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.decoding.acceptance import RULES, AcceptanceRule, ExactRule, StrideRule
-from spec_opt.decoding.autoregressive import decode_autoregressively
-from spec_opt.decoding.noise import Draws
+from spec_opt.config.study_file import Setting
+from spec_opt.decoding.philox import Draws
 from spec_opt.decoding.prefix_cache import PrefixCache
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.rules import RULES, AcceptanceRule, ExactRule, StrideRule
+from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 from .stubs import (

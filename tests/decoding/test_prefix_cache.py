@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.data import Windows
-from spec_opt.decoding import acceptance
-from spec_opt.decoding.acceptance import RULES
-from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.config.study_file import Setting
+from spec_opt.data.windows import Windows
+from spec_opt.decoding import rules
 from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.prefix_cache import PrefixCache, Walk
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.rules import RULES
+from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
 from spec_opt.errors import DecodingError
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Forecaster, Gaussian
@@ -374,7 +373,7 @@ def test_met_bounds_are_counted_as_the_plain_decoder_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Few tries and a draft close to the target: many replacements meet the bound."""
-    monkeypatch.setattr(acceptance, "THINNING_BOUND", 2)
+    monkeypatch.setattr(rules, "THINNING_BOUND", 2)
     target = Stub(1, lambda last: 0.5 * last)
     draft = Stub(1, lambda last: 0.5 * last + 0.1, lambda last: torch.full_like(last, 0.25))
     windows = random_windows(300, 1, 5, 1)

@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spec_opt.config import Setting
-from spec_opt.decoding.acceptance import RULES
-from spec_opt.decoding.autoregressive import decode_autoregressively
+from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import patches_to_cover
-from spec_opt.decoding.noise import Draws, Purpose
-from spec_opt.decoding.speculative import Counters, Decoded, decode_speculatively
+from spec_opt.decoding.philox import Draws, Purpose
+from spec_opt.decoding.rules import RULES
+from spec_opt.decoding.speculative import (
+    Counters,
+    Decoded,
+    decode_autoregressively,
+    decode_speculatively,
+)
 from spec_opt.errors import DecodingError
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Forecaster, Gaussian

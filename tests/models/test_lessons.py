@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spec_opt.config_models import DistillationConfig
-from spec_opt.data import Windows
-from spec_opt.models import lessons
+from spec_opt.config.models import DistillationConfig
+from spec_opt.data.windows import Windows
+from spec_opt.models import training
 from spec_opt.models.forecaster import Gaussian
-from spec_opt.models.lessons import Distilled, Supervised, batches_of
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from spec_opt.models.training import Distilled, Supervised, batches_of
 
 CONTEXT, PATCH, CHANNELS = 12, 4, 2
 
@@ -120,7 +120,7 @@ def test_teacher_is_asked_once_where_memory_allows(
     assert forecast.variance is not None
     some = Gaussian(forecast.mean[order], forecast.variance[order])
     kept = lesson(teacher, teacher_noise=0.0)
-    monkeypatch.setattr(lessons, "TEACHER_MEMORY", 0)
+    monkeypatch.setattr(training, "TEACHER_MEMORY", 0)
     asked_anew = lesson(teacher, teacher_noise=0.0)
     assert asked_anew._known is None
     found = kept.loss(some, rows_of_all()[order], order)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spec_opt.config_models import ScaleConfig
+from spec_opt.config.models import ScaleConfig
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Forecaster, Gaussian
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig, scaled_config

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from spec_opt.config import StudyConfig
-from spec_opt.config_models import TargetConfig
-from spec_opt.data import Dataset, load_dataset
+from spec_opt.config.models import TargetConfig
+from spec_opt.config.study_file import StudyConfig
+from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from spec_opt.models import training
 from spec_opt.models.checkpoint import load_model

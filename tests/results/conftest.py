@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tuning.conftest import (  # noqa: F401  (fixtures)
+from tests.study.conftest import (  # noqa: F401  (fixtures)
     new_database,
     opened,
     postgres_server,

@@ -15,9 +15,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from spec_opt.config import Setting
+from spec_opt.config.study_file import Setting
 
-OLD_SWEEP = Path(__file__).parent.parent / "data" / "old_sweep.csv"
+OLD_SWEEP = Path(__file__).parent.parent / "files" / "old_sweep.csv"
 """A sweep of 80 settings on 255 windows of ETTh1, in the nine columns of the old scripts."""
 
 WINDOWS = 255

@@ -5,12 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from spec_opt.config import Setting
-from spec_opt.measurement import Baseline
-from spec_opt.results.benchmark import (
+from spec_opt.config.study_file import Setting
+from spec_opt.measure.measurement import Baseline, BenchRow, Shares
+from spec_opt.results.bench import (
     Bench,
-    BenchRow,
-    Shares,
     bench_document,
     bench_text,
     merged,

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from spec_opt import takeaway
-from spec_opt.config import DataConfig, Setting, StudyConfig
-from spec_opt.config_values import Split
+from spec_opt.cli import service
+from spec_opt.config.study_file import DataConfig, Setting, StudyConfig
+from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
-from spec_opt.measurement import Baseline, Measurement
+from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.results.confirmation import (
     Confirmation,
     confirm_points,
@@ -17,7 +17,7 @@ from spec_opt.results.confirmation import (
 )
 from spec_opt.results.table import read_table
 from tests.results import studies
-from tests.tuning.stand_in import BASELINE, measurement
+from tests.study.stand_in import BASELINE, measurement
 
 DATA = DataConfig(source="none.csv", context=672, horizon=336)
 FRONT = (
@@ -110,9 +110,9 @@ def test_nothing_to_confirm_is_said_before_models_are_prepared() -> None:
     table = read_table(studies.failing_study())
     config = StudyConfig(name="all-failed", data=DATA)
     with pytest.raises(StudyError, match="no trial has completed yet"):
-        takeaway.confirm(config, table, "validation")
+        service.confirm(config, table, "validation")
     with pytest.raises(StudyError, match="has no completed trial 0"):
-        takeaway.confirm(config, table, "test", trial=0)
+        service.confirm(config, table, "test", trial=0)
 
 
 def test_the_split_that_was_tuned_on_is_the_stores() -> None:
@@ -121,4 +121,4 @@ def test_the_split_that_was_tuned_on_is_the_stores() -> None:
     config = StudyConfig(name="given", data=DATA)
     assert config.data.split == "validation"
     with pytest.raises(InputError, match="--split test: study given was tuned on it"):
-        takeaway.confirm(config, table, "test")
+        service.confirm(config, table, "test")

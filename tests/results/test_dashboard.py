@@ -15,14 +15,13 @@ from optuna.exceptions import StorageInternalError
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_note
 
-from spec_opt.config import Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import InputError, StudyError
-from spec_opt.results import dashboard, dashboard_pages
-from spec_opt.results.dashboard import guarded, publish, serve
-from spec_opt.results.dashboard_pages import SIGNATURE, contents, write_contents
-from spec_opt.results.plots import PLOTS
+from spec_opt.results import dashboard
+from spec_opt.results.dashboard import SIGNATURE, contents, guarded, publish, serve, write_contents
+from spec_opt.results.figures import PLOTS
 from spec_opt.results.table import read_table
-from spec_opt.tuning.store import Store, open_store
+from spec_opt.study.store import Store, open_store
 from tests.results import studies
 
 if TYPE_CHECKING:
@@ -254,7 +253,7 @@ def test_a_note_is_looked_up_by_its_own_pieces_alone(store: Store) -> None:
 
     stored = Counting({f"dashboard:{i}:note_str:0": f"note {SIGNATURE}" for i in range(1000)})
     for i in range(1000):
-        dashboard_pages._note_changes(stored, f"dashboard:{i}:", "another note")
+        dashboard._note_changes(stored, f"dashboard:{i}:", "another note")
     assert stored.lookups < 10_000
 
 

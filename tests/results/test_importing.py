@@ -7,15 +7,14 @@ from pathlib import Path
 import optuna
 import pytest
 
-from spec_opt.config import Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import DataError, StudyError
-from spec_opt.results.importing import Imported
+from spec_opt.results.importing import Imported, read_tables, rejection_text
 from spec_opt.results.importing import import_tables as import_rows
-from spec_opt.results.old_tables import read_tables, rejection_text
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.report import OLD_COLUMNS, write_report
 from spec_opt.results.table import StudyTable, read_table
-from spec_opt.tuning.store import Store
+from spec_opt.study.store import Store
 from tests.results import studies
 
 HEADER = ",".join(OLD_COLUMNS)

@@ -6,7 +6,7 @@ import tomllib
 import optuna
 import pytest
 
-from spec_opt.config import (
+from spec_opt.config.study_file import (
     BalancedScenario,
     QualityScenario,
     RecommendConfig,

@@ -10,8 +10,8 @@ import optuna
 import pandas as pd
 import pytest
 
-from spec_opt.config import RecommendConfig
-from spec_opt.results.plots import PLOTS
+from spec_opt.config.study_file import RecommendConfig
+from spec_opt.results.figures import PLOTS
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.report import (
     OLD_COLUMNS,

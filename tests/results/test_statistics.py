@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from spec_opt.config import RecommendConfig, Setting
+from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.results import statistics
 from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from spec_opt.config import Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import StudyError
-from spec_opt.results.frame import COLUMNS, frame_of
-from spec_opt.results.table import pareto_mask, read_table
+from spec_opt.results.table import COLUMNS, frame_of, pareto_mask, read_table
 from tests.results import studies
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

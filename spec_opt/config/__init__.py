@@ -1,0 +1,1 @@
+"""Study files: parsed once at the edge, trusted afterwards."""

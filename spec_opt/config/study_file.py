@@ -1,0 +1,309 @@
+"""A study file (TOML) becomes frozen, validated settings; nothing is looked up by string later.
+
+`read_study` is the one entry. Each class below is a table of the file, each field a key of it.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
+
+from spec_opt.config.messages import first_problem
+from spec_opt.config.models import DraftConfig, TargetConfig
+from spec_opt.config.values import (
+    ContextMode,
+    Factor,
+    FloatSpace,
+    IntSpace,
+    ObjectiveName,
+    PositiveInt,
+    Precision,
+    Proposals,
+    Rule,
+    Sampler,
+    Seed,
+    Split,
+    Table,
+    matching,
+)
+from spec_opt.errors import ConfigError
+
+QUICKSTART = "quickstart"
+"""The study that `spec-opt run` takes when none is named."""
+
+
+class Setting(Table):
+    """What a trial evaluates."""
+
+    sigma: Factor
+    """Standard deviation given to the target's Gaussian."""
+    bias: Factor
+    """Factor on the acceptance probability."""
+    k: Proposals
+    """Proposals per round."""
+
+    def __str__(self) -> str:
+        return f"sigma={self.sigma:g} bias={self.bias:g} k={self.k}"
+
+
+def check_setting(setting: Setting, rule: Rule) -> None:
+    """Whether a rule can work with a setting.
+
+    Raises:
+        ConfigError: the rule takes no such bias.
+    """
+    if problem := _bias_problem(setting.bias, rule):
+        raise ConfigError(f"bias = {setting.bias:g}: {problem}")
+
+
+def _bias_problem(lowest: float, rule: Rule) -> str | None:
+    if rule == "stride" and lowest < 1:
+        return "rule 'stride' takes bias >= 1 only; rules 'exact' and 'point' take smaller ones"
+    return None
+
+
+def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Setting | None:
+    """A setting from a command line's options; None where none of them was given.
+
+    Raises:
+        ConfigError: one is missing, or not allowed.
+    """
+    if sigma is None and bias is None and k is None:
+        return None
+    if sigma is None or bias is None or k is None:
+        raise ConfigError("--sigma, --bias and --k go together: give all three or none")
+    try:
+        return Setting(sigma=sigma, bias=bias, k=k)
+    except ValidationError as error:
+        raise ConfigError(f"setting: {first_problem(error, Setting)}") from error
+
+
+class SearchConfig(Table):
+    """`[search]`: which settings are tried, and in what order."""
+
+    sampler: Sampler = "grid"
+    objectives: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
+    """These two, and perhaps "speedup": the predicted one, at the study's batch size."""
+    sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
+    bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
+    k: IntSpace = (1, 2, 3, 4, 5)
+    n_trials: PositiveInt | None = None
+    """Trials in all, for the samplers that could go on for ever (all but grid)."""
+    seed: Seed = 0
+    max_attempts: PositiveInt = 3
+    """How often a setting is tried before its failure stands."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.objectives not in (get_args(ObjectiveName)[:2], get_args(ObjectiveName)):
+            raise ValueError(
+                f"objectives = {list(self.objectives)}: must be ['acceptance_rate', 'mse'], "
+                "with 'speedup' as the third or without"
+            )
+        for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
+            if isinstance(space, tuple):
+                if len(set(space)) < len(space):
+                    raise ValueError(f"{name} lists a value twice: {list(space)}")
+            elif self.sampler == "grid":
+                raise ValueError(
+                    f"{name} is a range, which the grid sampler cannot enumerate: "
+                    "give a list, or another sampler (tpe, random, nsga2)"
+                )
+        if self.sampler == "grid" and self.n_trials is not None:
+            raise ValueError("n_trials is for tpe, random and nsga2: a grid runs every setting")
+        if self.sampler != "grid" and self.n_trials is None:
+            raise ValueError(f"n_trials is needed with sampler = '{self.sampler}'")
+        return self
+
+
+class SyntheticConfig(Table):
+    """`[data.synthetic]`: the made-up series behind `source = "synthetic"`."""
+
+    rows: int = Field(default=8000, ge=100, le=1_000_000)
+    channels: int = Field(default=3, ge=1, le=1000)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.rows * self.channels > 10**8:
+            raise ValueError(
+                f"rows = {self.rows} of channels = {self.channels}: must be at most 1e8 values"
+            )
+        return self
+
+
+class DataConfig(Table):
+    """`[data]`: which windows of which series settings are measured on."""
+
+    source: str = Field(min_length=1)
+    """A CSV path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
+    split: Split = "validation"
+    context: PositiveInt
+    """Points of the past that a model sees."""
+    horizon: PositiveInt
+    """Points to forecast."""
+    window_stride: PositiveInt = 1
+    """Every n-th window, from the first."""
+    max_windows: PositiveInt | None = None
+    """Evenly spaced among those; all of them if absent."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class DecodingConfig(Table):
+    """`[decoding]`: rule, hardware, and the seed of all sampling."""
+
+    rule: Rule = "stride"
+    context: ContextMode = "rolling"
+    """Whether the context slides and is encoded anew for each patch, or is appended to."""
+    device: Annotated[
+        str,
+        matching(
+            r"auto|cpu|cuda(:(0|[1-9]\d?))?", "'auto', 'cpu', 'cuda', or 'cuda:' and a number"
+        ),
+    ] = "auto"
+    precision: Precision = "float32"
+    batch_size: PositiveInt = 64
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class SpeedScenario(Table):
+    """`[recommend.speed]`: highest acceptance, at a k that can pay."""
+
+    min_k: PositiveInt = 4
+
+
+class BoundedScenario(Table):
+    """Bounds on error and acceptance."""
+
+    max_mse_ratio: PositiveFloat
+    """MSE at most this times the target's own; ignored where max_mse is given."""
+    max_mse: PositiveFloat | None = None
+    min_acceptance: float = Field(ge=0.0, le=1.0)
+
+
+class QualityScenario(BoundedScenario):
+    """`[recommend.quality]`: lowest error, at an acceptance that can pay."""
+
+    max_mse_ratio: PositiveFloat = 1.05
+    min_acceptance: float = Field(default=0.60, ge=0.0, le=1.0)
+
+
+class BalancedScenario(BoundedScenario):
+    """`[recommend.balanced]`: neither error nor acceptance far from the best."""
+
+    max_mse_ratio: PositiveFloat = 1.10
+    min_acceptance: float = Field(default=0.75, ge=0.0, le=1.0)
+
+
+class RecommendConfig(Table):
+    """`[recommend]`: thresholds of the three scenarios."""
+
+    speed: SpeedScenario = SpeedScenario()
+    quality: QualityScenario = QualityScenario()
+    balanced: BalancedScenario = BalancedScenario()
+
+
+class StudyConfig(Table):
+    """A whole study file."""
+
+    name: Annotated[
+        str,
+        matching(
+            r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+            "1 to 100 letters, digits, '.', '_' or '-', of which the first is a letter or digit",
+        ),
+    ]
+    search: SearchConfig = SearchConfig()
+    data: DataConfig
+    target: TargetConfig = TargetConfig()
+    draft: DraftConfig = DraftConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    recommend: RecommendConfig = RecommendConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        bias = self.search.bias
+        lowest = min(bias) if isinstance(bias, tuple) else bias.low
+        if problem := _bias_problem(lowest, self.decoding.rule):
+            raise ValueError(f"search.bias = {lowest:g}: {problem}")
+        target = self.target
+        if target.checkpoint is None and self.data.context % target.patch:
+            raise ValueError(
+                f"data.context = {self.data.context} must be a multiple of "
+                f"target.patch = {target.patch}"
+            )
+        if self.draft.checkpoint is not None and target.checkpoint is None:
+            raise ValueError(
+                "draft.checkpoint is given without target.checkpoint: "
+                "a draft belongs to the target that it was distilled from"
+            )
+        return self
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files that ship, by name: in the wheel or beside the package."""
+    package = Path(__file__).parent.parent
+    folder = next(
+        (f for f in (package / "studies", package.parent / "studies") if f.is_dir()), None
+    )
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_study(reference: str) -> Path:
+    """The study file at a path, or the one that ships under that name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    shipped = shipped_studies()
+    if reference in shipped:
+        return shipped[reference]
+    raise ConfigError(
+        f"{reference}: no such study file; a path, or one of those that ship: {', '.join(shipped)}"
+    )
+
+
+def read_study(reference: str) -> StudyConfig:
+    """Read and check a study file; checkpoint paths come back absolute.
+
+    Raises:
+        ConfigError: one line with file, key, value and what is allowed.
+    """
+    path = find_study(reference)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    for role in ("target", "draft"):
+        try:
+            _resolve_checkpoint(document.get(role), path.parent)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"{path}: {role}.checkpoint: not a path: {error}") from error
+    try:
+        # By way of JSON, in which strict mode reads an array as a tuple and a string as a path.
+        return StudyConfig.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
+
+
+def _resolve_checkpoint(table: Any, folder: Path) -> None:
+    """Make a relative checkpoint path absolute: from the working folder, else the study file's."""
+    if not isinstance(table, dict) or not isinstance(table.get("checkpoint"), str):
+        return
+    if not table["checkpoint"]:
+        raise ValueError("it is empty")
+    given = Path(table["checkpoint"]).expanduser()
+    beside = folder / given
+    table["checkpoint"] = str(
+        (beside if beside.exists() and not given.exists() else given).resolve()
+    )

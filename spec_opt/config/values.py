@@ -1,0 +1,106 @@
+"""The values that a study file may hold: words, numbers within bounds, lists and ranges."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+Rule = Literal["stride", "exact", "point"]
+ContextMode = Literal["rolling", "growing"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+Split = Literal["train", "validation", "test"]
+Sampler = Literal["grid", "tpe", "random", "nsga2"]
+ObjectiveName = Literal["acceptance_rate", "mse", "speedup"]
+
+
+def matching(pattern: str, allowed: str) -> AfterValidator:
+    """A text that matches a pattern; `allowed` says in words what does."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {allowed}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not by min_length, which also finds a list too short whose only value is wrong.
+    if not values:
+        raise ValueError("must list at least one value")
+    return values
+
+
+def _in_proportion(value: float) -> float:
+    if value > 0 and not 1e-6 <= value <= 1e6:  # its square must not leave the float32 range
+        raise ValueError("must lie between 1e-06 and 1e+06")
+    return value
+
+
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""What fits the integers of every library on the way."""
+Size = Annotated[int, Field(ge=1, le=65_536)]
+"""Of a part of a network: what a misprint exceeds, before a device runs out of memory."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
+Proposals = Annotated[int, Field(ge=1, le=1000)]
+"""k; counters are kept for each position of a round."""
+
+
+class Table(BaseModel):
+    """A table of a study file: frozen, and strict about keys and types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class FloatRange(Table):
+    """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
+
+    low: Factor
+    high: Factor
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} must be less than high = {self.high:g}")
+        return self
+
+
+class IntRange(Table):
+    """An integer parameter, `{low = 1, high = 5}`, both ends included."""
+
+    low: Proposals
+    high: Proposals
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} must be less than high = {self.high}")
+        return self
+
+
+def _list_or_range(value: Any) -> str:
+    return "range" if isinstance(value, (dict, FloatRange, IntRange)) else "list"
+
+
+FloatChoices = Annotated[tuple[Factor, ...], AfterValidator(_not_empty)]
+IntChoices = Annotated[tuple[Proposals, ...], AfterValidator(_not_empty)]
+FloatSpace = Annotated[
+    Annotated[FloatChoices, Tag("list")] | Annotated[FloatRange, Tag("range")],
+    Discriminator(_list_or_range),
+]
+IntSpace = Annotated[
+    Annotated[IntChoices, Tag("list")] | Annotated[IntRange, Tag("range")],
+    Discriminator(_list_or_range),
+]

@@ -1,0 +1,229 @@
+"""A series becomes a dataset: split in time, standardised on its training rows, and windowed."""
+
+import hashlib
+import logging
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spec_opt.config.study_file import DataConfig
+from spec_opt.config.values import Split
+from spec_opt.data.series import KNOWN, Series, load_series
+from spec_opt.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+HOURS_PER_MONTH = 30 * 24
+"""The ETT collection's splits are counted in months of 30 days."""
+LARGEST_STANDARDISED = 1e18
+"""Beyond it, float32 would overflow as soon as a value is squared (and the data are nonsense)."""
+
+
+@dataclass(frozen=True)
+class Borders:
+    """The rows of each split, one after the other in time; rows past `test.stop` are not used.
+
+    A split holds the *horizons* of its windows. Their contexts are the rows before, which for the
+    first windows of validation and test belong to the split before.
+    """
+
+    train: range
+    validation: range
+    test: range
+
+    def rows(self, split: Split) -> range:
+        match split:
+            case "train":
+                return self.train
+            case "validation":
+                return self.validation
+            case "test":
+                return self.test
+
+
+def borders_of(name: str, rows: int) -> Borders:
+    """The standard borders of a known series, else 0.7 / 0.1 / 0.2 of the rows.
+
+    A known name with fewer rows than its borders need is split by shares too, with a warning.
+
+    Raises:
+        DataError: there are too few rows to give every split one.
+    """
+    if name in KNOWN:
+        month = HOURS_PER_MONTH * KNOWN[name].rows_per_hour
+        if rows >= 20 * month:
+            return _consecutive(12 * month, 16 * month, 20 * month)
+        logger.warning(
+            "%s has %d rows, fewer than its standard borders need (%d): split 0.7 / 0.1 / 0.2",
+            name,
+            rows,
+            20 * month,
+        )
+    # Integers, because 0.7 * 90 is less than 63.
+    train, test = rows * 7 // 10, rows // 5
+    if not 0 < train < rows - test < rows:
+        raise DataError(f"{name}: {rows} rows are too few for a train, validation and test split")
+    return _consecutive(train, rows - test, rows)
+
+
+def _consecutive(train: int, validation: int, test: int) -> Borders:
+    return Borders(range(train), range(train, validation), range(validation, test))
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """Per channel: standardised = (value - mean) / std."""
+
+    mean: NDArray[np.float64]
+    """`[C]`."""
+    std: NDArray[np.float64]
+    """`[C]`, the population standard deviation; 1 for a channel that is constant."""
+
+    @classmethod
+    def fit(cls, values: NDArray[np.float64], columns: tuple[str, ...]) -> "Scaler":
+        """Fit on the training rows `[T, C]`.
+
+        A channel that is constant there cannot be scaled: it is only centred, with a warning.
+        """
+        # Correctly rounded sums, so that the same file gives the same bits on every platform,
+        # and fingerprints agree between workers.
+        mean = np.array([math.fsum(channel) / len(values) for channel in values.T.tolist()])
+        squares = (values - mean) ** 2
+        std = np.sqrt([math.fsum(channel) / len(values) for channel in squares.T.tolist()])
+        # Not by std == 0: the rounding of the mean can leave a trace of spread.
+        constant = values.min(axis=0) == values.max(axis=0)
+        for name in np.array(columns)[constant]:
+            logger.warning("column '%s' is constant on the training rows: it is not scaled", name)
+        return cls(mean, np.where(constant, 1.0, std))
+
+    def standardise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`[T, C]` in the series' units -> `[T, C]` in standardised units."""
+        return (values - self.mean) / self.std
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Some windows of a series. Only the ones asked for are ever gathered."""
+
+    values: Tensor
+    """`[T, C]` float32, standardised, on the CPU."""
+    starts: Tensor
+    """`[W]` int64, ascending: the row where each window's context starts. It is the identity of a
+    window, and keys its random numbers."""
+    context: int
+    horizon: int
+    columns: tuple[str, ...] = ()
+    """C names, which the fingerprint includes."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def contexts(self, index: Tensor | slice | None = None) -> Tensor:
+        """`[B, context, C]`: what a model sees; of all windows, or those at `index` in `starts`."""
+        return self._gather(self.context, 0, index)
+
+    def futures(self, index: Tensor | slice | None = None) -> Tensor:
+        """`[B, horizon, C]`: what it is to forecast."""
+        return self._gather(self.horizon, self.context, index)
+
+    def _gather(self, length: int, offset: int, index: Tensor | slice | None) -> Tensor:
+        starts = self.starts if index is None else self.starts[index]
+        every = self.values.unfold(0, length, 1).transpose(
+            1, 2
+        )  # a view, [T - length + 1, length, C]
+        return every[starts + offset]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of a SHA-256 over all that numbers on these windows depend on."""
+        first, last = int(self.starts[0]), int(self.starts[-1])
+        used = self.values[first : last + self.context + self.horizon]
+        digest = hashlib.sha256(repr((self.columns, self.context, self.horizon)).encode())
+        digest.update(self.starts.numpy().astype("<i8").tobytes())
+        digest.update(used.numpy().astype("<f4").tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A series, split and standardised."""
+
+    series: Series
+    borders: Borders
+    scaler: Scaler
+    values: Tensor
+    """`[borders.test.stop, C]` float32, standardised, on the CPU."""
+
+    def windows(
+        self,
+        split: Split,
+        context: int,
+        horizon: int,
+        stride: int = 1,
+        max_windows: int | None = None,
+    ) -> Windows:
+        """The windows whose horizons lie within a split.
+
+        Args:
+            context, horizon: lengths in rows.
+            stride: every n-th window, from the first.
+            max_windows: evenly spaced among those, from the first to the last; all if absent.
+
+        Raises:
+            DataError: not one window fits, or an argument is not positive.
+        """
+        for name, value in (
+            ("context", context),
+            ("horizon", horizon),
+            ("window_stride", stride),
+            ("max_windows", 1 if max_windows is None else max_windows),
+        ):
+            if value < 1:
+                raise DataError(f"data.{name} = {value} must be at least 1")
+        rows = self.borders.rows(split)
+        # The first horizon starts at the split's border, or later where the past is too short.
+        first, last = max(0, rows.start - context), rows.stop - context - horizon
+        if last < first:
+            raise DataError(
+                f"data.context = {context} and data.horizon = {horizon} need "
+                f"{context + horizon} rows, but split '{split}' of {self.series.name} has "
+                f"{rows.stop - first} ({len(rows)} of its own, {rows.start - first} before it): "
+                "lower them or give a longer series"
+            )
+        starts = np.arange(first, last + 1, stride, dtype=np.int64)
+        if max_windows is not None and max_windows < len(starts):
+            starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(np.int64)]
+        return Windows(self.values, torch.from_numpy(starts), context, horizon, self.series.columns)
+
+
+def make_dataset(series: Series) -> Dataset:
+    """Split a series and standardise it by its training rows.
+
+    Raises:
+        DataError: too few rows to split, or a value beyond all proportion to the training rows.
+    """
+    borders = borders_of(series.name, len(series.values))
+    scaler = Scaler.fit(series.values[: borders.train.stop], series.columns)
+    standardised = scaler.standardise(series.values[: borders.test.stop])
+    wild = ~(np.abs(standardised) <= LARGEST_STANDARDISED)
+    if wild.any():
+        row, channel = (int(i) for i in np.argwhere(wild)[0])
+        raise DataError(
+            f"{series.name}: column '{series.columns[channel]}', row {row} of the data = "
+            f"{series.values[row, channel]:g} is out of all proportion to the training rows"
+        )
+    return Dataset(series, borders, scaler, torch.from_numpy(standardised.astype(np.float32)))
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Find, read, split and standardise the series of a study.
+
+    Raises:
+        DataError: see `load_series` and `make_dataset`.
+    """
+    return make_dataset(load_series(config.source, config.synthetic))

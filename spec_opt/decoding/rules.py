@@ -1,0 +1,293 @@
+"""The acceptance rules: pure maths, random numbers are handed in.
+
+A draft gives a Gaussian N(mu_q, v_q) per element of a patch, the target N(mu_p, sigma^2 I). A
+proposal x is accepted with probability alpha = min(1, bias * r(x)). In all three rules
+
+    ln r = draft_term - target_term / sigma^2 - normaliser(sigma)
+
+where neither term depends on bias or k, nor (for a draft with a variance) on sigma: this is what
+the prefix cache lives on.
+
+Sources: speculative sampling and its residual, Leviathan et al. 2023 (arXiv:2211.17192), section
+2.3 and appendix A.1; rule `stride` as the research code STRIDE computes it (docs/method.md).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spec_opt.config.study_file import Setting
+from spec_opt.decoding.philox import Draws, Purpose
+from spec_opt.models.forecaster import Gaussian
+
+THINNING_BOUND: Final = 10_000
+"""Tries of one replacement under rule `exact`. Meeting it is counted and reported; the last draw is
+then used, which moves the distribution of a patch by at most 1 / (e * bound) = 4e-5."""
+
+_THINNING_ELEMENTS: Final = 1 << 20
+"""Elements that a batch of thinning tries may hold."""
+
+Edge = tuple[str, *tuple[float, ...]]
+"""What shaped an emitted patch, besides the prefix it stands on: equal edges, equal patches."""
+
+DRAFT_MEAN: Final[Edge] = ("draft mean",)
+
+
+def target_edge(sigma: float) -> Edge:
+    """The target's patch, drawn with `sigma`; its mean for sigma = 0."""
+    return ("target", sigma)
+
+
+def draft_variance(draft: Gaussian, sigma: float) -> Tensor:
+    """The draft's variance [B, P, C]; sigma^2 for a draft that has no variance of its own."""
+    if draft.variance is not None:
+        return draft.variance
+    return torch.full_like(draft.mean, sigma**2)
+
+
+def target_patch(target_mean: Tensor, sigma: float, draws: Draws) -> Tensor:
+    """A draw from the target, mu_p + sigma * eps: [B, P, C] -> [B, P, C]."""
+    if sigma == 0.0:
+        return target_mean
+    _, points, channels = target_mean.shape
+    noise = draws.normal(Purpose.TARGET_PATCH, (points, channels))
+    return target_mean + sigma * noise.to(target_mean.dtype)
+
+
+def _sum(per_element: Tensor) -> Tensor:
+    """[B, P, C] -> [B], in float64: a sum over hundreds of terms goes into an exponential."""
+    return per_element.sum(dim=(1, 2), dtype=torch.float64)
+
+
+class AcceptanceRule(ABC):
+    """How proposals are made and judged, and what stands in for a rejected one."""
+
+    @abstractmethod
+    def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
+        """The proposal [B, P, C]."""
+
+    @abstractmethod
+    def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
+        """The draft's part of ln r: [B], float64."""
+
+    @abstractmethod
+    def target_term(self, proposal: Tensor, target_mean: Tensor) -> Tensor:
+        """The target's part of ln r, to be divided by sigma^2: [B], float64."""
+
+    def normaliser(self, sigma: float, size: int) -> float:
+        """What is left of ln r: the logarithm of sigma, for `size` = P * C elements."""
+        del sigma, size
+        return 0.0
+
+    def log_ratio(self, draft_term: Tensor, target_term: Tensor, sigma: float, size: int) -> Tensor:
+        """ln r: [B], float64."""
+        return draft_term - target_term / sigma**2 - self.normaliser(sigma, size)
+
+    @abstractmethod
+    def replace(
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """The target's patch after a rejection [B, P, C], and whether a bound was met: bool [B]."""
+
+    @abstractmethod
+    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
+        """The target's patch after k acceptances [B, P, C]."""
+
+    @abstractmethod
+    def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
+        """What shapes a proposal; `stochastic`: the draft has a variance of its own."""
+
+    @abstractmethod
+    def replacement_edge(self, setting: Setting) -> Edge:
+        """What shapes a replacement."""
+
+    @abstractmethod
+    def bonus_edge(self, setting: Setting) -> Edge:
+        """What shapes a bonus patch."""
+
+    @abstractmethod
+    def target_sigma(self, sigma: float) -> float:
+        """The noise of target-only decoding under the same emission: sigma, or 0 for means."""
+
+
+class SamplingRule(AcceptanceRule):
+    """Proposals are samples of the draft, the target's patches samples of the target."""
+
+    def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
+        _, points, channels = draft.mean.shape
+        noise = draws.normal(Purpose.PROPOSAL, (points, channels)).to(draft.mean.dtype)
+        return draft.mean + draft_variance(draft, sigma).sqrt() * noise
+
+    def target_term(self, proposal: Tensor, target_mean: Tensor) -> Tensor:
+        return 0.5 * _sum((proposal - target_mean).square())
+
+    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
+        return target_patch(target_mean, setting.sigma, draws)
+
+    def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
+        return ("draft sample",) if stochastic else ("draft sample", sigma)
+
+    def bonus_edge(self, setting: Setting) -> Edge:
+        return target_edge(setting.sigma)
+
+    def target_sigma(self, sigma: float) -> float:
+        return sigma
+
+
+class StrideRule(SamplingRule):
+    """The research code's rule: squared distances compared, normalisers left out.
+
+    The draft's variance enters as its mean over the patch; a rejection is answered by a plain draw
+    from the target. Not lossless; a larger sigma always accepts more.
+    """
+
+    def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
+        mean_variance = draft_variance(draft, sigma).to(torch.float64).mean(dim=(1, 2))
+        return _sum((proposal - draft.mean).square()) / (2.0 * mean_variance)
+
+    def replace(
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        del draft
+        patch = target_patch(target_mean, setting.sigma, draws)
+        return patch, torch.zeros(len(patch), dtype=torch.bool, device=patch.device)
+
+    def replacement_edge(self, setting: Setting) -> Edge:
+        return target_edge(setting.sigma)
+
+
+class ExactRule(SamplingRule):
+    """Speculative sampling proper: the full density ratio, and the residual after a rejection.
+
+    With bias <= 1 the emitted patch is distributed as the target's own, whatever the draft.
+    """
+
+    def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
+        variance = draft_variance(draft, sigma)
+        return 0.5 * _sum((proposal - draft.mean).square() / variance + variance.log())
+
+    def normaliser(self, sigma: float, size: int) -> float:
+        return size * math.log(sigma)
+
+    def replace(
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """A draw from the residual max(0, p - min(1, bias) q'), by thinning.
+
+        What acceptance lets through has the density min(q, bias p), so what is left of p is
+        p (1 - min(bias, q / p)) for bias <= 1: draw from p, keep with that probability. A larger
+        bias lets more through than p holds; the residual of bias 1 is then taken.
+        """
+        batch, points, channels = target_mean.shape
+        patch = torch.empty_like(target_mean)
+        waiting = torch.arange(batch, device=target_mean.device)
+        tried = 0
+        while len(waiting) and tried < THINNING_BOUND:
+            at_once = max(1, _THINNING_ELEMENTS // (len(waiting) * points * channels))
+            # As many tries as all rows had before: 1, 1, 2, 4, ... so that little is drawn in vain.
+            at_once = min(at_once, max(1, tried), THINNING_BOUND - tried)
+            drawn, kept = self._try(draft, target_mean, setting, draws, waiting, tried, at_once)
+            first = kept.to(torch.int8).argmax(dim=1)
+            settled = kept.any(dim=1)
+            first = torch.where(settled, first, at_once - 1)
+            patch[waiting] = drawn[torch.arange(len(waiting), device=drawn.device), first]
+            waiting = waiting[~settled]
+            tried += at_once
+        exhausted = torch.zeros(batch, dtype=torch.bool, device=target_mean.device)
+        exhausted[waiting] = True
+        return patch, exhausted
+
+    def _try(
+        self,
+        draft: Gaussian,
+        target_mean: Tensor,
+        setting: Setting,
+        draws: Draws,
+        rows: Tensor,
+        first_attempt: int,
+        at_once: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws from p, [n, at_once, P, C], and whether thinning keeps each, bool [n, at_once]."""
+        _, points, channels = target_mean.shape
+        each = rows.repeat_interleave(at_once)
+        attempts = torch.arange(first_attempt, first_attempt + at_once, device=rows.device)
+        attempts = attempts.repeat(len(rows))
+        row_draws = draws.rows(rows).repeat(at_once)
+        noise = row_draws.normal(Purpose.TARGET_PATCH, (points, channels), attempts)
+        drawn = target_mean[each] + setting.sigma * noise.to(target_mean.dtype)
+        variance = None if draft.variance is None else draft.variance[each]
+        log_ratio = self.log_ratio(
+            self.draft_term(drawn, Gaussian(draft.mean[each], variance), setting.sigma),
+            self.target_term(drawn, target_mean[each]),
+            setting.sigma,
+            points * channels,
+        )
+        # q / p = 1 / r
+        keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
+        # Written so that what is not a number is kept: decoding then stops, instead of trying on.
+        kept = ~(row_draws.uniform(Purpose.THINNING, attempts) >= keep)
+        return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
+
+    def replacement_edge(self, setting: Setting) -> Edge:
+        return ("residual", setting.sigma, min(setting.bias, 1.0))
+
+
+class PointRule(AcceptanceRule):
+    """For point forecasts: means are proposed and emitted, sigma is the tolerated gap.
+
+    ln r = -mean((mu_q - mu_p)^2) / (2 sigma^2), the mean over the patch and its channels.
+    """
+
+    def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
+        del sigma, draws
+        return draft.mean
+
+    def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
+        del draft, sigma
+        return torch.zeros(len(proposal), dtype=torch.float64, device=proposal.device)
+
+    def target_term(self, proposal: Tensor, target_mean: Tensor) -> Tensor:
+        size = target_mean[0].numel()
+        return 0.5 * _sum((proposal - target_mean).square()) / size
+
+    def replace(
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        del draft, setting, draws
+        none = torch.zeros(len(target_mean), dtype=torch.bool, device=target_mean.device)
+        return target_mean, none
+
+    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
+        del setting, draws
+        return target_mean
+
+    def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
+        del sigma, stochastic
+        return DRAFT_MEAN
+
+    def replacement_edge(self, setting: Setting) -> Edge:
+        del setting
+        return target_edge(0.0)
+
+    def bonus_edge(self, setting: Setting) -> Edge:
+        del setting
+        return target_edge(0.0)
+
+    def target_sigma(self, sigma: float) -> float:
+        del sigma
+        return 0.0
+
+
+RULES: Final[dict[str, AcceptanceRule]] = {
+    "stride": StrideRule(),
+    "exact": ExactRule(),
+    "point": PointRule(),
+}
+
+
+def acceptance_probability(log_ratio: Tensor, bias: float) -> Tensor:
+    """alpha = min(1, bias * r), in logarithms, where nothing overflows: float64 [B]."""
+    return torch.exp((log_ratio + math.log(bias)).clamp(max=0.0))

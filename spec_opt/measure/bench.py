@@ -1,0 +1,136 @@
+"""Speculative against target-only decoding on the same windows, timed in turns."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from spec_opt.config.study_file import Setting
+from spec_opt.decoding.speculative import Decoded, Workload
+from spec_opt.measure.cost_learning import Stopwatch, interleave, learn_costs, watched
+from spec_opt.measure.cost_model import predicted_speedup
+from spec_opt.measure.measurement import BenchRow, Case, Shares
+
+logger = logging.getLogger(__name__)
+
+WINDOWS: Final = 64
+"""Forecasts per run, evenly spaced over the study's windows: the same at every batch size."""
+LEARNING_SECONDS: Final = 2.0
+"""How long costs are learnt, at each batch size."""
+LEARNING_REPEATS: Final = 5
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def thread_count() -> int:
+    """Threads that torch uses on the CPU."""
+    return torch.get_num_threads()
+
+
+def bench(
+    workload: Workload,
+    context: str,
+    cases: Sequence[Case],
+    batch_sizes: Sequence[int],
+    repeats: int,
+) -> tuple[BenchRow, ...]:
+    """Time each case at each batch size; one that does not fit into memory is left out, and said.
+
+    Raises:
+        DecodingError: a forecast is not finite.
+    """
+    rows: list[BenchRow] = []
+    for batch_size in batch_sizes:
+        try:
+            rows += _at_batch_size(workload, context, cases, batch_size, repeats)
+        except torch.cuda.OutOfMemoryError:
+            logger.warning("batch size %d does not fit into the device's memory", batch_size)
+    return tuple(rows)
+
+
+def _at_batch_size(
+    workload: Workload, context: str, cases: Sequence[Case], batch_size: int, repeats: int
+) -> list[BenchRow]:
+    batches = spaced_batches(len(workload.windows), batch_size)
+    costs = learn_costs(
+        workload,
+        batches[:1],
+        sigma=cases[0].setting.sigma,
+        ks=(1, max(case.setting.k for case in cases)),
+        seconds=LEARNING_SECONDS,
+        least_repeats=LEARNING_REPEATS,
+    )
+    rows = []
+    for case in cases:
+        logger.info("timing %s at batch size %d", case.setting, batch_size)
+        target_only, speculative, draft_only = interleave(
+            [
+                partial(_each, batches, partial(workload.target_only, setting=case.setting)),
+                partial(_each, batches, partial(workload.speculatively, setting=case.setting)),
+                partial(_each, batches, workload.draft_only),
+            ],
+            repeats,
+            workload.device,
+        )
+        decoded, shares = _shares(workload, batches, case.setting)
+        windows = sum(map(len, batches))
+        rows.append(
+            BenchRow(
+                trial=case.trial,
+                setting=case.setting,
+                context=context,
+                batch_size=batch_size,
+                windows=windows,
+                patches=windows * workload.patches,
+                rounds=sum(int(one.counters.rounds.sum()) for one in decoded),
+                target_only=target_only,
+                speculative=speculative,
+                draft_only=draft_only,
+                predicted_speedup=predicted_speedup(
+                    case.acceptance, workload.patches, costs, len(batches[0])
+                ),
+                target_only_calls=workload.patches * len(batches),
+                target_calls=sum(one.target_calls for one in decoded),
+                draft_calls=sum(one.draft_calls for one in decoded),
+                shares=shares,
+                acceptance_rate=case.acceptance_rate,
+                mse=case.mse,
+            )
+        )
+    return rows
+
+
+def spaced_batches(windows: int, batch_size: int) -> list[Tensor]:
+    """`WINDOWS` windows or a full batch if that is more, evenly spaced, in batches of one size."""
+    size = min(batch_size, windows)
+    count = max(1, min(WINDOWS, windows) // size) * size
+    index = torch.linspace(0, windows - 1, count).round().to(torch.int64)
+    return [index[first : first + size] for first in range(0, count, size)]
+
+
+def _each(batches: Sequence[Tensor], work: Callable[[Tensor], object]) -> None:
+    for index in batches:
+        work(index)
+
+
+def _shares(
+    workload: Workload, batches: Sequence[Tensor], setting: Setting
+) -> tuple[list[Decoded], Shares]:
+    """Decode once more with a stopwatch inside."""
+    watch = Stopwatch(workload.device)
+    timed = watched(workload, watch)
+    decoded: list[Decoded] = []
+    total = watch.decode(
+        lambda: decoded.extend(timed.speculatively(index, setting) for index in batches)
+    )
+    draft, verification, acceptance = (
+        watch.within[name] / total for name in ("draft", "target", "acceptance")
+    )
+    overhead = max(0.0, 1.0 - draft - verification - acceptance)
+    return decoded, Shares(draft, verification, acceptance, overhead)

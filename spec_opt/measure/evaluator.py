@@ -1,0 +1,230 @@
+"""Models and windows and a setting -> a `Measurement`, and the baselines beside it."""
+
+import hashlib
+import logging
+import time
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spec_opt.config.study_file import DecodingConfig, Setting
+from spec_opt.data.windows import Windows
+from spec_opt.decoding.contexts import CONTEXTS
+from spec_opt.decoding.prefix_cache import PrefixCache
+from spec_opt.decoding.prefix_tree import CacheStatistics
+from spec_opt.decoding.rules import RULES, THINNING_BOUND
+from spec_opt.decoding.speculative import Batches, Counters, Decoded, Workload
+from spec_opt.errors import InputError
+from spec_opt.measure.measurement import Baseline, Measurement
+from spec_opt.measure.uncertainty import Floats, Overlap
+from spec_opt.models.device import resolve_device
+from spec_opt.models.timer_xl import TimerXL
+
+logger = logging.getLogger(__name__)
+
+DECODING_VERSION: Final = 1
+"""Raised whenever the same models, windows, setting and seed give other numbers than before."""
+
+_DTYPES: Final = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def decoding_fingerprint(config: DecodingConfig) -> str:
+    """Hash of what besides models and data decides a measurement's numbers."""
+    parts: tuple[object, ...] = (DECODING_VERSION, config.rule, config.precision, config.seed)
+    if config.context != "rolling":  # the default, not named: its numbers are those of before
+        parts += (config.context,)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+class Evaluator:
+    """Measures settings on one set of windows; models, windows and prefixes stay in memory.
+
+    Args:
+        target, draft: of one patch length; moved to the device and precision of `config`.
+        windows: what is forecast, and the truth.
+        config: rule, device, precision, batch size, seed.
+        cache_limit_bytes: memory that decoded prefixes may take; None for what the device spares.
+
+    Raises:
+        InputError: target and draft differ in patch length, or the context is not whole patches.
+        ConfigError: the device is not there.
+    """
+
+    def __init__(
+        self,
+        target: TimerXL,
+        draft: TimerXL,
+        windows: Windows,
+        config: DecodingConfig,
+        *,
+        cache_limit_bytes: int | None = None,
+    ) -> None:
+        if target.patch != draft.patch:
+            raise InputError(
+                f"the target's patch is {target.patch} points and the draft's {draft.patch}: "
+                "a draft must be distilled from its target"
+            )
+        if windows.context % target.patch:
+            raise InputError(
+                f"data.context = {windows.context} must be a multiple of the models' patch, "
+                f"{target.patch} points"
+            )
+        # Torch keeps this for the whole process: an evaluator before this one may have set it.
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+        self.device = resolve_device(config.device)
+        dtype = _DTYPES[config.precision]
+        self.workload = Workload(
+            target=target.to(self.device, dtype).eval(),
+            draft=draft.to(self.device, dtype).eval(),
+            rule=RULES[config.rule],
+            contexts=CONTEXTS[config.context],
+            windows=windows,
+            seed=config.seed,
+            device=self.device,
+        )
+        self._windows = windows
+        self._batches = Batches(config.batch_size)
+        self._overlap = Overlap(windows.starts.numpy(), windows.horizon)
+        self._values_per_forecast = windows.horizon * windows.values.shape[1]
+        self._cache = PrefixCache(
+            self.workload.target,
+            self.workload.draft,
+            self.workload.rule,
+            windows,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            device=self.device,
+            limit_bytes=cache_limit_bytes,
+            contexts=self.workload.contexts,
+        )
+
+    @property
+    def cache_statistics(self) -> CacheStatistics:
+        """How often the models were asked so far, and how often the cache had the answer."""
+        return self._cache.statistics
+
+    def measure(self, setting: Setting) -> Measurement:
+        """Measure a setting through the prefix cache.
+
+        Raises:
+            DecodingError: a forecast is not finite.
+        """
+        began = time.perf_counter()
+        before = self._cache.statistics
+        walk = self._cache.walk(setting)
+        after = self._cache.statistics
+        return self._measurement(
+            walk.counters,
+            _floats(walk.squared_error),
+            _floats(walk.absolute_error),
+            target_evaluations=after.target_evaluations - before.target_evaluations,
+            draft_evaluations=after.draft_evaluations - before.draft_evaluations,
+            began=began,
+        )
+
+    def measure_plainly(self, setting: Setting) -> Measurement:
+        """Measure a setting with the plain decoder, without the cache: the reference.
+
+        Raises:
+            DecodingError: a forecast is not finite.
+        """
+        began = time.perf_counter()
+        counters, squared, absolute = [], [], []
+        target_evaluations = draft_evaluations = 0
+
+        def decode(index: Tensor) -> Decoded:
+            return self.workload.speculatively(index, setting)
+
+        for index, decoded in self._batches.run(torch.arange(len(self._windows)), decode):
+            error = decoded.forecast.cpu().double() - self._windows.futures(index)
+            squared.append(error.square().sum(dim=(1, 2)))
+            absolute.append(error.abs().sum(dim=(1, 2)))
+            counters.append(decoded.counters)
+            target_evaluations += decoded.target_evaluations
+            draft_evaluations += decoded.draft_evaluations
+        return self._measurement(
+            Counters.concatenate(counters),
+            _floats(torch.cat(squared)),
+            _floats(torch.cat(absolute)),
+            target_evaluations=target_evaluations,
+            draft_evaluations=draft_evaluations,
+            began=began,
+        )
+
+    def baseline(self) -> Baseline:
+        """Target alone and draft alone, each by its means.
+
+        Raises:
+            DecodingError: a forecast is not finite.
+        """
+        size = self._values_per_forecast
+        target_squared, target_absolute = map(_floats, self._cache.target_alone())
+        draft_squared, draft_absolute = map(_floats, self._cache.draft_alone())
+        return Baseline(
+            target_mse=float(target_squared.mean() / size),
+            target_mae=float(target_absolute.mean() / size),
+            target_mse_se=self._overlap.of_mean(target_squared / size),
+            draft_mse=float(draft_squared.mean() / size),
+            draft_mae=float(draft_absolute.mean() / size),
+            draft_mse_se=self._overlap.of_mean(draft_squared / size),
+            draft_minus_target_mse_se=self._overlap.of_mean(
+                (draft_squared - target_squared) / size
+            ),
+        )
+
+    def _measurement(
+        self,
+        counters: Counters,
+        squared_error: Floats,
+        absolute_error: Floats,
+        *,
+        target_evaluations: int,
+        draft_evaluations: int,
+        began: float,
+    ) -> Measurement:
+        """From what happened to each window ([W], errors summed over H and C) to what is told."""
+        windows, size = len(squared_error), self._values_per_forecast
+        accepted = _floats(counters.accepted.sum(dim=1))
+        tested = _floats(counters.tested.sum(dim=1))
+        rounds = int(counters.rounds.sum())
+        thinning_exhausted = int(counters.thinning_exhausted.sum())
+        if thinning_exhausted:
+            logger.warning(
+                "%d replacements met the bound of %d tries: rule 'exact' is not exact there",
+                thinning_exhausted,
+                THINNING_BOUND,
+            )
+        patches = windows * self.workload.patches
+        return Measurement(
+            acceptance_rate=float(accepted.sum() / tested.sum()),
+            mse=float(squared_error.mean() / size),
+            mae=float(absolute_error.mean() / size),
+            acceptance_se=self._overlap.of_ratio(accepted, tested),
+            mse_se=self._overlap.of_mean(squared_error / size),
+            windows=windows,
+            accepted=int(accepted.sum()),
+            tested=int(tested.sum()),
+            proposed=int(counters.proposed.sum()),
+            rounds=rounds,
+            bonus=int(counters.bonus.sum()),
+            patches=patches,
+            patches_per_round=patches / rounds,
+            accepted_by_position=tuple(counters.accepted.sum(dim=0).tolist()),
+            tested_by_position=tuple(counters.tested.sum(dim=0).tolist()),
+            target_evaluations=target_evaluations,
+            draft_evaluations=draft_evaluations,
+            thinning_exhausted=thinning_exhausted,
+            evaluation_seconds=time.perf_counter() - began,
+            blocks=self._overlap.blocks(squared_error / size, accepted, tested),
+        )
+
+
+def _floats(tensor: Tensor) -> Floats:
+    values: Floats = tensor.cpu().numpy().astype(np.float64)
+    return values

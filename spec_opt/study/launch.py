@@ -1,0 +1,280 @@
+"""Many workers on this machine: processes that are started, watched, restarted and stopped.
+
+The launcher holds no state of the study. If it dies, its workers go on; if workers die, their
+trials are taken up by the others or by the next run.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from spec_opt.errors import InputError
+from spec_opt.study.worker import Stop
+
+log = logging.getLogger(__name__)
+
+DONE = 0
+BAD_INPUT = 2
+INTERRUPTED = 130
+"""Exit codes of `spec-opt worker` after which it is not started again."""
+BETWEEN_SIGNALS = 0.1
+"""Seconds between two signals to one process."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How patiently a worker that fails is started again."""
+
+    at_most: int = 5
+    """Failures in a row; one that ran for `steady_seconds` begins a new row."""
+    in_all: int = 20
+    """For a worker whose every start takes longer than that, and fails all the same."""
+    first_wait: float = 1.0
+    longest_wait: float = 30.0
+    """Seconds before it is started again, doubling."""
+    steady_seconds: float = 60.0
+    kill_after: float = 10.0
+    """Seconds that workers have to leave at once, before they are killed."""
+
+
+@dataclass(frozen=True)
+class LaunchSummary:
+    """What came of the workers."""
+
+    interrupted: bool
+    restarts: int
+    given_up: tuple[Path, ...]
+    """Logs of the workers that failed too often, or met bad input."""
+    bad_input: bool
+
+
+def cpu_environments(workers: int) -> list[dict[str, str]]:
+    """One environment per worker on this machine's cores, the threads shared out, GPUs hidden."""
+    threads = str(max(1, usable_cores() // workers))
+    one = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    return [dict(one) for _ in range(workers)]
+
+
+def gpu_environments(gpus: Sequence[str]) -> list[dict[str, str]]:
+    """One environment per GPU, each seeing only its own.
+
+    Indices count the GPUs that this process sees, which may have been given only some of them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = visible.split(",")
+        gpus = [names[int(gpu)].strip() for gpu in gpus]
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def parse_gpus(text: str, count: Callable[[], int]) -> list[str]:
+    """`0,1,3` or `all` -> the GPUs to use; `count` tells how many there are.
+
+    Raises:
+        InputError: not a list of distinct indices, or one that is not there.
+    """
+    there = count()
+    names = [str(i) for i in range(there)] if text == "all" else text.split(",")
+    for name in names:
+        if not name.isdecimal() or int(name) >= there or names.count(name) > 1:
+            raise InputError(
+                f"--gpus {text}: give distinct indices such as 0,1 or 'all'; "
+                f"this machine has {there} CUDA devices"
+            )
+    if not names:
+        raise InputError(f"--gpus {text}: this machine has no CUDA device; use --workers N")
+    return names
+
+
+def launch(
+    command: Sequence[str],
+    environments: Sequence[Mapping[str, str]],
+    log_folder: Path,
+    stop: Stop,
+    on_tick: Callable[[], None] = lambda: None,
+    restarts: Restarts | None = None,
+) -> LaunchSummary:
+    """Run one worker per environment until all have left.
+
+    A worker that fails is started again, with growing pauses, up to a limit. When `stop` is set the
+    workers are told to finish or release their trials; KeyboardInterrupt tells them to leave at
+    once.
+
+    Args:
+        command: the worker's command line.
+        environments: what each worker's environment has beside this process's own.
+        log_folder: gets `worker-0.log`, ..., appended to.
+        stop: set to end the work early.
+        on_tick: called about five times a second, to show progress.
+        restarts: see there.
+
+    Raises:
+        InputError: a log cannot be written.
+    """
+    policy = restarts or Restarts()
+    with ExitStack() as stack:
+        workers = []
+        for index, environment in enumerate(environments):
+            path = log_folder / f"worker-{index}.log"
+            file = stack.enter_context(_open_log(path))
+            worker = _Worker(command, environment, path, file, policy)
+            workers.append(worker)
+            stack.callback(worker.kill)
+        interrupted = False
+        try:
+            for worker in workers:
+                worker.start()
+            interrupted = _watch(workers, stop, on_tick)
+        except KeyboardInterrupt:
+            interrupted = True
+            _leave_at_once(workers, policy)
+    failed = [worker for worker in workers if worker.given_up]
+    return LaunchSummary(
+        interrupted=interrupted,
+        restarts=sum(worker.restarts for worker in workers),
+        given_up=tuple(worker.path for worker in failed),
+        bad_input=any(worker.code == BAD_INPUT for worker in failed),
+    )
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise InputError(
+            f"log {path}: cannot be written: {error.strerror}; work in another folder"
+        ) from None
+
+
+def _watch(workers: Sequence["_Worker"], stop: Stop, on_tick: Callable[[], None]) -> bool:
+    """Until all workers have left; whether they were told to."""
+    told = False
+    while any(worker.is_active for worker in workers):
+        if stop.is_set() and not told:
+            told = True
+            for worker in workers:
+                worker.tell()
+        for worker in workers:
+            worker.look()
+        on_tick()
+        # `stop` itself wakes us only once.
+        time.sleep(0.2) if told else stop.wait(0.2)
+    return told
+
+
+def _leave_at_once(workers: Sequence["_Worker"], policy: Restarts) -> None:
+    # Twice each, what was told before included. Apart: a signal that waits swallows its like.
+    for worker in [worker for worker in workers if not worker.told]:
+        worker.tell()
+    time.sleep(BETWEEN_SIGNALS)
+    for worker in workers:
+        worker.tell()
+    deadline = time.monotonic() + policy.kill_after
+    while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+@dataclass
+class _Worker:
+    """One place for a worker process, and the process in it."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    path: Path
+    file: IO[bytes]
+    policy: Restarts
+    restarts: int = 0
+    given_up: bool = False
+    code: int | None = None
+    _failures: int = 0
+    _started: float = 0.0
+    _start_at: float | None = None
+    told: bool = False
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def is_active(self) -> bool:
+        """Running, or to be started again."""
+        return self._process is not None or self._start_at is not None
+
+    def start(self) -> None:
+        self._start_at = None
+        self._started = time.monotonic()
+        self.file.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n".encode())
+        self.file.flush()
+        # A session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it
+        # on once. From the terminal as well it would count as the second.
+        self._process = subprocess.Popen(
+            self.command,
+            env=os.environ | dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=self.file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def look(self) -> None:
+        """Notice that the process has left; start it again when it is time."""
+        if self._start_at is not None and time.monotonic() >= self._start_at:
+            self.start()
+        if self._process is None:
+            return
+        code = self._process.poll()
+        if code is None:
+            return
+        self._process, self.code = None, code
+        if code in (DONE, INTERRUPTED) or self.told:
+            return
+        if code == BAD_INPUT:
+            self.given_up = True
+            return
+        self._fail(code)
+
+    def _fail(self, code: int) -> None:
+        steady = time.monotonic() - self._started > self.policy.steady_seconds
+        self._failures = 1 if steady else self._failures + 1
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if self._failures > self.policy.at_most or self.restarts >= self.policy.in_all:
+            self.given_up = True
+            log.warning("worker ended with %s too often, see %s", how, self.path)
+            return
+        wait = min(self.policy.first_wait * 2 ** (self._failures - 1), self.policy.longest_wait)
+        log.warning(
+            "worker ended with %s, is started again in %.0f s; see %s", how, wait, self.path
+        )
+        self.restarts += 1
+        self._start_at = time.monotonic() + wait
+
+    def tell(self) -> None:
+        """Have it leave: once in good order, twice at once."""
+        self.told = True
+        self._start_at = None
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Leave no process behind."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,100 @@
+"""The search space: `[search]` of a study file as distributions, grid points and a sampler."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from spec_opt.config.study_file import SearchConfig, Setting
+from spec_opt.config.values import FloatRange, IntRange
+
+PARAMETERS = ("sigma", "bias", "k")
+"""The names of a setting's parameters, in the order in which they are stored."""
+
+
+def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each parameter.
+
+    A range is a numeric distribution. A list is categorical for the samplers that draw from it;
+    for a grid, whose points are enumerated, it is numeric too, so that the dashboard draws numbers
+    and the grid may grow later (Optuna lets a numeric range change, a list of choices never).
+    """
+    return {name: _distribution(search, name) for name in PARAMETERS}
+
+
+def _distribution(search: SearchConfig, name: str) -> BaseDistribution:
+    space = _spaces(search)[name]
+    if isinstance(space, FloatRange):
+        return FloatDistribution(space.low, space.high, log=space.log)
+    if isinstance(space, IntRange):
+        return IntDistribution(space.low, space.high)
+    if search.sampler != "grid":
+        return CategoricalDistribution(space)
+    if name == "k":
+        return IntDistribution(int(min(space)), int(max(space)))
+    return FloatDistribution(float(min(space)), float(max(space)))
+
+
+def _spaces(search: SearchConfig) -> dict[str, Any]:
+    return {"sigma": search.sigma, "bias": search.bias, "k": search.k}
+
+
+def grid_points(search: SearchConfig) -> tuple[Setting, ...]:
+    """Every setting of a grid: sigma outermost, then bias, k innermost; empty for other samplers.
+
+    Settings of one sigma share most of what the models compute, so they stand together.
+    """
+    if search.sampler != "grid":
+        return ()
+    spaces = _spaces(search)
+    points = itertools.product(*(spaces[name] for name in PARAMETERS))
+    return tuple(Setting(sigma=sigma, bias=bias, k=k) for sigma, bias, k in points)
+
+
+def setting_count(search: SearchConfig) -> int | None:
+    """How many distinct settings the space holds; None if a parameter is continuous."""
+    total = 1
+    for space in _spaces(search).values():
+        if isinstance(space, FloatRange):
+            return None
+        total *= space.high - space.low + 1 if isinstance(space, IntRange) else len(space)
+    return total
+
+
+def make_sampler(search: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler that the study file names; `seed` differs between trials."""
+    match search.sampler:
+        case "grid":
+            return optuna.samplers.GridSampler(
+                {name: list(space) for name, space in _spaces(search).items()}, seed=seed
+            )
+        case "tpe":
+            # The liar lets a worker see what the others are trying at the moment.
+            return optuna.samplers.TPESampler(constant_liar=True, seed=seed)
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "nsga2":
+            # A small population: a study has some hundred trials, the default of 50 is half of it.
+            return optuna.samplers.NSGAIISampler(population_size=16, seed=seed)
+
+
+def params_of(setting: Setting) -> dict[str, float | int]:
+    """A setting as the parameters of a trial."""
+    return {"sigma": setting.sigma, "bias": setting.bias, "k": setting.k}
+
+
+def setting_of(params: Mapping[str, Any]) -> Setting:
+    """The setting that a trial's parameters stand for.
+
+    Raises:
+        KeyError: a parameter is missing.
+        ValueError: a parameter is not allowed (pydantic's ValidationError).
+    """
+    return Setting(sigma=float(params["sigma"]), bias=float(params["bias"]), k=int(params["k"]))

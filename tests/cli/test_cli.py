@@ -1,0 +1,556 @@
+"""The command line, run: streams, exit codes, bad input, a second run, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from spec_opt.cli import main
+from spec_opt.cli.service import look
+from spec_opt.config.study_file import read_study
+from spec_opt.errors import DecodingError, StudyError
+from spec_opt.study.launch import LaunchSummary
+from spec_opt.study.store import Store, open_store
+
+DATA = Path(__file__).parent.parent / "files"
+
+# Checkpoints, so that nothing trains: the tiny pair forecasts 24 points from multiples of 24.
+STUDY = f"""
+name = "tiny"
+[search]
+sigma = [0.3, 2.0]
+bias = [1.0, 2.0]
+k = [1, 2]
+[data]
+source = "synthetic"
+context = 96
+horizon = 48
+max_windows = 20
+[data.synthetic]
+rows = 1000
+[target]
+checkpoint = "{DATA / "tiny_target.pth"}"
+[draft]
+checkpoint = "{DATA / "tiny_draft.pth"}"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a study file in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
+    return tmp_path
+
+
+def spec_opt(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program itself, in the current folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "spec_opt", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.usefixtures("folder")
+def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    first = capfd.readouterr()
+    assert "Pareto front of tiny: of 8 completed trials" in first.out
+    assert "Target alone: MSE" in first.out
+    assert "8 of 8 trials done" in first.err
+
+    assert main(["run", "tiny.toml"]) == 0
+    second = capfd.readouterr()
+    assert second.out == first.out
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["acceptance_rate", "mse"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_stands_alone_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["study"] == "tiny"
+    assert [r["scenario"] for r in document["recommendations"]] == ["speed", "quality", "balanced"]
+
+    assert main(["status", "tiny.toml", "--json"]) == 0
+    status = json.loads(capfd.readouterr().out)
+    assert status["states"] == {"complete": 8, "running": 0, "waiting": 0, "fail": 0}
+    assert (status["study"], status["missing"], status["workers"]) == ("tiny", 0, [])
+
+    assert main(["export", "tiny.toml", "--all", "--format", "json"]) == 0
+    export = json.loads(capfd.readouterr().out)
+    assert len(export["trials"]) == 8
+    trial = export["trials"][0]
+    assert set(trial["params"]) == {"sigma", "bias", "k"}
+    assert set(trial["values"]) == {"acceptance_rate", "mse"}
+    promised = (
+        "mae accepted tested proposed rounds patches_per_round windows acceptance_se mse_se "
+        "mse_baseline evaluation_seconds target_fingerprint draft_fingerprint data_fingerprint "
+        "device versions commit"
+    )
+    assert set(promised.split()) <= set(trial["attributes"])
+    assert export["baseline"]["target_mse"] == pytest.approx(trial["attributes"]["mse_baseline"])
+
+    assert main(["recommend", "tiny.toml", "--format", "json", "--scenario", "speed"]) == 0
+    choice = json.loads(capfd.readouterr().out)
+    assert {"scenario", "trial", "setting", "acceptance_rate", "mse", "reason"} <= set(choice)
+
+
+def test_export_to_a_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["export", "tiny.toml", "--all", "-o", "all.csv"]) == 0
+    assert capfd.readouterr().out == ""
+    assert len((folder / "all.csv").read_text().splitlines()) == 9
+
+
+@pytest.mark.usefixtures("folder")
+def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny.toml"]) == 0
+    out = capfd.readouterr().out
+    assert "tiny_target.pth" in out
+    assert "tiny_draft.pth" in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_status_text(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["run", "tiny.toml"])
+    capfd.readouterr()
+    assert main(["status", "tiny.toml"]) == 0
+    out = capfd.readouterr().out
+    assert "8 of 8 trials complete, done" in out
+    assert "highest acceptance: trial" in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_other_numbers_need_another_name(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["run", "tiny.toml"])
+    Path("other.toml").write_text(STUDY + "[decoding]\nseed = 7\n", encoding="utf-8")
+    capfd.readouterr()
+    assert main(["run", "other.toml"]) == 2
+    assert "decoding" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_larger_grid_runs_only_what_is_missing() -> None:
+    main(["run", "tiny.toml"])
+    text = STUDY.replace("sigma = [0.3, 2.0]", "sigma = [0.3, 2.0, 5.0]")
+    Path("tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "tiny.toml"]) == 0
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    settings = [tuple(sorted(trial.params.items())) for trial in study.trials]
+    assert len(settings) == len(set(settings)) == 12
+
+
+@pytest.mark.usefixtures("folder")
+def test_two_processes_share_the_work(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 0
+    captured = capfd.readouterr()
+    assert "of 8 completed trials" in captured.out
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
+    logs = sorted(Path("logs/tiny").iterdir())
+    assert [log.name for log in logs] == ["worker-0.log", "worker-1.log"]
+    assert sum(log.read_text().count(" complete: ") for log in logs) == 8
+
+
+@pytest.mark.usefixtures("folder")
+def test_bad_input_with_many_workers_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("tiny.toml").write_text(STUDY.replace("tiny_draft.pth", "absent.pth"), encoding="utf-8")
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 2
+    assert capfd.readouterr().err.count("error: ") == 1
+    assert not Path("storage").exists()
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let workers do nothing, and end like that."""
+    logs = (Path("logs/tiny/worker-1.log"),)
+    summary = LaunchSummary(interrupted=False, restarts=0, given_up=logs, bad_input=False)
+    monkeypatch.setattr("spec_opt.cli.service.launch", lambda *_, **__: replace(summary, **changes))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_worker_that_failed_withholds_no_result(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched(monkeypatch)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 1
+    failed = "1 of 2 workers failed; see logs/tiny/worker-1.log"
+    assert capfd.readouterr().err == f"spec-opt: error: {failed}\n"
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 0
+    captured = capfd.readouterr()
+    assert failed in captured.err
+    assert "Pareto front of tiny" in captured.out
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interruption_before_there_is_a_study(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched(monkeypatch, interrupted=True, bad_input=True)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 130
+    err = capfd.readouterr().err
+    assert "1 of 2 workers found bad input; see logs/tiny/worker-1.log" in err
+    assert "error" not in err
+    assert "the same command resumes" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_look_in_vain_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While workers start, there is one every second."""
+    config, url = read_study("tiny.toml"), "sqlite:///store.db"
+    open_store(url).close()
+    closed: list[Store] = []
+    monkeypatch.setattr(Store, "close", lambda store: closed.append(store))
+    with pytest.raises(StudyError):
+        look(config, url)
+    assert len(closed) == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_training_that_was_killed_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr("spec_opt.cli.service.PROGRAM", (sys.executable, "-c", killed))
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 1
+    assert "error: training was ended by SIGKILL" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_report_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    assert "report: reports/tiny/report.html" in capfd.readouterr().err
+    assert main(["report", "tiny.toml", "-o", "elsewhere"]) == 0
+    written = capfd.readouterr().out.split()
+    assert [Path(name).name for name in written] == [
+        "report.html",
+        "results.csv",
+        "results.parquet",
+        "summary.md",
+    ]
+    assert all(Path(name).stat().st_size for name in written)
+
+
+@pytest.mark.usefixtures("folder")
+def test_confirm_on_the_test_split(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["confirm", "tiny.toml"]) == 0
+    assert "validation (tuned on) -> test" in capfd.readouterr().out
+    assert main(["confirm", "tiny.toml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["tuned_on"], document["confirmed_on"]) == ("validation", "test")
+    assert document["settings"]
+    assert main(["confirm", "tiny.toml", "--split", "validation"]) == 2
+    assert "was tuned on it" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_old_tables_become_trials(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = (DATA / "old_sweep.csv").read_text(encoding="utf-8").splitlines()
+    Path("a.csv").write_text("\n".join(rows[:41]), encoding="utf-8")
+    Path("b.csv").write_text("\n".join([rows[0], *rows[41:]]), encoding="utf-8")
+    assert main(["import", "tiny.toml", "a.csv", "b.csv"]) == 0
+    assert "80 rows imported, 0 there already" in capfd.readouterr().out
+    assert main(["import", "tiny.toml", "a.csv", "b.csv"]) == 0
+    assert "0 rows imported, 80 there already" in capfd.readouterr().out
+    assert main(["recommend", "tiny.toml", "--format", "flags", "--scenario", "speed"]) == 0
+    assert capfd.readouterr().out.startswith("--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4")
+    assert main(["report", "tiny.toml"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_dashboard_until_interrupted() -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "dashboard", "tiny.toml", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "dashboard on http://127.0.0.1:" in line
+    address = line.split()[3].rstrip(";")
+    with urllib.request.urlopen(f"{address}api/studies", timeout=30) as answer:
+        assert "tiny" in answer.read().decode()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
+def test_quick_help() -> None:
+    shown = spec_opt("--help")
+    assert shown.returncode == 0
+    for command in (
+        "run",
+        "worker",
+        "train",
+        "status",
+        "export",
+        "recommend",
+        "report",
+        "confirm",
+        "import",
+        "dashboard",
+        "bench",
+    ):
+        assert f"\n  {command} " in shown.stdout
+
+
+def replaced(old: str, new: str) -> Callable[[Path], list[str]]:
+    """A study file in which one thing is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        assert old in STUDY
+        (folder / "bad.toml").write_text(STUDY.replace(old, new), encoding="utf-8")
+        return ["run", "bad.toml"]
+
+    return prepare
+
+
+def with_series(text: str) -> Callable[[Path], list[str]]:
+    """A CSV in which something is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        (folder / "series.csv").write_text(text, encoding="utf-8")
+        return replaced('"synthetic"', '"series.csv"')(folder)
+
+    return prepare
+
+
+def with_target(content: bytes) -> Callable[[Path], list[str]]:
+    """A checkpoint in which something is wrong."""
+
+    def prepare(folder: Path) -> list[str]:
+        (folder / "model.pth").write_bytes(content)
+        return replaced(str(DATA / "tiny_target.pth"), "model.pth")(folder)
+
+    return prepare
+
+
+def called(*arguments: str) -> Callable[[Path], list[str]]:
+    return lambda folder: list(arguments)
+
+
+ROWS = "".join(f"2020-01-01 {hour:02d}:00,{hour},{hour * 2}\n" for hour in range(24)) * 40
+BAD_INPUT = {
+    # study files
+    "no study": called("run", "absent.toml"),
+    "not TOML": replaced("[search]", "[search"),
+    "unknown table": replaced("[search]", "[serach]"),
+    "unknown key": replaced("sigma =", "sgima ="),
+    "wrong type": replaced("[0.3, 2.0]", '"0.3"'),
+    "empty list": replaced("[0.3, 2.0]", "[]"),
+    "negative sigma": replaced("[0.3, 2.0]", "[-0.3]"),
+    "sigma twice": replaced("[0.3, 2.0]", "[0.3, 0.3]"),
+    "sigma not a number": replaced("[0.3, 2.0]", "[nan]"),
+    "k of 0": replaced("k = [1, 2]", "k = [0]"),
+    "k of 1.5": replaced("k = [1, 2]", "k = [1.5]"),
+    "bias below 1": replaced("[1.0, 2.0]", "[0.5]"),
+    "a range in a grid": replaced("[0.3, 2.0]", "{low = 0.1, high = 1.0}"),
+    "tpe without n_trials": replaced("[search]", '[search]\nsampler = "tpe"'),
+    "unknown sampler": replaced("[search]", '[search]\nsampler = "cma"'),
+    "no context": replaced("context = 96", ""),
+    "context not whole patches": replaced("context = 96", "context = 100"),
+    "horizon past the data": replaced("horizon = 48", "horizon = 4800"),
+    "horizon of 0": replaced("horizon = 48", "horizon = 0"),
+    "unknown split": replaced("horizon = 48", 'horizon = 48\nsplit = "dev"'),
+    "a name that is no name": replaced('"tiny"', '"../tiny"'),
+    "sizes beside a checkpoint": replaced("[target]", "[target]\nlayers = 3"),
+    "a GPU that is not there": replaced("[data]", '[decoding]\ndevice = "cuda:99"\n[data]'),
+    # series
+    "no such series": replaced('"synthetic"', '"absent.csv"'),
+    "empty series": with_series(""),
+    "header only": with_series("date,a,b\n"),
+    "a missing value": with_series(f"date,a,b\n{ROWS}2020-02-01,,3\n"),
+    "text in a channel": with_series(f"date,a,b\n{ROWS}2020-02-01,x,3\n"),
+    "a header twice": with_series(f"date,a,a\n{ROWS}"),
+    "too short": with_series(f"date,a,b\n{ROWS[:400]}"),
+    # checkpoints
+    "no such checkpoint": replaced("tiny_target.pth", "absent.pth"),
+    "text as a checkpoint": with_target(b"not a checkpoint"),
+    "an empty checkpoint": with_target(b""),
+    "half a checkpoint": with_target((DATA / "tiny_target.pth").read_bytes()[:5000]),
+    "half a safetensors": with_target((DATA / "tiny_target.safetensors").read_bytes()[:5000]),
+    # stores
+    "MySQL": called("run", "tiny.toml", "--storage", "mysql://u:secret@h/db"),
+    "gRPC": called("run", "tiny.toml", "--storage", "grpc://localhost:13000"),
+    "a path as URL": called("run", "tiny.toml", "--storage", "trials.db"),
+    "in memory": called("run", "tiny.toml", "--storage", "sqlite:///:memory:"),
+    "a folder as store": called("run", "tiny.toml", "--storage", "sqlite:////tmp"),
+    "no store yet": called("status", "tiny.toml"),
+    # flags
+    "unknown command": called("sweep"),
+    "unknown flag": called("run", "tiny.toml", "--speed"),
+    "unknown format": called("export", "tiny.toml", "--format", "xlsx"),
+    "unknown scenario": called("recommend", "tiny.toml", "--scenario", "best"),
+    "no study named": called("status"),
+    "workers and GPUs": called("run", "tiny.toml", "--workers", "2", "--gpus", "0"),
+    "no workers": called("run", "tiny.toml", "--workers", "0"),
+    "a GPU list that is none": called("run", "tiny.toml", "--gpus", "first"),
+    "no table to import": called("import", "tiny.toml"),
+    "an absent table": called("import", "tiny.toml", "absent.csv"),
+    "a table of another kind": called("import", "tiny.toml", "tiny.toml"),
+    "a dashboard for everyone": called("dashboard", "tiny.toml", "--host", "0.0.0.0"),
+    "a port that is none": called("dashboard", "tiny.toml", "--port", "99999"),
+    "two studies": called("run", "tiny.toml", "tiny.toml"),
+}
+
+
+@pytest.mark.parametrize("prepare", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input(
+    folder: Path, capfd: pytest.CaptureFixture[str], prepare: Callable[[Path], list[str]]
+) -> None:
+    arguments = prepare(folder)
+    before = files(folder)
+    assert main(arguments) == 2
+    captured = capfd.readouterr()
+    errors = [line for line in captured.err.splitlines() if line]
+    assert len(errors) == 1, captured.err
+    assert errors[0].startswith("spec-opt: error: ")
+    assert "secret" not in captured.err
+    assert captured.out == ""
+    assert files(folder) == before
+
+
+def started_with_200_settings(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A run that has come some way; so many settings take long enough to be interrupted there."""
+    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "run", "tiny.toml", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while complete_trials(Path("storage/spec_opt.db")) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def test_a_study_whose_worker_was_sent_away_is_not_done(folder: Path) -> None:
+    process = started_with_200_settings(folder, "--workers", "1")
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
+    os.kill(int(study.trials[0].user_attrs["worker"].rpartition(":")[2]), signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert re.search(r"error: \d+ of 200 are missing; the same command resumes", err)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_resumes(folder: Path, name: signal.Signals) -> None:
+    process = started_with_200_settings(folder)
+    process.send_signal(name)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    url = "sqlite:///storage/spec_opt.db"
+    study = optuna.load_study(study_name="tiny", storage=url)
+    states = [trial.state.name for trial in study.trials]
+    assert "RUNNING" not in states
+    finished = states.count("COMPLETE")
+    assert 5 <= finished < 200
+
+    assert main(["run", "tiny.toml"]) == 0
+    study = optuna.load_study(study_name="tiny", storage=url)
+    complete = [t for t in study.trials if t.state.name == "COMPLETE"]
+    assert len({tuple(t.params.values()) for t in complete}) == len(complete) == 200
+
+
+def complete_trials(store: Path) -> int:
+    """Read without opening the store as Optuna would, which makes the tables it misses."""
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        try:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM trials WHERE state = 'COMPLETE'"
+            ).fetchone()
+        except sqlite3.OperationalError:  # no tables yet
+            return 0
+    return int(count)
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """As `| head` does once it has what it wants."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "spec_opt", "--help"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_an_exit_that_is_not_ours_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(*_: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr("spec_opt.cli.service.prepare", prepare)
+    with pytest.raises(SystemExit, match="3"):
+        main(["run"])
+
+
+def test_without_a_command_there_is_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("Usage: spec-opt")
+    assert "error" not in err.splitlines()[0]
+
+
+def test_memory_that_runs_out_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("spec_opt.cli.service.prepare", prepare)
+    assert main(["run"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("spec-opt: error: out of memory: CUDA out of memory")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_study_of_failures_is_no_success(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a sampler could go on: all its trials are spent."""
+    text = (folder / "tiny.toml").read_text(encoding="utf-8")
+    sampled = text.replace("[search]", '[search]\nsampler = "random"\nn_trials = 3')
+    (folder / "tiny.toml").write_text(sampled, encoding="utf-8")
+
+    def measure(*_: object) -> None:
+        raise DecodingError("too bad")
+
+    monkeypatch.setattr("spec_opt.measure.evaluator.Evaluator.measure", measure)
+    assert main(["run", "tiny.toml"]) == 1
+    err = capfd.readouterr().err
+    assert "error: 3 of 3 trials failed, the last with: too bad" in err

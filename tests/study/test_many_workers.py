@@ -1,0 +1,194 @@
+"""Real worker processes on one store: started at once, killed, stopped and continued."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from spec_opt.study.claims import Heartbeat
+from spec_opt.study.store import Store, open_store
+from spec_opt.study.study import load_study
+from tests.study.stand_in import QUICK
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-W", "error", "-m", "tests.study.stand_in"]
+GRID_24: dict[str, Any] = {"sigma": (0.1, 0.2, 0.3), "bias": (1.0, 2.0), "k": (1, 2, 3, 4)}
+LONGEST = 120.0
+"""Seconds after which a test gives up."""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(store_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Starts worker processes; what is left of them at the end is killed."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_(
+        search: dict[str, Any], seconds: float = 0.05, heartbeat: Heartbeat = QUICK
+    ) -> "subprocess.Popen[str]":
+        arguments = {
+            "url": store_url,
+            "search": search,
+            "seconds": seconds,
+            "log": str(tmp_path / "evaluations"),
+            "heartbeat": [heartbeat.interval, heartbeat.grace],
+        }
+        processes.append(
+            subprocess.Popen(
+                [*COMMAND, json.dumps(arguments)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield start_
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What a worker said at its end, which must be a good one."""
+    out, err = process.communicate(timeout=LONGEST)
+    assert err == ""
+    assert process.returncode == 0
+    summary: dict[str, Any] = json.loads(out)
+    return summary
+
+
+def trials_of(url: str) -> list[FrozenTrial]:
+    with open_store(url, create=False) as store:
+        return load_study(store, "stand-in").optuna_study().get_trials()
+
+
+def assert_every_setting_once(url: str, count: int) -> list[FrozenTrial]:
+    trials = trials_of(url)
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert len(complete) == count
+    assert len({tuple(trial.params.values()) for trial in complete}) == count
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    return trials
+
+
+def wait_for(condition: Callable[[], bool], workers: "list[subprocess.Popen[str]]") -> None:
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        for worker in workers:
+            if worker.poll():
+                pytest.fail(worker.communicate()[1])
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def evaluations(tmp_path: Path) -> int:
+    log = tmp_path / "evaluations"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_ten_workers_at_once_on_an_empty_store(start: Start, store_url: str) -> None:
+    workers = [start({}, seconds=0.01, heartbeat=Heartbeat()) for _ in range(10)]
+    summaries = [ended(worker) for worker in workers]
+    assert sum(summary["complete"] for summary in summaries) == 80
+    assert len(assert_every_setting_once(store_url, 80)) == 80
+
+
+def test_killed_workers_cost_no_setting(start: Start, store_url: str, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    workers = [start(GRID_24, seconds=0.2) for _ in range(4)]
+    for kill in range(4):
+        wait_for(lambda: evaluations(tmp_path) > 3 + 4 * kill, workers)  # noqa: B023
+        time.sleep(chance.uniform(0.0, 0.2))
+        victims = workers if kill == 2 else [chance.choice(workers)]
+        for victim in victims:
+            victim.kill()
+            victim.wait()
+        workers = [w for w in workers if w not in victims]
+        workers += [start(GRID_24, seconds=0.2) for _ in victims]
+    for worker in workers:
+        ended(worker)
+    trials = assert_every_setting_once(store_url, 24)
+    failed = [trial for trial in trials if trial.state is TrialState.FAIL]
+    assert all(trial.user_attrs["failure"] == "died" for trial in failed)
+
+
+def test_a_stopped_worker_comes_back_too_late(start: Start, store_url: str, tmp_path: Path) -> None:
+    one = {"sigma": (0.1,), "bias": (1.0,), "k": (1,)}
+    # So long that it cannot end between the look and the signal.
+    stopped = start(one, seconds=5.0)
+    wait_for(lambda: evaluations(tmp_path) == 1, [stopped])
+    os.kill(stopped.pid, signal.SIGSTOP)
+    assert ended(start(one, seconds=0.0))["complete"] == 1
+    os.kill(stopped.pid, signal.SIGCONT)
+    late = ended(stopped)
+    assert (late["complete"], late["dropped"]) == (0, 1)
+    trials = assert_every_setting_once(store_url, 1)
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert "source" not in trials[0].user_attrs
+    assert trials[0].values is None
+
+
+def test_a_worker_told_to_leave_leaves_nothing_running(
+    start: Start, store_url: str, tmp_path: Path
+) -> None:
+    worker = start(GRID_24, seconds=0.3)
+    wait_for(lambda: evaluations(tmp_path) == 2, [worker])
+    worker.terminate()
+    assert ended(worker)["interrupted"]
+    states = Counter(trial.state for trial in trials_of(store_url))
+    assert states[TrialState.RUNNING] == 0
+    assert states[TrialState.COMPLETE] + states[TrialState.WAITING] == 24
+    ended(start(GRID_24, seconds=0.0))
+    assert_every_setting_once(store_url, 24)
+
+
+def test_samplers_stop_at_their_number_though_workers_die(
+    start: Start, store_url: str, tmp_path: Path
+) -> None:
+    search = {"sampler": "tpe", "n_trials": 25}
+    workers = [start(search, seconds=0.1) for _ in range(4)]
+    for kill in range(2):
+        wait_for(lambda: evaluations(tmp_path) > 4 + 4 * kill, workers)  # noqa: B023
+        victim = workers.pop(0)
+        victim.kill()
+        victim.wait()
+        workers.append(start(search, seconds=0.1))
+    for worker in workers:
+        ended(worker)
+    complete = [t for t in trials_of(store_url) if t.state is TrialState.COMPLETE]
+    assert len(complete) == 25
+    assert all(trial.params.keys() == {"sigma", "bias", "k"} for trial in complete)
+
+
+def test_the_store_reads_alike_while_others_write(
+    start: Start, store_url: str, opened: Callable[..., Store], tmp_path: Path
+) -> None:
+    workers = [start(GRID_24, seconds=0.05, heartbeat=Heartbeat()) for _ in range(2)]
+    wait_for(lambda: evaluations(tmp_path) > 0, workers)
+    study = load_study(opened(store_url, create=False), "stand-in")
+    while any(worker.poll() is None for worker in workers):
+        trials = study.optuna_study().get_trials(deepcopy=False)
+        assert len(trials) == 24
+        assert all(
+            trial.values is not None and "mae" in trial.user_attrs
+            for trial in trials
+            if trial.state is TrialState.COMPLETE
+        )
+    for worker in workers:
+        ended(worker)

@@ -1,0 +1,173 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from spec_opt.config.models import DraftConfig, TargetConfig
+from spec_opt.config.study_file import DataConfig, SearchConfig, StudyConfig
+from spec_opt.config.values import FloatRange
+from spec_opt.errors import StudyError
+from spec_opt.study.store import Store
+from spec_opt.study.study import Study, load_study, open_study
+from tests.study.stand_in import BASELINE, FINGERPRINTS, stand_in_study, study_config
+
+SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}
+
+
+def points(study: Study) -> Counter[tuple[float, float, int]]:
+    """How many trials each setting has."""
+    trials = study.optuna_study().get_trials(deepcopy=False)
+    return Counter((t.params["sigma"], t.params["bias"], t.params["k"]) for t in trials)
+
+
+def test_a_new_study_holds_its_grid_in_order(store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    seen = study.optuna_study()
+    assert seen.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    assert seen.metric_names == ["acceptance_rate", "mse"]
+    assert isinstance(seen.sampler, optuna.samplers.GridSampler)
+    trials = seen.get_trials()
+    assert [t.state for t in trials] == [TrialState.WAITING] * 4
+    assert [t.number for t in trials] == [0, 1, 2, 3]
+    assert [t.user_attrs["grid_point"] for t in trials] == [0, 1, 2, 3]
+    assert [t.params for t in trials] == [
+        {"sigma": 0.1, "bias": 1.0, "k": 1},
+        {"sigma": 0.1, "bias": 1.0, "k": 2},
+        {"sigma": 0.5, "bias": 1.0, "k": 1},
+        {"sigma": 0.5, "bias": 1.0, "k": 2},
+    ]
+    assert [t.system_attrs["fixed_params"] for t in trials] == [t.params for t in trials]
+
+
+def test_the_study_says_what_it_was_made_with(store: Store) -> None:
+    attributes = stand_in_study(store, **SMALL).optuna_study().user_attrs
+    assert attributes["fingerprints"] == asdict(FINGERPRINTS)
+    assert attributes["baseline"] == asdict(BASELINE)
+    assert attributes["versions"] == {"torch": "0"}
+    assert StudyConfig.model_validate_json(json.dumps(attributes["config"])) == study_config(
+        **SMALL
+    )
+
+
+def test_any_optuna_client_can_work_on_the_queue(store: Store) -> None:
+    """The points stand in Optuna's own queue: its own loop takes them, parameters and all."""
+    study = stand_in_study(store, **SMALL)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        sigma = trial.suggest_float("sigma", 0.1, 0.5)
+        k = trial.suggest_int("k", 1, 2)
+        return sigma / k, sigma * trial.suggest_float("bias", 1.0, 1.0)
+
+    store.optuna_study(study.name, optuna.samplers.RandomSampler()).optimize(objective, n_trials=4)
+    assert set(points(study).values()) == {1}
+    assert len(points(study)) == 4
+
+
+def test_opening_again_adds_nothing(store: Store) -> None:
+    first = stand_in_study(store, **SMALL)
+    again = stand_in_study(store, **SMALL)
+    assert again == first
+    assert len(points(again)) == sum(points(again).values()) == 4
+
+
+def test_a_grid_may_grow(store: Store) -> None:
+    stand_in_study(store, **SMALL)
+    study = stand_in_study(store, **(SMALL | {"sigma": (0.1, 0.25, 0.5, 1.0)}))
+    assert len(points(study)) == sum(points(study).values()) == 8
+    assert load_study(store, "stand-in").config.search.sigma == (0.1, 0.25, 0.5, 1.0)
+
+
+def test_more_trials_may_be_asked_for(store: Store) -> None:
+    stand_in_study(store, sampler="tpe", n_trials=3)
+    assert stand_in_study(store, sampler="random", n_trials=9).config.search.n_trials == 9
+
+
+@pytest.mark.parametrize("field", ["target", "draft", "data", "decoding"])
+def test_trials_that_cannot_be_compared_do_not_meet(field: str, store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    other = replace(FINGERPRINTS, **{field: "another"})
+    with pytest.raises(StudyError, match=f"another {field} .* another name"):
+        open_study(store, study.config, other, BASELINE, {})
+    assert sum(points(study).values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"sampler": "tpe", "n_trials": 5}),
+        ({"sampler": "tpe", "n_trials": 5}, {}),
+        (
+            {"sampler": "tpe", "n_trials": 5},
+            {"sampler": "tpe", "n_trials": 5, "sigma": FloatRange(low=0.1, high=1.0)},
+        ),
+    ],
+)
+def test_spaces_that_optuna_cannot_mix_are_refused(
+    before: dict[str, Any], after: dict[str, Any], store: Store
+) -> None:
+    study = stand_in_study(store, **before)
+    sampled = study.optuna_study()
+    if before:
+        trial = sampled.ask()
+        trial.suggest_categorical("sigma", [0.1, 0.25, 0.5, 1.0])
+    with pytest.raises(StudyError, match=r"search\.\w+ or search\.sampler changed"):
+        stand_in_study(store, **after)
+
+
+def test_the_baseline_is_the_one_first_measured(store: Store) -> None:
+    study = stand_in_study(store)
+    other = replace(BASELINE, target_mse=0.99)
+    again = open_study(store, study.config, FINGERPRINTS, other, {})
+    assert again.baseline == BASELINE
+
+
+def test_looking_at_a_study(store_url: str, opened: Callable[..., Store]) -> None:
+    study = stand_in_study(opened(store_url), **SMALL)
+    seen = load_study(opened(store_url, create=False), "stand-in")
+    assert replace(seen, store=study.store) == study
+
+
+def test_looking_at_a_study_that_is_not_there(store: Store) -> None:
+    stand_in_study(store, name="other", **SMALL)
+    with pytest.raises(StudyError, match="holds other"):
+        load_study(store, "stand-in")
+
+
+def test_a_study_by_another_program_is_refused(store: Store) -> None:
+    optuna.create_study(storage=store.storage, study_name="stand-in")
+    with pytest.raises(StudyError, match="not made by spec-opt"):
+        load_study(store, "stand-in")
+    with pytest.raises(StudyError, match="spec-opt did not make"):
+        stand_in_study(store)
+
+
+def test_two_studies_share_a_store(store: Store) -> None:
+    assert len(points(stand_in_study(store, name="a", **SMALL))) == 4
+    assert len(points(stand_in_study(store, name="b"))) == 80
+    assert len(points(load_study(store, "a"))) == 4
+
+
+def test_checkpoints_survive_in_the_stored_study_file(store: Store) -> None:
+    config = StudyConfig(
+        name="stand-in",
+        search=SearchConfig(**SMALL),
+        data=DataConfig(source="ETTh1", context=672, horizon=96),
+        target=TargetConfig(checkpoint=Path("/models/target.pth")),
+        draft=DraftConfig(checkpoint=Path("/models/draft.pth")),
+    )
+    open_study(store, config, FINGERPRINTS, BASELINE, {})
+    assert load_study(store, "stand-in").config == config
+
+
+def test_a_study_file_of_another_version_is_said(store: Store) -> None:
+    study = stand_in_study(store).optuna_study()
+    study.set_user_attr("config", study.user_attrs["config"] | {"novelty": 1})
+    with pytest.raises(StudyError, match="cannot be read by this version"):
+        load_study(store, "stand-in")
