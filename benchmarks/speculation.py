@@ -23,9 +23,10 @@ from spec_opt.config.models import (
 from spec_opt.config.study_file import DataConfig, DecodingConfig, Setting, StudyConfig
 from spec_opt.config.values import ContextMode
 from spec_opt.data.windows import load_dataset
-from spec_opt.measure.bench import Case, bench
+from spec_opt.measure.bench import bench
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.evaluator import Evaluator
+from spec_opt.measure.measurement import Case
 from spec_opt.models.training import prepare_models
 
 MODES: tuple[ContextMode, ...] = ("rolling", "growing")
