@@ -178,8 +178,8 @@ def test_the_second_signal_ends_everything(tmp_path: Path) -> None:
     )
     script = (
         "import sys, pathlib\n"
-        "from spec_opt.interrupts import stop_on_signals\n"
-        "from spec_opt.tuning.launch import launch, Restarts\n"
+        "from spec_opt.cli.interrupts import stop_on_signals\n"
+        "from spec_opt.study.launch import launch, Restarts\n"
         "with stop_on_signals(lambda: print('first', flush=True)) as stop:\n"
         f"    summary = launch([sys.executable, '-c', {stubborn!r}], [{{}}],\n"
         f"                     pathlib.Path({str(tmp_path)!r}), stop,\n"

@@ -146,5 +146,5 @@ def test_a_file_is_no_store_for_many_machines(
 
 
 def test_the_package_is_not_imported_unasked() -> None:
-    code = "import sys, spec_opt.service; sys.exit('ray' in sys.modules)"
+    code = "import sys, spec_opt.cli.service; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
