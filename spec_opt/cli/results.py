@@ -143,11 +143,15 @@ def confirm(
     """The Pareto settings again, on the test split, beside what they were tuned on."""
     from spec_opt.cli import service
     from spec_opt.config.study_file import read_study
-    from spec_opt.results.confirmation import confirmation_document, confirmation_text
+    from spec_opt.results.confirmation import (
+        confirm_study,
+        confirmation_document,
+        confirmation_text,
+    )
 
     config = read_study(study)
     table = service.results_of(config, service.storage_url(storage))
-    confirmation = service.confirm(config, table, split, trial)
+    confirmation = confirm_study(config, table, split, trial)
     if as_json:
         print_json(confirmation_document(confirmation))
     else:

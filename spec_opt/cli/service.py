@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, TrialLines, print_line
 from spec_opt.config.study_file import StudyConfig
-from spec_opt.config.values import Split
-from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
-from spec_opt.results.confirmation import Confirmation, confirm_points
+from spec_opt.errors import InputError, SpecOptError, StoreURLError, WorkError
 from spec_opt.results.export import document_of
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import as_document, front_text, render
@@ -104,45 +102,6 @@ def write_report(
         thresholds=config.recommend,
         png=png,
     )
-
-
-def confirm(
-    config: StudyConfig, table: StudyTable, split: Split, trial: int | None = None
-) -> Confirmation:
-    """Measure the front's settings, or a trial's, on another split than they were tuned on.
-
-    On the split that it was tuned on, a trial is replayed: it must give the same numbers.
-
-    Raises:
-        InputError: the front is to be measured on the split that it was tuned on.
-        StudyError: no trial is there to confirm, or the study file does not give what the study
-            was measured with.
-    """
-    # Today's file may name another split; the store knows which one the trials were tuned on.
-    data = (table.config or config).data
-    if trial is None and split == data.split:
-        raise InputError(
-            f"--split {split}: study {config.name} was tuned on it; name another split to confirm, "
-            "or a --trial to replay"
-        )
-    points = [block[0] for block in table.distinct_front] if trial is None else [table.point(trial)]
-    if not points:
-        raise StudyError(
-            f"study {config.name}: no trial has completed yet, so there is nothing to confirm"
-        )
-    from spec_opt.measure.objective import StudyObjective as Prepared
-
-    elsewhere = data.model_copy(update={"split": split, "source": config.data.source})
-    objective = Prepared.prepare(config.model_copy(update={"data": elsewhere}))
-    stored, found = table.fingerprints, objective.fingerprints
-    if split != data.split:  # other windows: a fingerprint of their own
-        found = replace(found, data=found.data if stored is None else stored.data)
-    if stored is not None and stored != found:
-        raise StudyError(
-            f"study {config.name}: was measured with other models, data or decoding than the study "
-            "file gives now"
-        )
-    return confirm_points(table, points, (data.split, split), objective, objective.baseline)
 
 
 def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Imported:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import Split
+from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.results.recommend import CLEAR
 from spec_opt.results.table import Point, Result, StudyTable
@@ -89,6 +90,45 @@ class Confirmation:
     @property
     def is_replay(self) -> bool:
         return self.tuned == self.confirmed
+
+
+def confirm_study(
+    config: StudyConfig, table: StudyTable, split: Split, trial: int | None = None
+) -> Confirmation:
+    """Measure a trial, or by default every setting of the front, again on `split`.
+
+    On the split that the study was tuned on, a trial is replayed and must give the same numbers.
+
+    Raises:
+        InputError: `split` is the one that the front was tuned on.
+        StudyError: no completed trial to confirm, or the study file now names other models, data
+            or decoding than the study was measured with.
+    """
+    # The study file may have been edited; the store knows which split the trials were tuned on.
+    data = (table.config or config).data
+    if trial is None and split == data.split:
+        raise InputError(
+            f"--split {split}: study {config.name} was tuned on it; name another split to confirm, "
+            "or a --trial to replay"
+        )
+    points = [block[0] for block in table.distinct_front] if trial is None else [table.point(trial)]
+    if not points:
+        raise StudyError(
+            f"study {config.name}: no trial has completed yet, so there is nothing to confirm"
+        )
+    from spec_opt.measure.objective import StudyObjective  # brings torch
+
+    again = data.model_copy(update={"split": split, "source": config.data.source})
+    objective = StudyObjective.prepare(config.model_copy(update={"data": again}))
+    stored, found = table.fingerprints, objective.fingerprints
+    if stored is not None and split != data.split:  # other windows have another fingerprint
+        found = replace(found, data=stored.data)
+    if stored not in (None, found):
+        raise StudyError(
+            f"study {config.name}: was measured with other models, data or decoding than the study "
+            "file gives now"
+        )
+    return confirm_points(table, points, (data.split, split), objective, objective.baseline)
 
 
 def confirm_points(

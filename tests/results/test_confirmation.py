@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from spec_opt.cli import service
 from spec_opt.config.study_file import DataConfig, Setting, StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
@@ -12,6 +11,7 @@ from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.results.confirmation import (
     Confirmation,
     confirm_points,
+    confirm_study,
     confirmation_document,
     confirmation_text,
 )
@@ -110,9 +110,9 @@ def test_nothing_to_confirm_is_said_before_models_are_prepared() -> None:
     table = read_table(studies.failing_study())
     config = StudyConfig(name="all-failed", data=DATA)
     with pytest.raises(StudyError, match="no trial has completed yet"):
-        service.confirm(config, table, "validation")
+        confirm_study(config, table, "validation")
     with pytest.raises(StudyError, match="has no completed trial 0"):
-        service.confirm(config, table, "test", trial=0)
+        confirm_study(config, table, "test", trial=0)
 
 
 def test_the_split_that_was_tuned_on_is_the_stores() -> None:
@@ -121,4 +121,4 @@ def test_the_split_that_was_tuned_on_is_the_stores() -> None:
     config = StudyConfig(name="given", data=DATA)
     assert config.data.split == "validation"
     with pytest.raises(InputError, match="--split test: study given was tuned on it"):
-        service.confirm(config, table, "test")
+        confirm_study(config, table, "test")
