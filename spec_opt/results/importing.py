@@ -26,12 +26,13 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 
 from spec_opt.config.study_file import Setting
+from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import DataError, StudyError
 from spec_opt.results.statistics import quiet_optuna
-from spec_opt.results.table import DIRECTIONS
 from spec_opt.results.wording import plural
 from spec_opt.study.space import params_of
 from spec_opt.study.store import FINITE, Store, trial_params, trial_values, trials
+from spec_opt.study.study import DIRECTIONS
 from spec_opt.study.trials import IMPORTED, NewTrial, add_trials, history, lock_study
 
 NEEDED = ("sigma", "bias", "k", "mse", "acceptance_pct")
@@ -203,7 +204,7 @@ def rejection_text(rejected: Sequence[Rejected], at_most: int = 5) -> str:
     return "\n".join(lines)
 
 
-METRICS = ("acceptance_rate", "mse")
+METRICS: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
 MADE_BY_RUN = "config"
 """The user attribute that a study for measured trials has from its start."""
 
@@ -243,7 +244,10 @@ def import_tables(
 def _open(store: Store, name: str) -> optuna.Study:
     with quiet_optuna():
         study = optuna.create_study(
-            storage=store.storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
+            storage=store.storage,
+            study_name=name,
+            directions=list(DIRECTIONS.values())[:2],
+            load_if_exists=True,
         )
         if study.metric_names is None:
             study.set_metric_names(list(METRICS))

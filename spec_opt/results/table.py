@@ -1,11 +1,7 @@
-"""A study's trials as typed rows and as a documented pandas frame, with the Pareto front marked.
+"""A study's trials as typed records, with the Pareto front marked, and as a pandas frame.
 
-Everything else in `spec_opt.results` works from a `StudyTable`, so a study is read once. Trials
-that were imported lack most attributes: what is not known is None, in every field that may be.
-
-Reading user attributes of studies and trials by type: absent or of another type is None.
-
-A `StudyTable` as a pandas frame. Kept apart so that only who needs pandas loads it.
+Everything else in `spec_opt.results` works from a `StudyTable`, so a study is read once. User
+attributes are read leniently: one that is absent, or is not of its field's type, is None.
 """
 
 from __future__ import annotations
@@ -14,221 +10,155 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property, partial
+from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
+from spec_opt.study.study import DIRECTIONS
 
 if TYPE_CHECKING:
-    pass
-
-RecordType = TypeVar("RecordType")
-TableType = TypeVar("TableType", bound=BaseModel)
-
-
-class Attributes:
-    """A typed view on a mapping of user attributes, as JSON gives them back."""
-
-    def __init__(self, stored: Mapping[str, Any]) -> None:
-        self._stored = stored
-
-    def number(self, name: str) -> float | None:
-        """A finite number."""
-        value = self._stored.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        return float(value) if math.isfinite(value) else None
-
-    def count(self, name: str) -> int | None:
-        """A whole number that is not negative."""
-        value = self._stored.get(name)
-        return value if _is_count(value) else None
-
-    def counts(self, name: str) -> tuple[int, ...] | None:
-        """A list of counts."""
-        value = self._stored.get(name)
-        if not isinstance(value, (list, tuple)) or not all(map(_is_count, value)):
-            return None
-        return tuple(value)
-
-    def text(self, name: str) -> str | None:
-        value = self._stored.get(name)
-        return value if isinstance(value, str) else None
-
-    def texts(self, name: str) -> dict[str, str]:
-        """A table of texts; empty if absent."""
-        value = self._stored.get(name)
-        if not isinstance(value, dict):
-            return {}
-        return {str(key): str(entry) for key, entry in value.items()}
-
-    def record(self, name: str, kind: type[RecordType]) -> RecordType | None:
-        """A frozen dataclass stored as a table of its fields; keys that it does not have pass."""
-        value = self._stored.get(name)
-        if not isinstance(value, dict):
-            return None
-        try:
-            found: RecordType = _adapter(kind).validate_python(value)
-        except ValidationError:
-            return None
-        return found
-
-    def records(self, name: str, kind: type[RecordType]) -> tuple[RecordType, ...]:
-        """A list of frozen dataclasses, each stored as a table of its fields; empty if absent."""
-        value = self._stored.get(name)
-        if not isinstance(value, list):
-            return ()
-        try:
-            return tuple(TypeAdapter(list[kind]).validate_python(value))  # type: ignore[valid-type]
-        except ValidationError:
-            return ()
-
-    def validated(self, name: str, kind: type[TableType]) -> TableType | None:
-        """A pydantic model stored in its JSON form.
-
-        Raises:
-            pydantic.ValidationError: it is there and does not fit.
-        """
-        value = self._stored.get(name)
-        return None if value is None else kind.model_validate_json(json.dumps(value))
-
-    def trial_fingerprints(self) -> Fingerprints | None:
-        """The four fingerprints that a measured trial carries."""
-        found = {f.name: self.text(f"{f.name}_fingerprint") for f in fields(Fingerprints)}
-        complete = {name: value for name, value in found.items() if value is not None}
-        return Fingerprints(**complete) if len(complete) == len(found) else None
-
-
-_adapter: Callable[[type], TypeAdapter[Any]] = cache(TypeAdapter)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-"""Of the objectives acceptance_rate and mse."""
-SPEEDUP_DIRECTION = StudyDirection.MAXIMIZE
-"""Of the third, where a study has it."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Stored = TypeVar("Stored", bound=BaseModel)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a completed trial measured; None where the trial does not tell."""
+class Result(BaseModel):
+    """What a completed trial measured, in the order of the frame's columns.
+
+    `Measurement` says what each field means. None is what the trial does not hold; imported trials
+    lack most of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
 
     acceptance_rate: float
     mse: float
     pareto: bool
-    """Whether no other result is at least as good in all objectives and better in one."""
-    mae: float | None
-    acceptance_se: float | None
-    mse_se: float | None
-    mse_baseline: float | None
+    """Whether no other trial is at least as good in all objectives and better in one."""
+    mae: Number | None = None
+    acceptance_se: Number | None = None
+    mse_se: Number | None = None
+    mse_baseline: Number | None = None
     """The target's own MSE on the same windows."""
-    windows: int | None
-    accepted: int | None
-    tested: int | None
-    proposed: int | None
-    rounds: int | None
-    bonus: int | None
-    patches: int | None
-    patches_per_round: float | None
-    accepted_by_position: tuple[int, ...] | None
-    tested_by_position: tuple[int, ...] | None
-    target_evaluations: int | None
-    draft_evaluations: int | None
-    thinning_exhausted: int | None
-    evaluation_seconds: float | None
-    total_time_s: float | None
-    """Only of imported trials: the seconds of the whole process in the old table."""
-    predicted_speedup: float | None
-    source: str | None
-    """measured, imported, or repeated (a setting met again, its result copied)."""
-    blocks: Blocks | None
-    """What differences to other trials are judged by."""
+    mse_ratio: Number | None = None
+    """mse / mse_baseline."""
+    predicted_speedup: Number | None = None
+    patches_per_round: Number | None = None
+    windows: Count | None = None
+    patches: Count | None = None
+    rounds: Count | None = None
+    accepted: Count | None = None
+    tested: Count | None = None
+    proposed: Count | None = None
+    bonus: Count | None = None
+    accepted_by_position: tuple[Count, ...] | None = None
+    tested_by_position: tuple[Count, ...] | None = None
+    target_evaluations: Count | None = None
+    draft_evaluations: Count | None = None
+    thinning_exhausted: Count | None = None
+    evaluation_seconds: Number | None = None
+    total_time_s: Number | None = None
+    """Imported trials only: seconds of the whole process in the old table."""
+    source: str | None = None
+    """measured, imported, or repeated (copied from an earlier trial of the same setting)."""
+    blocks: Blocks | None = None
+    """The windows in runs, from which the noise of differences between trials follows."""
 
     @property
     def imported(self) -> bool:
         return self.source == "imported"
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial in any state; `result` is there when it is complete."""
+class TrialRow(BaseModel):
+    """One trial in any state, in the order of the frame's columns."""
+
+    model_config = ConfigDict(frozen=True)
 
     number: int
     state: str
     setting: Setting | None
     """None for a trial that has not drawn its setting yet."""
     result: Result | None
-    error: str | None
-    worker: str | None
-    device: str | None
-    commit: str | None
-    fingerprints: Fingerprints | None
-    grid_point: int | None
-    started: datetime | None
-    finished: datetime | None
+    """None unless the trial is complete."""
+    grid_point: Count | None = None
+    device: str | None = None
+    worker: str | None = None
+    commit: str | None = None
+    target_fingerprint: str | None = None
+    draft_fingerprint: str | None = None
+    data_fingerprint: str | None = None
+    decoding_fingerprint: str | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    error: str | None = None
     attributes: Mapping[str, Any]
     """All user attributes as stored."""
 
 
+class Point(TrialRow):
+    """A completed trial."""
+
+    setting: Setting
+    result: Result
+
+
 @dataclass(frozen=True)
 class Speedup:
-    """One setting's decoding speed over target-only decoding, at one batch size."""
+    """Decoding speed of one setting over target-only decoding, at one batch size."""
 
     trial: int
     device: str
     batch_size: int
     predicted_speedup: float | None
     speedup: float | None
-    """As measured; None where only the cost model has spoken."""
+    """As measured; None if it was only predicted."""
     speedup_low: float | None = None
     """In the slowest run."""
 
     @property
     def at_least(self) -> float:
-        """What was seen in every run, as far as is known; 0 where nothing was measured."""
+        """The lowest measured speedup that is known; 0 where nothing was measured."""
         return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
 
 
-@dataclass(frozen=True)
-class Point:
-    """A completed trial, its number and setting beside its result."""
+class _About(BaseModel):
+    """What a study holds about itself, read from its user attributes."""
 
-    number: int
-    setting: Setting
-    result: Result
+    baseline: Baseline | None = None
+    fingerprints: Fingerprints | None = None
+    versions: dict[str, str] = {}
+    speedups: tuple[Speedup, ...] = ()
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """All trials of a study, with what the study says about itself."""
+    """All trials of a study, and what the study holds about itself."""
 
     name: str
     trials: tuple[TrialRow, ...]
-    """In the order of their numbers."""
+    """By number; the completed ones are `Point`s."""
     config: StudyConfig | None
     baseline: Baseline | None
     fingerprints: Fingerprints | None
     versions: Mapping[str, str]
     speedups: tuple[Speedup, ...]
-    """What `spec-opt bench` left in the study's user attribute `speedups`."""
+    """What `spec-opt bench` stored."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -237,31 +167,27 @@ class StudyTable:
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
-        """The completed trials, in the order of their numbers."""
-        return tuple(
-            Point(row.number, row.setting, row.result)
-            for row in self.trials
-            if row.result is not None and row.setting is not None
-        )
+        """The completed trials by number."""
+        return tuple(row for row in self.trials if isinstance(row, Point))
 
     @cached_property
     def front(self) -> tuple[Point, ...]:
-        """The Pareto front from the highest acceptance down; of equals the mildest first."""
+        """The Pareto front from the highest acceptance down; among equals the mildest first."""
         return tuple(sorted((p for p in self.points if p.result.pareto), key=by_acceptance))
 
     @cached_property
     def distinct_front(self) -> tuple[tuple[Point, ...], ...]:
-        """The front in blocks of equal results, in its order: the mildest leads each block."""
+        """The front grouped by equal results, in its order."""
         return tuple(tuple(block) for _, block in groupby(self.front, key=outcome_of))
 
     @cached_property
     def states(self) -> Mapping[str, int]:
-        """How many trials are in each state."""
+        """The number of trials in each state."""
         return Counter(row.state for row in self.trials)
 
     @cached_property
     def target_mse(self) -> float | None:
-        """The target's own MSE: from the study, else from the trials; None if neither knows it."""
+        """The target's own MSE, from the study or else from its trials; None if not known."""
         if self.baseline is not None:
             return self.baseline.target_mse
         known = {p.result.mse_baseline for p in self.points} - {None}
@@ -269,21 +195,21 @@ class StudyTable:
 
     @property
     def levels(self) -> dict[str, float]:
-        """The MSE of the target alone and of the draft alone, as far as they are known."""
+        """The MSE of the target alone and of the draft alone, where known."""
         draft = None if self.baseline is None else self.baseline.draft_mse
         known = {"target alone": self.target_mse, "draft alone": draft}
         return {name: mse for name, mse in known.items() if mse is not None}
 
     @cached_property
     def imported(self) -> int:
-        """How many of the completed trials were imported."""
+        """The number of completed trials that were imported."""
         return sum(point.result.imported for point in self.points)
 
     def point(self, number: int) -> Point:
         """A completed trial by its number.
 
         Raises:
-            StudyError: there is none.
+            StudyError: there is no such trial.
         """
         for point in self.points:
             if point.number == number:
@@ -294,13 +220,13 @@ class StudyTable:
         )
 
     def measured_speedup(self, number: int) -> Speedup | None:
-        """The best measured speedup of a trial over batch sizes and devices: a clear one first."""
+        """The best measured speedup of a trial; one above 1 in every run goes first."""
         measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
         return max(measured, key=lambda s: (s.at_least > 1.0, s.speedup or 0.0), default=None)
 
 
 def outcome_of(point: Point) -> tuple[float, float]:
-    """What makes two results equal. On a front of three objectives the third is equal then too."""
+    """Equal for trials with equal results; on a front of three objectives the third agrees too."""
     return point.result.acceptance_rate, point.result.mse
 
 
@@ -315,34 +241,34 @@ def by_mse(point: Point) -> tuple[float, ...]:
 
 
 def mildness(point: Point) -> tuple[float, ...]:
-    """Sort key among equal results: the setting that bends the target least, then the older trial.
+    """Sort key among equal results: lowest bias, lowest sigma, smallest k, oldest trial.
 
-    With 100 % acceptance whole blocks of a grid give the same forecasts. The order within such a
-    block is lowest bias, lowest sigma, fewest proposals, lowest number.
+    At 100 % acceptance whole blocks of a grid give the same forecasts; the mildest setting is the
+    one that changes the target's distribution least.
     """
     setting = point.setting
     return (setting.bias, setting.sigma, setting.k, point.number)
 
 
 def read_table(study: Study) -> StudyTable:
-    """Read all of a study, once.
+    """Read a study and all its trials.
 
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
     """
-    if tuple(study.directions) not in (DIRECTIONS, (*DIRECTIONS, SPEEDUP_DIRECTION)):
+    directions = list(study.directions)
+    if directions not in (list(DIRECTIONS.values())[:2], list(DIRECTIONS.values())):
         raise StudyError(
             f"study {study.study_name}: not one of spec-opt: its objectives are not "
             "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
         )
     frozen = study.get_trials(deepcopy=False)
     complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
-    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64)
     on_front = pareto_mask(values.reshape(-1, len(signs)) * signs)
-    about = Attributes(study.user_attrs)
-    speedups = about.records("speedups", Speedup)
-    predicted = {s.trial: s.predicted_speedup for s in reversed(speedups)}
+    about = _read(_About, study.user_attrs)
+    predicted = {s.trial: s.predicted_speedup for s in reversed(about.speedups)}
     results = {
         trial.number: _read_result(trial, bool(flag), predicted.get(trial.number))
         for trial, flag in zip(complete, on_front, strict=True)
@@ -350,11 +276,8 @@ def read_table(study: Study) -> StudyTable:
     return StudyTable(
         name=study.study_name,
         trials=tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen),
-        config=_read_config(about),
-        baseline=about.record("baseline", Baseline),
-        fingerprints=about.record("fingerprints", Fingerprints),
-        versions=about.texts("versions"),
-        speedups=speedups,
+        config=_read_config(study.user_attrs.get("config")),
+        **dict(about),
     )
 
 
@@ -369,59 +292,55 @@ def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     unique, inverse = np.unique(losses, axis=0, return_inverse=True)
     on_front = np.ones(len(unique), dtype=np.bool_)
     if unique.shape[1] == 2:
-        # In the order of the first, a point is on the front when it is below all before it.
+        # Sorted by the first objective, a point is on the front if its second is below all before.
         lowest = np.minimum.accumulate(unique[:, 1])
         on_front[1:] = lowest[1:] < lowest[:-1]
     else:
         for index, point in enumerate(unique):
-            # What dominates a point stands before it in this order.
+            # Whatever dominates a point comes before it in this order.
             on_front[index] = not (unique[:index] <= point).all(axis=1).any()
     return on_front[inverse.reshape(-1)]
 
 
 def _is_finite(trial: FrozenTrial) -> bool:
-    values: Sequence[float] = trial.values
-    if all(math.isfinite(value) for value in values):
+    if all(map(math.isfinite, trial.values)):
         return True
-    log.warning("trial %d left out: its values %s are not finite", trial.number, values)
+    log.warning("trial %d left out: its values %s are not finite", trial.number, trial.values)
     return False
 
 
-READERS: Mapping[object, Callable[[Attributes, str], Any]] = {
-    "float | None": Attributes.number,
-    "int | None": Attributes.count,
-    "tuple[int, ...] | None": Attributes.counts,
-    "str | None": Attributes.text,
-    "Blocks | None": partial(Attributes.record, kind=Blocks),
-}
-"""How an attribute is read, by the type of its field in `Result`."""
+def _read(model: type[Stored], stored: Mapping[str, Any]) -> Stored:
+    """Validate stored attributes, leaving out those that do not fit their fields."""
+    try:
+        return model.model_validate(stored)
+    except ValidationError as error:
+        unfit = {problem["loc"][0] for problem in error.errors()}
+        return model.model_validate({k: v for k, v in stored.items() if k not in unfit})
 
 
 def _read_result(trial: FrozenTrial, pareto: bool, predicted: float | None) -> Result:
-    stored = Attributes(trial.user_attrs)
-    known = {f.name: READERS[f.type](stored, f.name) for f in fields(Result) if f.type in READERS}
-    if known["predicted_speedup"] is None:
-        known["predicted_speedup"] = predicted
-    return Result(acceptance_rate=trial.values[0], mse=trial.values[1], pareto=pareto, **known)
+    values = {"acceptance_rate": trial.values[0], "mse": trial.values[1], "pareto": pareto}
+    read = _read(Result, trial.user_attrs | values)
+    base, own = read.mse_baseline, read.predicted_speedup
+    return read.model_copy(
+        update={
+            "mse_ratio": read.mse / base if base else None,
+            "predicted_speedup": predicted if own is None else own,
+        }
+    )
 
 
 def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> TrialRow:
-    attributes = Attributes(trial.user_attrs)
-    return TrialRow(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        setting=_read_setting(trial, study_name),
-        result=result,
-        error=attributes.text("error"),
-        worker=attributes.text("worker"),
-        device=attributes.text("device"),
-        commit=attributes.text("commit"),
-        fingerprints=attributes.trial_fingerprints(),
-        grid_point=attributes.count("grid_point"),
-        started=trial.datetime_start,
-        finished=trial.datetime_complete,
-        attributes=trial.user_attrs,
-    )
+    own = {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "setting": _read_setting(trial, study_name),
+        "result": result,
+        "started": trial.datetime_start,
+        "finished": trial.datetime_complete,
+        "attributes": trial.user_attrs,
+    }
+    return _read(TrialRow if result is None else Point, trial.user_attrs | own)
 
 
 def _read_setting(trial: FrozenTrial, study_name: str) -> Setting | None:
@@ -444,81 +363,49 @@ def _read_setting(trial: FrozenTrial, study_name: str) -> Setting | None:
     return None
 
 
-def _read_config(about: Attributes) -> StudyConfig | None:
+def _read_config(stored: Any) -> StudyConfig | None:
+    if stored is None:
+        return None
     try:
-        return about.validated("config", StudyConfig)
+        return StudyConfig.model_validate_json(json.dumps(stored))
     except ValidationError:
         log.warning("the study's stored configuration is not readable: defaults are used")
         return None
 
 
-DTYPES = {
-    "number": "int64",
-    "state": "string",
-    "sigma": "float64",
-    "bias": "float64",
-    "k": "Int64",
-    "acceptance_rate": "float64",
-    "mse": "float64",
-    "pareto": "bool",
-    "mae": "float64",
-    "acceptance_se": "float64",
-    "mse_se": "float64",
-    "mse_baseline": "float64",
-    "mse_ratio": "float64",
-    "predicted_speedup": "float64",
-    "patches_per_round": "float64",
-    "windows": "Int64",
-    "patches": "Int64",
-    "rounds": "Int64",
-    "accepted": "Int64",
-    "tested": "Int64",
-    "proposed": "Int64",
-    "bonus": "Int64",
-    "accepted_by_position": "object",
-    "tested_by_position": "object",
-    "target_evaluations": "Int64",
-    "draft_evaluations": "Int64",
-    "thinning_exhausted": "Int64",
-    "evaluation_seconds": "float64",
-    "total_time_s": "float64",
-    "source": "string",
-    "grid_point": "Int64",
-    "device": "string",
-    "worker": "string",
-    "commit": "string",
-    "target_fingerprint": "string",
-    "draft_fingerprint": "string",
-    "data_fingerprint": "string",
-    "decoding_fingerprint": "string",
-    "started": "datetime64[ns]",
-    "finished": "datetime64[ns]",
-    "error": "string",
-}
-"""All columns with their types, in their order; docs/export.md describes each."""
+_DTYPES = {float: "float64", int: "Int64", str: "string", bool: "bool", datetime: "datetime64[ns]"}
 
+
+def _columns(model: type[BaseModel], **parts: type[BaseModel]) -> dict[str, str]:
+    """Columns with their pandas types, one a field; a field in `parts` gives those of its model."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        found |= _columns(parts[name]) if name in parts else {name: _dtype(field.annotation)}
+    return found
+
+
+def _dtype(annotation: Any) -> str:
+    """`float64` for `Number | None`; "object" for what is no plain value."""
+    plain = next(iter(get_args(annotation)), annotation)
+    return _DTYPES.get(getattr(plain, "__origin__", plain), "object")
+
+
+DTYPES = _columns(TrialRow, setting=Setting, result=Result) | {"number": "int64"}
+del DTYPES["blocks"], DTYPES["attributes"]
 COLUMNS = tuple(DTYPES)
+"""In their order; docs/export.md describes each."""
 LISTS = tuple(name for name, dtype in DTYPES.items() if dtype == "object")
 
 
 def frame_of(table: StudyTable) -> pd.DataFrame:
     """One row a trial, columns as `COLUMNS`, indexed 0, 1, …"""
+    import pandas as pd  # not at the top: workers start sooner without it
+
     frame = pd.DataFrame([_record(row) for row in table.trials], columns=list(COLUMNS))
     return frame.astype(DTYPES)
 
 
 def _record(row: TrialRow) -> dict[str, Any]:
-    setting = {} if row.setting is None else row.setting.model_dump()
-    result = {} if row.result is None else _of_result(row.result)
-    hashes = {} if row.fingerprints is None else vars(row.fingerprints)
-    fingerprints = {f"{name}_fingerprint": text for name, text in hashes.items()}
-    return {"pareto": False} | vars(row) | setting | result | fingerprints
-
-
-def _of_result(result: Result) -> dict[str, Any]:
-    record = dict(vars(result))
-    for name in LISTS:
-        record[name] = None if record[name] is None else list(record[name])
-    base = result.mse_baseline
-    record["mse_ratio"] = result.mse / base if base else None
-    return record
+    setting = {} if row.setting is None else dict(row.setting)
+    result = {} if row.result is None else row.result.model_dump(mode="json", exclude={"blocks"})
+    return {"pareto": False} | dict(row) | setting | result

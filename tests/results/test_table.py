@@ -35,7 +35,7 @@ def test_the_grid_of_80() -> None:
     result = table.points[7].result
     assert result.windows == 255
     assert result.accepted_by_position is not None
-    assert table.trials[7].fingerprints is not None
+    assert table.trials[7].target_fingerprint is not None
 
 
 @given(
