@@ -11,7 +11,7 @@ from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
-from spec_opt.results.recommend import CLEAR
+from spec_opt.results.differences import CLEAR
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.wording import (
     aligned,

@@ -21,7 +21,8 @@ from optuna.trial import create_trial
 
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.measure.uncertainty import Floats
-from spec_opt.results.recommend import Noise, bounds_of, give_up
+from spec_opt.results.differences import Noise
+from spec_opt.results.recommend import bounds_of, ranked
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
 
 
@@ -147,11 +148,7 @@ def best_balanced(
     table: StudyTable, thresholds: RecommendConfig, count: int = 10
 ) -> tuple[Point, ...]:
     """The trials within the balanced scenario's bounds, in its order."""
-    if not table.points:
-        return ()
-    bounds = bounds_of(table, thresholds.balanced)
-    eligible = [p for p in table.points if bounds.hold(p)]
-    return tuple(sorted(eligible, key=give_up(bounds, eligible))[:count])
+    return tuple(ranked(table, "balanced", thresholds)[:count])
 
 
 def correlations(points: Sequence[Point]) -> Mapping[tuple[str, Objective], float | None]:
@@ -194,7 +191,7 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
     """For each parameter and value: is it consistently good? Ranges where there are many values."""
     if not table.points:
         return ()
-    bounds = bounds_of(table, thresholds.balanced)
+    bounds = bounds_of(table, "balanced", thresholds)
     found = []
     for place in (b for parameter in PARAMETERS for b in cut(table.points, parameter)):
         group = [p for p in table.points if place.holds(p)]

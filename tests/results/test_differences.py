@@ -7,7 +7,7 @@ import numpy as np
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Blocks
 from spec_opt.measure.uncertainty import Overlap
-from spec_opt.results.recommend import Noise
+from spec_opt.results.differences import Noise
 from spec_opt.results.table import Point, read_table
 from tests.results import studies
 
