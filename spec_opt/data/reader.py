@@ -1,0 +1,393 @@
+"""A table file becomes a series: which column is the time, which are channels, and is it regular?
+
+What decides, in this order: `data.time` and `data.channels`; a column's name; its content. A column
+that looks like a time, a calendar field or a row counter is never a channel unless `data.channels`
+names it, and what is left out is part of what is read, so that nothing is dropped in silence.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spec_opt.data.table_file import Table, listed, read_table, shown
+from spec_opt.data.time_grid import Grid, counts_rows, numbers_rows, place
+from spec_opt.data.timestamps import (
+    DAY_NS,
+    PARTS,
+    Axis,
+    assembled,
+    calendar_part,
+    clock_offsets,
+    epoch_or_compact,
+    exact,
+    is_clock,
+    is_time_text,
+    number_axes,
+    offsets_of,
+    text_axes,
+)
+from spec_opt.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+LARGEST: Final = 1e100
+"""Larger values are refused: their squares would overflow."""
+GapFilling = Literal["forward-fill", "interpolate"]
+Role = Literal["time", "clock", "calendar", "counter", "numbered", "channel"]
+_LEFT_OUT_AS: Final[Mapping[Role, str]] = {
+    "time": "a time",
+    "clock": "a time of day",
+    "calendar": "a calendar field",
+    "counter": "a row counter",
+    "numbered": "a row counter",
+}
+
+_TIME_NAMES: Final = ("datetime", "timestamp", "ds", "date", "time", "unix", "epoch")
+"""Without punctuation; a column of such a name must hold times. Likelier ones first."""
+_TIME_WORDS: Final = frozenset({*_TIME_NAMES, "utc", "gmt", "unixtime", "datetimeutc"})
+_INDEX_NAMES: Final = frozenset(
+    {"", "unnamed0", "index", "no", "nr", "id", "row", "rownumber", "rowid", "obs", "idx", "sno"}
+)
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """Which column says when rows were taken, and what it says."""
+
+    columns: tuple[str, ...]
+    step: str
+    """ "hourly", "15-minute", "monthly", …; "even" where the column is a counter."""
+    first: str
+    last: str
+    times: NDArray[np.datetime64] | None
+    """`[T]`, of the series' rows; None of a counter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A series as its file has it, oldest row first, and what was recognised on the way."""
+
+    values: NDArray[np.float64]
+    """`[T, C]`, all finite."""
+    columns: tuple[str, ...]
+    """C names."""
+    source_columns: tuple[str, ...] = ()
+    """All numeric columns of the file that could be channels."""
+    time: TimeAxis | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Columns that are neither channels nor the time, and what each was taken for."""
+    filled: int = 0
+    """Rows that were missing and cells that were empty, filled in as `data.gaps` says."""
+    notes: tuple[str, ...] = ()
+    """What a reader may not expect: rows sorted, no header, …"""
+
+
+def read_series_file(
+    path: Path,
+    *,
+    time: str | Literal[False] | None = None,
+    channels: Sequence[str] | None = None,
+    gaps: GapFilling | None = None,
+) -> Reading:
+    """Read a delimited text file or a Parquet file as a series.
+
+    Args:
+        time: the column that says when rows were taken; found if absent; False: rows are evenly
+            spaced, whatever the file says.
+        channels: the columns to forecast, in this order; all that can be channels if absent.
+        gaps: how missing rows and empty cells are filled; refused if absent.
+
+    Raises:
+        DataError: the file is not a table or not a regular series, a column is neither, or a cell
+            is not a finite number. The first line at fault is named.
+    """
+    table = read_table(path)
+    _check_names(table, time, channels)
+    roles = _roles(table, channels)
+    used, axes = _find_time(table, roles, time)
+    grid = place(table, axes, gaps_allowed=gaps is not None) if axes else None
+    chosen = _channels(table, roles, used, grid, channels)
+    values, filled = _values(table, chosen, grid, gaps)
+    left = [name for name in table.names if name not in chosen and name not in used]
+    notes = (*table.notes, *([grid.disorder] if grid and grid.disorder else []))
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return Reading(
+        values,
+        chosen,
+        source_columns=tuple(
+            name for name in table.names if roles.get(name, "channel") == "channel"
+        ),
+        time=_time_axis(used, grid) if grid else None,
+        left_out=tuple(
+            (name, _LEFT_OUT_AS.get(roles.get(name, "channel"), "not chosen")) for name in left
+        ),
+        filled=filled,
+        notes=notes,
+    )
+
+
+def _check_names(
+    table: Table, time: str | Literal[False] | None, channels: Sequence[str] | None
+) -> None:
+    """Names in the study file are columns, and none is asked to be two things."""
+    for key, name in [("time", time), *(("channels", name) for name in channels or ())]:
+        if isinstance(name, str) and name not in table.names:
+            raise DataError(
+                f"{table.path}: data.{key} names '{shown(name)}', which is not a column; "
+                f"the columns are {listed(table.names)}"
+            )
+    if time and time in (channels or ()):
+        raise DataError(f"data.channels names '{shown(time)}', which is data.time: choose one")
+
+
+# --- what columns are -----------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+
+
+def _roles(table: Table, channels: Sequence[str] | None) -> dict[str, Role]:
+    """What each column is by its name and content; those in `channels` are just that."""
+    return {
+        name: "channel" if channels and name in channels else _role(table, name)
+        for name in table.names
+    }
+
+
+def _role(table: Table, name: str) -> Role:
+    cells = table.column(name)
+    if not table.is_numeric(name):
+        if is_clock(cells):
+            return "clock"
+        dates = pd.api.types.is_datetime64_any_dtype(cells)
+        return "time" if dates or _plain(name) in _TIME_NAMES or is_time_text(cells) else "channel"
+    if pd.api.types.is_timedelta64_dtype(cells):
+        return "time"
+    numbers = table.numbers(name)
+    if calendar_part(name, numbers):
+        return "calendar"
+    if _plain(name) in _TIME_NAMES:
+        return "time"
+    if not np.isfinite(numbers).all():
+        return "channel"
+    ticks = exact(table, name)
+    steps = np.diff(ticks)
+    monotone = len(steps) > 1 and bool((steps > 0).all() or (steps < 0).all())
+    if (monotone and _TIME_WORDS.intersection(_words(name))) or (
+        (monotone or numbers_rows(ticks)) and epoch_or_compact(ticks)
+    ):
+        return "time"
+    if counts_rows(ticks) or (monotone and _plain(name) in _INDEX_NAMES):
+        return "counter"
+    return "numbered" if numbers_rows(ticks) else "channel"
+
+
+# --- the time -------------------------------------------------------------------------------------
+
+
+def _find_time(
+    table: Table, roles: Mapping[str, Role], time: str | Literal[False] | None
+) -> tuple[tuple[str, ...], list[Axis]]:
+    """The columns that together say when rows were taken, and every reading of them.
+
+    A time is taken before a date in parts, and that before a counter; of several times the one
+    with the likeliest name, then the first.
+    """
+    if time is False:
+        return (), []
+    of = {role: [name for name in roles if roles[name] == role] for role in set(roles.values())}
+    parts = _parts(table, of.get("calendar", []))
+    times = [time] if time else sorted(of.get("time", []), key=_rank)
+    if times:
+        axes = _axes(table, times[0])
+        if time and roles[time] == "calendar" and not _is_date(axes[0]):
+            raise DataError(
+                f"{table.path}: data.time names '{shown(time)}', which is only part of a time: "
+                "leave data.time out"
+            )
+        return _with_clock(table, times[0], axes, of.get("clock", []), parts)
+    if parts:
+        used = tuple(parts.values())
+        return used, [assembled(table, parts)]
+    if clocks := of.get("clock", []):
+        raise DataError(
+            f"{table.path}: column '{shown(clocks[0])}' has times of day, but there is no date: "
+            "give whole times, or set data.time = false to take rows as evenly spaced"
+        )
+    if counters := of.get("counter", []):
+        return (counters[0],), number_axes(table, counters[0], named_time=False)
+    return (), []
+
+
+def _rank(name: str) -> int:
+    plain = _plain(name)
+    return _TIME_NAMES.index(plain) if plain in _TIME_NAMES else len(_TIME_NAMES)
+
+
+def _is_date(axis: Axis) -> bool:
+    return axis.is_time and not (axis.ticks % DAY_NS).any()
+
+
+def _axes(table: Table, name: str) -> list[Axis]:
+    cells = table.column(name)
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        cells = cells.astype("str").where(cells.notna())
+    if table.is_numeric(name):
+        named = bool(_TIME_WORDS.intersection(_words(name)))
+        return number_axes(table, name, named_time=named)
+    return text_axes(table, f"column '{shown(name)}'", cells)
+
+
+def _parts(table: Table, names: Sequence[str]) -> dict[str, str]:
+    """Part of a time -> its column; the first of each."""
+    parts: dict[str, str] = {}
+    for name in names:
+        part = calendar_part(name, table.numbers(name))
+        if part is not None and part in PARTS:
+            parts.setdefault(part, name)
+    return parts
+
+
+def _with_clock(
+    table: Table, name: str, axes: list[Axis], clocks: Sequence[str], parts: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[Axis]]:
+    """Dates whose time of day has a column of its own, put together."""
+    if not axes or not all(_is_date(axis) for axis in axes) or _distinct(axes[0]):
+        return (name,), axes
+    if clocks:
+        offsets = clock_offsets(table, f"column '{shown(clocks[0])}'", table.column(clocks[0]))
+        used: tuple[str, ...] = (name, clocks[0])
+    elif "hour" in parts:
+        of_day = {part: column for part, column in parts.items() if part in list(PARTS)[3:]}
+        offsets, used = offsets_of(table, of_day), (name, *of_day.values())
+    else:
+        return (name,), axes
+    label = "columns " + ", ".join(f"'{shown(column)}'" for column in used)
+    return used, [
+        Axis(label, axis.ticks + offsets, is_time=True, convention=axis.convention, zone=axis.zone)
+        for axis in axes
+    ]
+
+
+def _distinct(axis: Axis) -> bool:
+    return len(np.unique(axis.ticks)) == len(axis.ticks)
+
+
+def _time_axis(used: tuple[str, ...], grid: Grid) -> TimeAxis:
+    oldest, newest = int(grid.order[0]), int(grid.order[-1])
+    return TimeAxis(
+        used,
+        grid.step,
+        grid.axis.text(oldest),
+        grid.axis.text(newest),
+        grid.times(),
+    )
+
+
+# --- the channels ---------------------------------------------------------------------------------
+
+
+def _channels(
+    table: Table,
+    roles: Mapping[str, Role],
+    used: Sequence[str],
+    grid: Grid | None,
+    channels: Sequence[str] | None,
+) -> tuple[str, ...]:
+    """The names of the channels.
+
+    Raises:
+        DataError: none is left, a column has no name, or whether one is a channel is open.
+    """
+    if channels:
+        return tuple(channels)
+    found = []
+    for name in table.names:
+        if name in used or roles[name] not in ("channel", "numbered"):
+            continue
+        if roles[name] == "numbered" and _counts_in_time(table, name, grid):
+            continue
+        if not name or roles[name] == "numbered":
+            what = (
+                f"holds {table.numbers(name).min():g} to {table.numbers(name).max():g} in some "
+                "order: a channel, or the number of rows that were shuffled?"
+                if name
+                else "has no name in the header and is neither a time nor a row counter:"
+            )
+            raise DataError(
+                f"{table.path}: column '{shown(name)}' {what} name the channels in data.channels"
+            )
+        found.append(name)
+    if not found:
+        raise DataError(
+            f"{table.path}: no channels: its columns ({listed(table.names)}) are times, calendar "
+            "fields or row counters; name those that are channels in data.channels"
+        )
+    return tuple(found)
+
+
+def _counts_in_time(table: Table, name: str, grid: Grid | None) -> bool:
+    return grid is not None and counts_rows(table.numbers(name)[grid.order])
+
+
+def _values(
+    table: Table, channels: Sequence[str], grid: Grid | None, gaps: GapFilling | None
+) -> tuple[NDArray[np.float64], int]:
+    """`[T, C]` on the grid, and how many rows and cells were filled in."""
+    read = np.stack([_channel(table, name, gaps is not None) for name in channels], axis=1)
+    if grid is not None:
+        read = read[grid.order]
+    empty = int(np.isnan(read).sum())
+    if not empty and not (grid and grid.missing):
+        return read, 0
+    slots = np.arange(len(read)) if grid is None else grid.slots
+    values = np.full((int(slots[-1]) + 1, len(channels)), np.nan)
+    values[slots] = read
+    frame = pd.DataFrame(values)
+    frame = frame.ffill() if gaps == "forward-fill" else frame.interpolate(limit_area="inside")
+    unfilled = frame.isna().any(axis=0).to_numpy()
+    if unfilled.any():
+        name = shown(channels[int(np.argmax(unfilled))])
+        end = "beginning" if frame.iloc[0].isna().any() else "end"
+        raise DataError(
+            f"{table.path}: column '{name}' has no value to fill from at its {end}: "
+            "cut these rows off"
+        )
+    return frame.to_numpy(), empty + (grid.missing if grid else 0)
+
+
+def _channel(table: Table, name: str, may_be_empty: bool) -> NDArray[np.float64]:
+    """The column as numbers; the first cell that is not a finite number is named."""
+    cells, numbers = table.column(name), table.numbers(name)
+    if cells.isna().all():
+        raise DataError(
+            f"{table.path}: column '{shown(name)}' is empty: leave it out with data.channels"
+        )
+    bad = ~(np.abs(numbers) <= LARGEST)
+    if may_be_empty:
+        bad &= cells.notna().to_numpy()
+    if bad.any():
+        row = int(np.argmax(bad))
+        cell: Any = cells.iloc[row]
+        if pd.isna(cell):
+            what = "is empty or NaN: mend it, or set data.gaps to 'forward-fill' or 'interpolate'"
+        else:
+            what = (
+                f"= '{shown(cell)}' is not a finite number: mend it, "
+                "or leave the column out with data.channels"
+            )
+        raise DataError(f"{table.path}: column '{shown(name)}', {table.at(row)} {what}")
+    return numbers

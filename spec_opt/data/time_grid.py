@@ -1,0 +1,320 @@
+"""Whether rows are a series: in order, one step apart, none twice, none missing.
+
+Rows that are out of order (newest first, or shuffled) are put in order, with a warning, if their
+times then are one step apart: distinct times on a regular grid can be ordered in one way only, so
+nothing is guessed. Anything else is refused with the first line at fault.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spec_opt.data.table_file import Table
+from spec_opt.data.timestamps import DAY_NS, HOUR_NS, SECOND_NS, Axis, Ticks
+from spec_opt.errors import DataError
+
+_UNITS: Final = (
+    (7 * DAY_NS, "weekly", "week"),
+    (DAY_NS, "daily", "day"),
+    (HOUR_NS, "hourly", "hour"),
+    (HOUR_NS // 60, "1-minute", "minute"),
+    (SECOND_NS, "1-second", "second"),
+    (SECOND_NS // 1000, "1-millisecond", "millisecond"),
+    (SECOND_NS // 10**6, "1-microsecond", "microsecond"),
+    (1, "1-nanosecond", "nanosecond"),
+)
+_MONTHS: Final = {1: "monthly", 3: "quarterly", 12: "yearly"}
+DOMINANT: Final = 0.5
+"""The share of steps that must be equal before the others count as gaps in a series."""
+COUNTER_DOMINANT: Final = 0.9
+"""The same for a counter under a name that says nothing, which might be a measurement."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the rows of a file are on a regular grid."""
+
+    axis: Axis
+    order: NDArray[np.int64]
+    """`[T]`: the file's rows, oldest first."""
+    slots: NDArray[np.int64]
+    """`[T]`, ascending from 0: each row's place on the grid; rows for the others are missing."""
+    step: str
+    """ "hourly", "15-minute", "monthly", …; "even" for a counter."""
+    unit: str
+    """What is missing where a row is: "hour", "business day", …"""
+
+    @property
+    def missing(self) -> int:
+        """Rows that the grid has and the file has not."""
+        return int(self.slots[-1]) + 1 - len(self.slots)
+
+    def times(self) -> NDArray[np.datetime64] | None:
+        """`[slots]`: the time of every place, missing rows included; None of a counter.
+
+        Missing times are interpolated: exact for equal steps, near enough to split months by.
+        """
+        if not self.axis.is_time:
+            return None
+        ticks = self.axis.ticks[self.order]
+        since = np.interp(np.arange(self.slots[-1] + 1), self.slots, ticks - ticks[0])
+        times: NDArray[np.datetime64] = (np.rint(since).astype(np.int64) + int(ticks[0])).astype(
+            "datetime64[ns]"
+        )
+        return times
+
+    @property
+    def disorder(self) -> str | None:
+        """What was put in order; None where the file is."""
+        if (np.diff(self.order) == 1).all():
+            return None
+        newest_first = bool((np.diff(self.order) == -1).all())
+        return (
+            "rows are newest first: reversed" if newest_first else "rows are out of order: sorted"
+        )
+
+
+def place(table: Table, axes: Sequence[Axis], *, gaps_allowed: bool) -> Grid:
+    """The grid that rows are on, by the reading of their times that makes them regular.
+
+    Raises:
+        DataError: by no reading, or by two that contradict each other.
+    """
+    grids, first_error = [], None
+    for axis in axes:
+        try:
+            grids.append(place_on(table, axis))
+        except DataError as error:
+            first_error = first_error or error
+    complete = [grid for grid in grids if not grid.missing]
+    chosen = complete or grids
+    if not chosen:
+        assert first_error is not None
+        raise first_error
+    _refuse_rivals(table, [grid.axis for grid in chosen])
+    if chosen[0].missing and not gaps_allowed:
+        _refuse_gaps(table, chosen[0])
+    return chosen[0]
+
+
+def place_on(table: Table, axis: Axis) -> Grid:
+    """The grid that rows are on by one reading of their times; rows may be missing.
+
+    Raises:
+        DataError: a time is repeated, or the steps are neither equal nor multiples of one.
+    """
+    order = np.argsort(axis.ticks, kind="stable")
+    ticks = axis.ticks[order]
+    repeated = np.flatnonzero(ticks[1:] == ticks[:-1])
+    if len(repeated):
+        i = repeated[np.argmin(order[repeated + 1])]
+        earlier, later = int(order[i]), int(order[i + 1])
+        raise DataError(
+            f"{table.path}: {axis.label}, {table.at(later)} repeats the time of "
+            f"{table.at(earlier)}, {axis.text(later)}: a series has one row for each time"
+            + _summer_time(axis, ticks)
+        )
+    if not axis.is_time and is_even(ticks):
+        return Grid(axis, order, np.arange(len(ticks)), "even", "row")
+    found = [grid for kind in _KINDS if (grid := kind(axis, order, ticks)) is not None]
+    if not found:
+        raise _irregular(table, axis, order, ticks)
+    grid = min(found, key=lambda grid: grid.missing)
+    if grid.missing > len(order):  # a misprint in a time, not a gap
+        raise _irregular(table, axis, order, ticks)
+    return grid
+
+
+# --- kinds of grids -------------------------------------------------------------------------------
+
+
+def _on(ordinals: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]] | None:
+    """The step between ascending ordinals and each one's place, if other steps are multiples."""
+    steps = np.diff(ordinals)
+    if not len(steps):
+        return 1, np.zeros(len(ordinals), dtype=np.int64)
+    values, counts = np.unique(steps, return_counts=True)
+    step = int(values[np.argmax(counts)])
+    if counts.max() < DOMINANT * len(steps) or (values % step).any():
+        return None
+    return step, (ordinals - ordinals[0]) // step
+
+
+def _fixed(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
+    """Steps of one length."""
+    if not np.issubdtype(ticks.dtype, np.integer):
+        return None
+    if (found := _on(ticks.astype(np.int64))) is None:
+        return None
+    step, slots = found
+    if not axis.is_time:
+        return Grid(axis, order, slots, "even", "row")
+    length, name, unit = next(row for row in _UNITS if step % row[0] == 0)
+    count = step // length
+    return Grid(
+        axis, order, slots, name if count == 1 else f"{count}-{unit}", _plural_unit(count, unit)
+    )
+
+
+def _plural_unit(count: int, unit: str) -> str:
+    return unit if count == 1 else f"{count}-{unit} step"
+
+
+def _business_days(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
+    """Monday to Friday, at the same time of day."""
+    if not axis.is_time or len(set((ticks % DAY_NS).tolist())) > 1:
+        return None
+    days = (ticks // DAY_NS).astype("datetime64[D]")
+    if not np.is_busday(days).all():
+        return None
+    found = _on(np.busday_count(days[0], days))
+    return Grid(axis, order, found[1], "business-daily", "business day") if found else None
+
+
+def _months(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
+    """The same day of each month, or its last, at the same time of day."""
+    if not axis.is_time or len(set((ticks % DAY_NS).tolist())) > 1:
+        return None
+    times = pd.DatetimeIndex(ticks.astype("datetime64[ns]"))
+    if times.day.nunique() > 1 and not times.is_month_end.all():
+        return None
+    found = _on((times.year * 12 + times.month).to_numpy().astype(np.int64))
+    if found is None:
+        return None
+    step, slots = found
+    unit = {1: "month", 3: "quarter", 12: "year"}.get(step, f"{step}-month step")
+    return Grid(axis, order, slots, _MONTHS.get(step, f"{step}-month"), unit)
+
+
+_KINDS: Final[tuple[Callable[[Axis, NDArray[np.int64], Ticks], Grid | None], ...]] = (
+    _fixed,
+    _business_days,
+    _months,
+)
+
+
+# --- counters -------------------------------------------------------------------------------------
+
+
+def is_even(ticks: Ticks) -> bool:
+    """Whether ascending numbers are one step apart, as exactly as they are written.
+
+    A step may have been rounded, or cut, to the digits that the column has: 0, 3, 7, 10, …
+    """
+    if len(ticks) < 2:
+        return True
+    steps = np.diff(ticks)
+    if (steps == steps[0]).all():
+        return bool(steps[0] > 0)
+    step = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
+    line = ticks[0] + step * np.arange(len(ticks))
+    off = np.abs(ticks - line).max()
+    resolution = 10.0 ** -_decimals(ticks)
+    return bool(off <= 1e-9 * step or (step >= 3 * resolution and off <= 1.001 * resolution))
+
+
+def _decimals(ticks: Ticks) -> int:
+    return next((d for d in range(10) if (np.round(ticks, d) == ticks).all()), 10)
+
+
+def counts_rows(numbers: Ticks) -> bool:
+    """Whether a column counts its rows, up or down, some perhaps left out: no measurement does."""
+    if len(numbers) < 3 or not np.isfinite(numbers).all():
+        return False
+    steps = np.diff(numbers)
+    if (steps < 0).all():
+        return counts_rows(numbers[::-1])
+    if not (steps > 0).all():
+        return False
+    if is_even(numbers):
+        return True
+    whole = bool((numbers == np.rint(numbers)).all())
+    return whole and np.unique(steps, return_counts=True)[1].max() >= COUNTER_DOMINANT * len(steps)
+
+
+def numbers_rows(numbers: Ticks) -> bool:
+    """Whether whole numbers are those of a counter, each once, in whatever order.
+
+    Of a few rows that says nothing.
+    """
+    if len(numbers) < 10 or not (numbers == np.rint(numbers)).all():
+        return False
+    ascending = np.sort(numbers)
+    steps = np.diff(ascending)
+    return bool(steps[0] > 0 and (steps == steps[0]).all())
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def _refuse_rivals(table: Table, axes: Sequence[Axis]) -> None:
+    """By two conventions rows are a series, and they differ: 01/02, 02/02 … or 01/02, 01/03 …"""
+    one = axes[0]
+    for other in axes[1:]:
+        differ = one.ticks != other.ticks
+        if one.convention and other.convention and differ.any():
+            row = int(np.argmax(differ))
+            raise DataError(
+                f"{table.path}: {one.label}, {table.at(row)} is {one.text(row)} with the "
+                f"{one.convention} and {other.text(row)} with the {other.convention}, and no other "
+                f"row decides: write times as {one.text(row)}"
+            )
+
+
+def _refuse_gaps(table: Table, grid: Grid) -> None:
+    axis, steps = grid.axis, np.diff(grid.slots)
+    i = int(np.flatnonzero(steps > 1)[0])
+    before, after = int(grid.order[i]), int(grid.order[i + 1])
+    count, gaps = int(steps[i]) - 1, int((steps > 1).sum())
+    missing = f"{count:,} {grid.unit}{'s' if count > 1 else ''}"
+    if gaps > 1:
+        missing += f" (in all {gaps:,} gaps and {grid.missing:,} rows)"
+    raise DataError(
+        f"{table.path}: {axis.label}, {table.at(after)}: between {axis.text(before)} and "
+        f"{axis.text(after)} are missing {missing}: set data.gaps to 'forward-fill' or "
+        f"'interpolate', or data.time = false to take rows as evenly spaced"
+        + _summer_time(axis, axis.ticks[grid.order])
+    )
+
+
+def _irregular(table: Table, axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> DataError:
+    """Names the first step that is not the usual one."""
+    steps = np.diff(ticks)
+    values, counts = np.unique(steps, return_counts=True)
+    usual = values[np.argmax(counts)]
+    i = int(np.argmax(steps != usual))
+    step = f"{_span(axis, steps[i])}, elsewhere {_span(axis, usual)}"
+    return DataError(
+        f"{table.path}: {axis.label}, {table.at(int(order[i + 1]))}: steps are not even: from "
+        f"{axis.text_of(ticks[i])} to {axis.text_of(ticks[i + 1])} is {step}: give a series with "
+        "one step, or set data.time = false to take rows as evenly spaced"
+    )
+
+
+def _span(axis: Axis, ticks: np.int64 | np.float64) -> str:
+    if not axis.is_time:
+        return f"{ticks:.6g}"
+    return (
+        str(pd.Timedelta(int(ticks), unit="ns")).removesuffix(" 00:00:00").removeprefix("0 days ")
+    )
+
+
+def _summer_time(axis: Axis, ticks: Ticks) -> str:
+    """A hint where an hour is missing or twice in a night from Saturday to Sunday."""
+    if not axis.is_time or axis.zone:
+        return ""
+    steps = np.diff(ticks)
+    values, counts = np.unique(steps, return_counts=True)
+    usual = int(values[np.argmax(counts)])
+    odd = itertools.islice(np.flatnonzero(steps != usual), 1)
+    for i in odd:
+        time = pd.Timestamp(int(ticks[i]), unit="ns")
+        changed = abs(int(steps[i]) - usual) == HOUR_NS or steps[i] == 0
+        if changed and usual <= HOUR_NS and time.day_of_week == 6 and time.hour < 4:
+            return " (summer time? write times in UTC, or with their offset)"
+    return ""
