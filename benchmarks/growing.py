@@ -5,6 +5,7 @@ SPEC_OPT_SHARED=folder python -m benchmarks.growing [--threads 2] [--no-times | 
 
 import argparse
 import statistics
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from spec_opt.config.study_file import DecodingConfig, Setting
 from spec_opt.config.values import ContextMode, Rule
 from spec_opt.data.windows import Windows
 from spec_opt.decoding.contexts import GROWING, ROLLING, Contexts, patches_to_cover
-from spec_opt.decoding.speculative import Workload, decode_autoregressively
-from spec_opt.measure.cost_learning import Stopwatch, watched
+from spec_opt.decoding.rules import RULES
+from spec_opt.decoding.speculative import Workload
+from spec_opt.measure.cost_learning import Stopwatch
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.forecaster import Forecaster, Gaussian, Memory
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
@@ -102,7 +104,8 @@ def made_up(sizes: tuple[int, int, int, int], context: int, mode: ContextMode) -
 def target_seconds(workload: Workload, batch: int, *, alone: bool) -> float:
     watch, index = Stopwatch(torch.device("cpu")), torch.arange(batch)
     # Scripted, so that both modes accept the same proposals: 60 %, by dice.
-    work, setting = watched(workload, watch, 0.6), Setting(sigma=0.25, bias=1.0, k=3)
+    work = replace(workload, observer=watch, scripted_acceptance=0.6)
+    setting = Setting(sigma=0.25, bias=1.0, k=3)
     if alone:
         work.target_only(index, setting)
     else:
@@ -159,10 +162,9 @@ def positions() -> None:
 
 
 def mse_alone(network: Forecaster, forecast: Windows, contexts: Contexts) -> float:
-    total = 0.0
+    total, work = 0.0, Workload(network, network, RULES["point"], forecast, 0, contexts)
     for index in torch.split(torch.arange(len(forecast)), 64):
-        given, starts = forecast.contexts(index), forecast.starts[index]
-        found = decode_autoregressively(network, given, starts, forecast.horizon, 0.0, 0, contexts)
+        found = work.draft_only(index)
         total += float((found - forecast.futures(index)).double().square().sum())
     return total / (len(forecast) * forecast.horizon * forecast.values.shape[1])
 

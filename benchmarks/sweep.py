@@ -27,7 +27,7 @@ from spec_opt.config.study_file import Setting, StudyConfig, read_study
 from spec_opt.data.windows import load_dataset
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.rules import RULES
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.speculative import Counters, Workload
 from spec_opt.models.checkpoint import load_model
 from spec_opt.study.space import grid_points
 
@@ -142,23 +142,13 @@ def without_cache(config: StudyConfig) -> Plain:
     assert config.target.checkpoint is not None
     assert config.draft.checkpoint is not None
     target, draft = load_model(config.target.checkpoint), load_model(config.draft.checkpoint)
-    rule, seed, size = RULES[config.decoding.rule], config.decoding.seed, config.decoding.batch_size
-    cache = PrefixCache(target, draft, rule, windows, seed=seed, batch_size=size)
+    rule, size = RULES[config.decoding.rule], config.decoding.batch_size
+    workload = Workload(target, draft, rule, windows, config.decoding.seed)
+    cache = PrefixCache(workload, batch_size=size)
 
     def plainly(setting: Setting) -> tuple[Tensor, Counters]:
-        parts = [
-            decode_speculatively(
-                target,
-                draft,
-                rule,
-                setting,
-                windows.contexts(slice(first, first + size)),
-                windows.starts[first : first + size],
-                windows.horizon,
-                seed,
-            )
-            for first in range(0, len(windows), size)
-        ]
+        batches = torch.split(torch.arange(len(windows)), size)
+        parts = [workload.speculatively(index, setting) for index in batches]
         forecasts = torch.cat([part.forecast for part in parts])
         return forecasts, Counters.concatenate([part.counters for part in parts])
 

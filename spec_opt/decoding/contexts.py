@@ -1,12 +1,12 @@
-"""How models are shown what was emitted so far: the one thing in which decoding modes differ.
+"""The two context modes: how models are shown the patches emitted so far.
 
-    rolling   the context slides: the last L points, encoded anew for every patch, their statistics
+    rolling   the context slides: the last L points, encoded anew for every patch, statistics
               included
-    growing   the context is appended to: its statistics stay those of the observed L points, what
-              was read before is remembered (keys and values), and a round is verified in one pass
+    growing   emitted patches are appended: the statistics stay those of the observed L points, keys
+              and values are cached, and a round is verified in one pass
 
-The decoders know neither: they ask a `Reading`. Where windows stand is known on the CPU, so all
-indices are CPU tensors; no answer has to come back from a device for the next question.
+Decoders work with either through a `Reading`. Rows and positions are CPU tensors, so choosing what
+to compute next never waits for the device.
 """
 
 from abc import ABC, abstractmethod
@@ -21,15 +21,15 @@ from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecast
 
 
 def patches_to_cover(horizon: int, patch: int) -> int:
-    """M: how many patches of `patch` points cover `horizon` points."""
+    """M, the number of patches of `patch` points that cover `horizon` points."""
     return -(-horizon // patch)
 
 
 class EmittedBuffer:
-    """B contexts and the patches emitted after them, in one tensor [B, L + M * P, C].
+    """B contexts, each followed by its emitted patches, in one tensor [B, L + M * P, C].
 
-    Position e of a row is its (e + 1)-th patch; the context at position e is the L points before.
-    Rows and positions are int64 [n] on the CPU.
+    Position e of a row is its (e + 1)-th patch; the context at position e is the L points before
+    it. Rows and positions are int64 [n] on the CPU.
     """
 
     def __init__(self, context: Tensor, patch: int, patches: int) -> None:
@@ -50,51 +50,43 @@ class EmittedBuffer:
 
     def before(self, rows: Tensor, positions: Tensor, points: int) -> Tensor:
         """The `points` points before `positions` of `rows`: [n, points, C]."""
-        # A view, not copies: all runs of that length that end where a patch begins.
+        # A view of all runs of that length that end where a patch begins.
         patches, first = divmod(self.length - points, self.patch)
         runs = self._values[:, first:].unfold(1, points, self.patch)
         index = positions + patches
         return runs[self.to_device(rows), self.to_device(index)].transpose(1, 2)
 
     def at(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """What stands at `positions` of `rows`: [n, P, C]."""
+        """The patches at `positions` of `rows`: [n, P, C]."""
         return self._emitted[self.to_device(rows), self.to_device(positions)]
 
     def write(self, rows: Tensor, positions: Tensor, patches: Tensor) -> None:
-        """Put `patches` [n, P, C] at `positions` of `rows`."""
+        """Write `patches` [n, P, C] at `positions` of `rows`."""
         self._sum += patches.sum(dtype=torch.float64)
         patches = patches.to(self._values.dtype)
         self._emitted[self.to_device(rows), self.to_device(positions)] = patches
 
     @property
     def finite(self) -> Tensor:
-        """Whether all patches that were written are numbers: a bool, where the values are."""
+        """Whether all patches written so far are finite: a bool tensor on the device."""
         return torch.isfinite(self._sum)
 
     def require_finite(self) -> None:
-        """Stop where a patch that was written is not a number.
-
-        Raises:
-            DecodingError: a value is not finite.
-        """
+        """Raise DecodingError if a patch written so far is not finite."""
         require_finite(self._sum)
 
     def forecast(self, horizon: int) -> Tensor:
-        """What was emitted, cut to the horizon: [B, H, C]."""
+        """The emitted patches, cut to the horizon: [B, H, C]."""
         return self._values[:, self.length : self.length + horizon]
 
     def to_device(self, index: Tensor) -> Tensor:
-        """A CPU index where the values are."""
+        """A CPU index on the buffer's device."""
         return send(index, self.device)
 
 
 def require_finite(patches: Tensor) -> None:
-    """Stop at the first patch that is not a number, instead of forecasting nonsense on from it.
-
-    Raises:
-        DecodingError: a value is not finite.
-    """
-    # One reduction, one synchronisation: a sum is finite only if all its terms are.
+    """Raise DecodingError unless all values are finite: forecasts must not build on them."""
+    # One reduction and one synchronisation: a sum is finite only if all its terms are.
     if not bool(torch.isfinite(patches.sum(dtype=torch.float64))):
         raise DecodingError(
             "a decoded patch holds a value that is not finite: "
@@ -103,64 +95,66 @@ def require_finite(patches: Tensor) -> None:
 
 
 class Reading(ABC):
-    """One model at work on the B rows of a buffer."""
+    """One model reading the B rows of a buffer, with what it caches of them."""
 
     def __init__(self) -> None:
         self.calls = 0
-        """Of the model."""
+        """Batched calls of the model."""
         self.evaluations = 0
-        """Next-patch forecasts that were computed, over all rows and positions."""
+        """Next-patch distributions computed, over all rows and positions."""
 
     @abstractmethod
     def next(self, rows: Tensor, positions: Tensor) -> Gaussian:
-        """The patch at `positions` of `rows`, each row once, ascending: [n, P, C]."""
+        """The distribution of the patch at `positions` of `rows`: [n, P, C]. Rows are ascending."""
 
     @abstractmethod
     def verify(self, rows: Tensor, first: Tensor, counts: Tensor) -> Tensor:
         """Means at the `counts` [A] positions from `first` [A] on of `rows` [A].
 
         Returns:
-            [counts.sum(), P, C]: the first position of all rows, then the second; see `pairs`.
+            [counts.sum(), P, C]: the first position of all rows, then the second, as in `pairs`.
         """
 
     @abstractmethod
     def bonus(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Means at the position after those that were verified last, of some of the rows then
-        verified, nothing having been written to them since: [n, P, C]."""
+        """Means at the position after the last verification, for some of its rows: [n, P, C].
 
-    @abstractmethod
-    def rewritten(self, rows: Tensor, positions: Tensor) -> None:
-        """What stands at `positions` of `rows` is not what this model may have read there."""
+        Nothing may have been written to these rows since.
+        """
+
+    def invalidate(self, rows: Tensor, positions: Tensor) -> None:
+        """Invalidate cached state of `rows` from `positions` on; here there is none."""
+        del rows, positions
 
 
 class Contexts(ABC):
-    """A decoding mode."""
+    """A context mode."""
 
     @abstractmethod
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
-        """Put a model to work.
+        """Let `model` read `buffer`.
 
         Raises:
-            InputError: the model cannot work in this mode.
+            InputError: the model does not support this mode.
         """
 
     @abstractmethod
     def forecast(self, model: Forecaster, series: Tensor, observed: int) -> Gaussian:
-        """The patch after `series` [n, observed + d * P, C], of which d patches were emitted.
+        """The patch after `series` [n, observed + d * P, C], whose last d patches were emitted.
 
-        The same as through a `Reading`, to rounding, without one: [n, P, C].
+        Without caching; equals what a `Reading` gives, to rounding: [n, P, C].
         """
 
 
 def pairs(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """(member, slot) for every slot below `counts` [A]: slot by slot, in each the members."""
+    """(member, slot) of every slot below `counts` [A], ordered by slot, then by member."""
     slots = torch.arange(int(counts.max()))
     slot, member = torch.nonzero(slots.unsqueeze(1) < counts, as_tuple=True)
     return member, slot
 
 
 class RollingReading(Reading):
-    """Every position is a context of its own: a verification is one batch of them."""
+    """Every position has a context of its own: a verification is one batch of contexts."""
 
     def __init__(self, model: Forecaster, buffer: EmittedBuffer) -> None:
         super().__init__()
@@ -178,12 +172,9 @@ class RollingReading(Reading):
     def bonus(self, rows: Tensor, positions: Tensor) -> Tensor:
         return self.next(rows, positions).mean
 
-    def rewritten(self, rows: Tensor, positions: Tensor) -> None:
-        """Nothing to do: nothing is remembered."""
-
 
 class Rolling(Contexts):
-    """See the head of the file."""
+    """The last L points."""
 
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
         return RollingReading(model, buffer)
@@ -193,25 +184,26 @@ class Rolling(Contexts):
 
 
 class GrowingReading(Reading):
-    """A model with a memory. Times: 0 to N - 1 are the context's, N + e is emitted patch e."""
+    """A model with cached keys and values. Patches of the context have times 0 to N - 1, emitted
+    patch e has time N + e."""
 
     def __init__(self, model: RememberingForecaster, buffer: EmittedBuffer) -> None:
         super().__init__()
         self._buffer = buffer
         self._context = buffer.length // buffer.patch  # N
-        # What stands at the last position is never read.
+        # The last patch of a forecast is never read.
         self._memory = model.remember(buffer.observed, buffer.patches - 1)
         self._known = torch.zeros(buffer.batch, dtype=torch.int64)
-        """[B]: how many times of each row the memory has right."""
+        """[B]: how many times of each row are validly cached."""
         self._ahead: Tensor | None = None
-        """[B, P, C]: what `bonus` will be asked for."""
+        """[B, P, C]: the means that `bonus` returns."""
 
     def next(self, rows: Tensor, positions: Tensor) -> Gaussian:
         mean, variance = self._read(rows, positions, 1)
         return Gaussian(mean[:, 0], None if variance is None else variance[:, 0])
 
     def verify(self, rows: Tensor, first: Tensor, counts: Tensor) -> Tensor:
-        # The bonus comes with the last proposal, where there is one: not past the horizon.
+        # One output more than proposals, for the bonus, unless that lies past the horizon.
         wanted = (counts + 1).clamp(max=self._buffer.patches - first)
         outputs = int(wanted.max())
         mean = self._read(rows, first + wanted - 1, outputs).mean
@@ -225,21 +217,20 @@ class GrowingReading(Reading):
     def bonus(self, rows: Tensor, positions: Tensor) -> Tensor:
         del positions
         if self._ahead is None:
-            raise DecodingError("a bonus patch was asked for before any verification")
+            raise DecodingError("a bonus patch was requested before any verification")
         return self._ahead[self._buffer.to_device(rows)]
 
-    def rewritten(self, rows: Tensor, positions: Tensor) -> None:
+    def invalidate(self, rows: Tensor, positions: Tensor) -> None:
         self._known[rows] = torch.minimum(self._known[rows], self._context + positions)
 
     def _read(self, rows: Tensor, positions: Tensor, outputs: int) -> Gaussian:
         """Forecast the `outputs` patches that end with `positions`: [n, outputs, P, C].
 
-        Rows may lack more or fewer patches; all read as many as the one that lacks most, some of
-        theirs a second time. Outputs before a row's own first are of no use.
+        All rows read as many patches as the row with most unread ones, some for a second time.
         """
         self.calls += 1
         self.evaluations += len(rows) * outputs
-        end = self._context + positions  # times that must be known
+        end = self._context + positions  # times that must be read by then
         width = max(int((end - self._known[rows]).max()), outputs)
         points = width * self._buffer.patch
         series = self._buffer.before(rows, positions, points)
@@ -249,7 +240,7 @@ class GrowingReading(Reading):
 
 
 class Growing(Contexts):
-    """See the head of the file."""
+    """The observed L points and all patches emitted after them."""
 
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
         return GrowingReading(_remembering(model), buffer)
@@ -265,7 +256,7 @@ class Growing(Contexts):
 def _remembering(model: Forecaster) -> RememberingForecaster:
     if not isinstance(model, RememberingForecaster):
         raise InputError(
-            "decoding.context = 'growing' needs a model that remembers what it has read; "
+            "decoding.context = 'growing' needs a model that can cache what it has read; "
             f"{type(model).__name__} does not: use context = 'rolling'"
         )
     return model

@@ -1,10 +1,10 @@
-"""Random numbers that are keyed by (seed, window, patch position), not by the order of calls.
+"""Random numbers keyed by (seed, window, patch position) instead of by the order of calls.
 
-Batch size, the order of windows, the device and the decoder therefore cannot change what a window
-is dealt, and two settings see the same dice (common random numbers), so that their difference is
+Batch size, the order of windows, the device and the decoder therefore do not affect a window's
+numbers, and two settings use the same ones (common random numbers), which makes their difference
 far less noisy than either.
 
-The generator is Philox4x32-10, a counter turned into four random words (Salmon et al. 2011,
+The generator is Philox4x32-10, which turns a counter into four random words (Salmon et al. 2011,
 "Parallel Random Numbers: As Easy as 1, 2, 3"), written in torch so that it runs on any device.
 """
 
@@ -23,7 +23,7 @@ _ATTEMPT_BITS = 28
 
 
 class Purpose(IntEnum):
-    """What a random number is for; part of its key, so that no two uses share a number."""
+    """The use of a random number; part of its key, so that no two uses share one."""
 
     PROPOSAL = 0
     TARGET_PATCH = 1
@@ -34,8 +34,8 @@ class Purpose(IntEnum):
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
     """Philox4x32-10: four counter words (int64 tensors of one shape) -> four random 32-bit words.
 
-    All words are held in int64: a product of two 32-bit words wraps there, yet its bits are right,
-    and its high half is had by a shift and a mask.
+    Words are held in int64. The product of two 32-bit words may wrap there, but its bits are right,
+    so a shift and a mask give its high half.
     """
     c0, c1, c2, c3 = counter
     key = [seed & _WORD, (seed >> 32) & _WORD]
@@ -50,9 +50,9 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of B (window, position) pairs, each pair a row.
+    """The random numbers of B (window, position) pairs, one pair per row.
 
-    `windows`, `positions`: int64 [B] on the device that the numbers are wanted on.
+    `windows`, `positions`: int64 [B], on the device where the numbers are used.
     """
 
     seed: int
@@ -60,11 +60,11 @@ class Draws:
     positions: Tensor
 
     def rows(self, index: Tensor) -> "Draws":
-        """The draws of some of the rows: `index` [n] -> n rows."""
+        """The draws of the rows `index` [n]: n rows."""
         return Draws(self.seed, self.windows[index], self.positions[index])
 
     def repeat(self, times: int) -> "Draws":
-        """Each row `times` times in succession: B rows -> B * times rows."""
+        """Each row `times` times in a row: B rows -> B * times rows."""
         return Draws(
             self.seed,
             self.windows.repeat_interleave(times),
@@ -79,7 +79,7 @@ class Draws:
     def normal(
         self, purpose: Purpose, shape: tuple[int, int], attempts: Tensor | int = 0
     ) -> Tensor:
-        """[B, P, C] standard normals, float32, for `shape` = (P, C); by Box and Muller."""
+        """[B, P, C] standard normals, float32, for `shape` = (P, C), by Box and Muller."""
         size = shape[0] * shape[1]
         words = self._words(purpose, attempts, blocks=math.ceil(size / 4))
         # 24 bits, offset by half a step: never 0, so that the logarithm is finite.

@@ -1,12 +1,12 @@
-"""The acceptance rules: pure maths, random numbers are handed in.
+"""The acceptance rules, as pure functions: random numbers are passed in.
 
 A draft gives a Gaussian N(mu_q, v_q) per element of a patch, the target N(mu_p, sigma^2 I). A
 proposal x is accepted with probability alpha = min(1, bias * r(x)). In all three rules
 
     ln r = draft_term - target_term / sigma^2 - normaliser(sigma)
 
-where neither term depends on bias or k, nor (for a draft with a variance) on sigma: this is what
-the prefix cache lives on.
+where neither term depends on bias or k, nor (for a draft with a variance) on sigma: the prefix
+cache relies on this.
 
 Sources: speculative sampling and its residual, Leviathan et al. 2023 (arXiv:2211.17192), section
 2.3 and appendix A.1; rule `stride` as the research code STRIDE computes it (docs/method.md).
@@ -24,20 +24,21 @@ from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.models.forecaster import Gaussian
 
 THINNING_BOUND: Final = 10_000
-"""Tries of one replacement under rule `exact`. Meeting it is counted and reported; the last draw is
-then used, which moves the distribution of a patch by at most 1 / (e * bound) = 4e-5."""
+"""Most tries of one replacement under rule `exact`. When they are used up, that is counted and
+reported, and the last draw is taken, which changes the distribution of a patch by at most
+1 / (e * bound) = 4e-5."""
 
 _THINNING_ELEMENTS: Final = 1 << 20
-"""Elements that a batch of thinning tries may hold."""
+"""Most elements in one batch of thinning tries."""
 
 Edge = tuple[str, *tuple[float, ...]]
-"""What shaped an emitted patch, besides the prefix it stands on: equal edges, equal patches."""
+"""What an emitted patch depends on besides its prefix: equal edges give equal patches."""
 
 DRAFT_MEAN: Final[Edge] = ("draft mean",)
 
 
 def target_edge(sigma: float) -> Edge:
-    """The target's patch, drawn with `sigma`; its mean for sigma = 0."""
+    """The edge of the target's patch drawn with `sigma`; of its mean for sigma = 0."""
     return ("target", sigma)
 
 
@@ -58,12 +59,12 @@ def target_patch(target_mean: Tensor, sigma: float, draws: Draws) -> Tensor:
 
 
 def _sum(per_element: Tensor) -> Tensor:
-    """[B, P, C] -> [B], in float64: a sum over hundreds of terms goes into an exponential."""
+    """[B, P, C] -> [B], in float64: the sum of hundreds of terms enters an exponential."""
     return per_element.sum(dim=(1, 2), dtype=torch.float64)
 
 
 class AcceptanceRule(ABC):
-    """How proposals are made and judged, and what stands in for a rejected one."""
+    """How proposals are made and judged, and what replaces a rejected one."""
 
     @abstractmethod
     def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
@@ -78,7 +79,7 @@ class AcceptanceRule(ABC):
         """The target's part of ln r, to be divided by sigma^2: [B], float64."""
 
     def normaliser(self, sigma: float, size: int) -> float:
-        """What is left of ln r: the logarithm of sigma, for `size` = P * C elements."""
+        """The rest of ln r: the logarithm of sigma, for `size` = P * C elements."""
         del sigma, size
         return 0.0
 
@@ -87,30 +88,36 @@ class AcceptanceRule(ABC):
         return draft_term - target_term / sigma**2 - self.normaliser(sigma, size)
 
     @abstractmethod
+    def target_sigma(self, sigma: float) -> float:
+        """The standard deviation of the noise on the target's own patches."""
+
+    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
+        """The target's patch after k acceptances [B, P, C]."""
+        return target_patch(target_mean, self.target_sigma(setting.sigma), draws)
+
     def replace(
         self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """The target's patch after a rejection [B, P, C], and whether a bound was met: bool [B]."""
+        """The patch that replaces a rejected proposal; here the target's, as for a bonus.
 
-    @abstractmethod
-    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
-        """The target's patch after k acceptances [B, P, C]."""
+        Returns:
+            The patch [B, P, C], and whether thinning used up its tries: bool [B].
+        """
+        del draft
+        patch = self.bonus(target_mean, setting, draws)
+        return patch, torch.zeros(len(patch), dtype=torch.bool, device=patch.device)
 
     @abstractmethod
     def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
-        """What shapes a proposal; `stochastic`: the draft has a variance of its own."""
+        """What a proposal depends on; `stochastic`: the draft has a variance of its own."""
 
-    @abstractmethod
-    def replacement_edge(self, setting: Setting) -> Edge:
-        """What shapes a replacement."""
-
-    @abstractmethod
     def bonus_edge(self, setting: Setting) -> Edge:
-        """What shapes a bonus patch."""
+        """What a bonus patch depends on."""
+        return target_edge(self.target_sigma(setting.sigma))
 
-    @abstractmethod
-    def target_sigma(self, sigma: float) -> float:
-        """The noise of target-only decoding under the same emission: sigma, or 0 for means."""
+    def replacement_edge(self, setting: Setting) -> Edge:
+        """What a replacement depends on."""
+        return self.bonus_edge(setting)
 
 
 class SamplingRule(AcceptanceRule):
@@ -124,45 +131,29 @@ class SamplingRule(AcceptanceRule):
     def target_term(self, proposal: Tensor, target_mean: Tensor) -> Tensor:
         return 0.5 * _sum((proposal - target_mean).square())
 
-    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
-        return target_patch(target_mean, setting.sigma, draws)
+    def target_sigma(self, sigma: float) -> float:
+        return sigma
 
     def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
         return ("draft sample",) if stochastic else ("draft sample", sigma)
 
-    def bonus_edge(self, setting: Setting) -> Edge:
-        return target_edge(setting.sigma)
-
-    def target_sigma(self, sigma: float) -> float:
-        return sigma
-
 
 class StrideRule(SamplingRule):
-    """The research code's rule: squared distances compared, normalisers left out.
+    """The research code's rule: compares squared distances and leaves out the normalisers.
 
-    The draft's variance enters as its mean over the patch; a rejection is answered by a plain draw
-    from the target. Not lossless; a larger sigma always accepts more.
+    The draft's variance enters as its mean over the patch, and a rejected proposal is replaced by a
+    plain draw from the target. Not lossless; a larger sigma always accepts more.
     """
 
     def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
         mean_variance = draft_variance(draft, sigma).to(torch.float64).mean(dim=(1, 2))
         return _sum((proposal - draft.mean).square()) / (2.0 * mean_variance)
 
-    def replace(
-        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        del draft
-        patch = target_patch(target_mean, setting.sigma, draws)
-        return patch, torch.zeros(len(patch), dtype=torch.bool, device=patch.device)
-
-    def replacement_edge(self, setting: Setting) -> Edge:
-        return target_edge(setting.sigma)
-
 
 class ExactRule(SamplingRule):
     """Speculative sampling proper: the full density ratio, and the residual after a rejection.
 
-    With bias <= 1 the emitted patch is distributed as the target's own, whatever the draft.
+    With bias <= 1 an emitted patch has the target's own distribution, whatever the draft.
     """
 
     def draft_term(self, proposal: Tensor, draft: Gaussian, sigma: float) -> Tensor:
@@ -175,11 +166,11 @@ class ExactRule(SamplingRule):
     def replace(
         self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """A draw from the residual max(0, p - min(1, bias) q'), by thinning.
+        """A draw from the residual, by thinning.
 
-        What acceptance lets through has the density min(q, bias p), so what is left of p is
-        p (1 - min(bias, q / p)) for bias <= 1: draw from p, keep with that probability. A larger
-        bias lets more through than p holds; the residual of bias 1 is then taken.
+        Accepted proposals have the density min(q, bias p), which leaves p (1 - min(bias, q / p))
+        of p for bias <= 1: draw from p and keep the draw with that probability. A larger bias
+        accepts more than p holds; the residual for bias 1 is used then.
         """
         batch, points, channels = target_mean.shape
         patch = torch.empty_like(target_mean)
@@ -187,7 +178,7 @@ class ExactRule(SamplingRule):
         tried = 0
         while len(waiting) and tried < THINNING_BOUND:
             at_once = max(1, _THINNING_ELEMENTS // (len(waiting) * points * channels))
-            # As many tries as all rows had before: 1, 1, 2, 4, ... so that little is drawn in vain.
+            # As many tries as each row has had so far (1, 1, 2, 4, ...), so that few are wasted.
             at_once = min(at_once, max(1, tried), THINNING_BOUND - tried)
             drawn, kept = self._try(draft, target_mean, setting, draws, waiting, tried, at_once)
             first = kept.to(torch.int8).argmax(dim=1)
@@ -227,7 +218,7 @@ class ExactRule(SamplingRule):
         )
         # q / p = 1 / r
         keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
-        # Written so that what is not a number is kept: decoding then stops, instead of trying on.
+        # NaN compares as false and is therefore kept: decoding then stops instead of trying on.
         kept = ~(row_draws.uniform(Purpose.THINNING, attempts) >= keep)
         return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
 
@@ -236,7 +227,7 @@ class ExactRule(SamplingRule):
 
 
 class PointRule(AcceptanceRule):
-    """For point forecasts: means are proposed and emitted, sigma is the tolerated gap.
+    """For point forecasts: proposes and emits means; sigma is the tolerated gap.
 
     ln r = -mean((mu_q - mu_p)^2) / (2 sigma^2), the mean over the patch and its channels.
     """
@@ -253,32 +244,13 @@ class PointRule(AcceptanceRule):
         size = target_mean[0].numel()
         return 0.5 * _sum((proposal - target_mean).square()) / size
 
-    def replace(
-        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        del draft, setting, draws
-        none = torch.zeros(len(target_mean), dtype=torch.bool, device=target_mean.device)
-        return target_mean, none
-
-    def bonus(self, target_mean: Tensor, setting: Setting, draws: Draws) -> Tensor:
-        del setting, draws
-        return target_mean
+    def target_sigma(self, sigma: float) -> float:
+        del sigma
+        return 0.0
 
     def proposal_edge(self, sigma: float, stochastic: bool) -> Edge:
         del sigma, stochastic
         return DRAFT_MEAN
-
-    def replacement_edge(self, setting: Setting) -> Edge:
-        del setting
-        return target_edge(0.0)
-
-    def bonus_edge(self, setting: Setting) -> Edge:
-        del setting
-        return target_edge(0.0)
-
-    def target_sigma(self, sigma: float) -> float:
-        del sigma
-        return 0.0
 
 
 RULES: Final[dict[str, AcceptanceRule]] = {
@@ -289,5 +261,5 @@ RULES: Final[dict[str, AcceptanceRule]] = {
 
 
 def acceptance_probability(log_ratio: Tensor, bias: float) -> Tensor:
-    """alpha = min(1, bias * r), in logarithms, where nothing overflows: float64 [B]."""
+    """alpha = min(1, bias * r), computed in logarithms to avoid overflow: float64 [B]."""
     return torch.exp((log_ratio + math.log(bias)).clamp(max=0.0))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -10,16 +11,16 @@ from torch import Tensor
 
 from spec_opt.config.study_file import Setting
 from spec_opt.decoding.speculative import Decoded, Workload
-from spec_opt.measure.cost_learning import Stopwatch, interleave, learn_costs, watched
-from spec_opt.measure.cost_model import predicted_speedup
+from spec_opt.measure.cost_learning import Stopwatch, learn_costs, spaced
+from spec_opt.measure.cost_model import Costs, predicted_speedup
 from spec_opt.measure.measurement import BenchRow, Case, Shares
 
 logger = logging.getLogger(__name__)
 
 WINDOWS: Final = 64
-"""Forecasts per run, evenly spaced over the study's windows: the same at every batch size."""
+"""Forecasts per run, evenly spaced over the study's windows, at every batch size."""
 LEARNING_SECONDS: Final = 2.0
-"""How long costs are learnt, at each batch size."""
+"""Time for learning costs, at each batch size."""
 LEARNING_REPEATS: Final = 5
 
 
@@ -40,7 +41,7 @@ def bench(
     batch_sizes: Sequence[int],
     repeats: int,
 ) -> tuple[BenchRow, ...]:
-    """Time each case at each batch size; one that does not fit into memory is left out, and said.
+    """Time each case at each batch size; leaves out, with a warning, sizes beyond the memory.
 
     Raises:
         DecodingError: a forecast is not finite.
@@ -48,70 +49,76 @@ def bench(
     rows: list[BenchRow] = []
     for batch_size in batch_sizes:
         try:
-            rows += _at_batch_size(workload, context, cases, batch_size, repeats)
+            costs = learn_costs(
+                workload,
+                [min(batch_size, len(workload.windows))],
+                sigma=cases[0].setting.sigma,
+                ks=(1, max(case.setting.k for case in cases)),
+                seconds=LEARNING_SECONDS,
+                least_repeats=LEARNING_REPEATS,
+            )
+            rows += [_row(workload, context, case, batch_size, costs, repeats) for case in cases]
         except torch.cuda.OutOfMemoryError:
             logger.warning("batch size %d does not fit into the device's memory", batch_size)
     return tuple(rows)
 
 
-def _at_batch_size(
-    workload: Workload, context: str, cases: Sequence[Case], batch_size: int, repeats: int
-) -> list[BenchRow]:
+def _row(
+    workload: Workload, context: str, case: Case, batch_size: int, costs: Costs, repeats: int
+) -> BenchRow:
+    logger.info("timing %s at batch size %d", case.setting, batch_size)
     batches = spaced_batches(len(workload.windows), batch_size)
-    costs = learn_costs(
-        workload,
-        batches[:1],
-        sigma=cases[0].setting.sigma,
-        ks=(1, max(case.setting.k for case in cases)),
-        seconds=LEARNING_SECONDS,
-        least_repeats=LEARNING_REPEATS,
+    target_only, speculative, draft_only = interleave(
+        [
+            partial(_each, batches, partial(workload.target_only, setting=case.setting)),
+            partial(_each, batches, partial(workload.speculatively, setting=case.setting)),
+            partial(_each, batches, workload.draft_only),
+        ],
+        repeats,
+        workload.device,
     )
-    rows = []
-    for case in cases:
-        logger.info("timing %s at batch size %d", case.setting, batch_size)
-        target_only, speculative, draft_only = interleave(
-            [
-                partial(_each, batches, partial(workload.target_only, setting=case.setting)),
-                partial(_each, batches, partial(workload.speculatively, setting=case.setting)),
-                partial(_each, batches, workload.draft_only),
-            ],
-            repeats,
-            workload.device,
-        )
-        decoded, shares = _shares(workload, batches, case.setting)
-        windows = sum(map(len, batches))
-        rows.append(
-            BenchRow(
-                trial=case.trial,
-                setting=case.setting,
-                context=context,
-                batch_size=batch_size,
-                windows=windows,
-                patches=windows * workload.patches,
-                rounds=sum(int(one.counters.rounds.sum()) for one in decoded),
-                target_only=target_only,
-                speculative=speculative,
-                draft_only=draft_only,
-                predicted_speedup=predicted_speedup(
-                    case.acceptance, workload.patches, costs, len(batches[0])
-                ),
-                target_only_calls=workload.patches * len(batches),
-                target_calls=sum(one.target_calls for one in decoded),
-                draft_calls=sum(one.draft_calls for one in decoded),
-                shares=shares,
-                acceptance_rate=case.acceptance_rate,
-                mse=case.mse,
-            )
-        )
-    return rows
+    decoded, shares = _shares(workload, batches, case.setting)
+    windows = sum(map(len, batches))
+    return BenchRow(
+        trial=case.trial,
+        setting=case.setting,
+        context=context,
+        batch_size=batch_size,
+        windows=windows,
+        patches=windows * workload.patches,
+        rounds=sum(int(one.counters.rounds.sum()) for one in decoded),
+        target_only=target_only,
+        speculative=speculative,
+        draft_only=draft_only,
+        predicted_speedup=predicted_speedup(
+            case.acceptance, workload.patches, costs, len(batches[0])
+        ),
+        target_only_calls=workload.patches * len(batches),
+        target_calls=sum(one.target_calls for one in decoded),
+        draft_calls=sum(one.draft_calls for one in decoded),
+        shares=shares,
+        acceptance_rate=case.acceptance_rate,
+        mse=case.mse,
+    )
 
 
 def spaced_batches(windows: int, batch_size: int) -> list[Tensor]:
-    """`WINDOWS` windows or a full batch if that is more, evenly spaced, in batches of one size."""
+    """`WINDOWS` windows, or a full batch if that is more, evenly spaced, in batches of one size."""
     size = min(batch_size, windows)
     count = max(1, min(WINDOWS, windows) // size) * size
-    index = torch.linspace(0, windows - 1, count).round().to(torch.int64)
-    return [index[first : first + size] for first in range(0, count, size)]
+    return list(torch.split(spaced(windows, count), size))
+
+
+def interleave(
+    runs: Sequence[Callable[[], object]], repeats: int, device: torch.device
+) -> list[tuple[float, ...]]:
+    """Seconds of each of `runs`, taken in turns so that other load on the machine affects them all.
+
+    A first turn, which warms up, is not counted.
+    """
+    watch = Stopwatch(device)
+    turns = [[watch.decode(run) for run in runs] for _ in range(repeats + 1)]
+    return list(zip(*turns[1:], strict=True))
 
 
 def _each(batches: Sequence[Tensor], work: Callable[[Tensor], object]) -> None:
@@ -122,12 +129,12 @@ def _each(batches: Sequence[Tensor], work: Callable[[Tensor], object]) -> None:
 def _shares(
     workload: Workload, batches: Sequence[Tensor], setting: Setting
 ) -> tuple[list[Decoded], Shares]:
-    """Decode once more with a stopwatch inside."""
+    """Decode once more, observed by a stopwatch."""
     watch = Stopwatch(workload.device)
-    timed = watched(workload, watch)
+    observed = replace(workload, observer=watch)
     decoded: list[Decoded] = []
     total = watch.decode(
-        lambda: decoded.extend(timed.speculatively(index, setting) for index in batches)
+        lambda: decoded.extend(observed.speculatively(index, setting) for index in batches)
     )
     draft, verification, acceptance = (
         watch.within[name] / total for name in ("draft", "target", "acceptance")

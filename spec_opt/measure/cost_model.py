@@ -1,12 +1,11 @@
-"""The cost model: what acceptance and the cost of each step make of a forecast's time.
+"""The cost model: the time of a forecast from acceptance rates and the costs of the steps.
 
 Pure arithmetic; docs/method.md derives it. A window with m patches left makes min(k, m) proposals a
-round and emits one patch more than are accepted, but never past the horizon. From the acceptance
-rate at each position of a round follow the chances of every course that a forecast may take; from
-these, and from what each step costs with so many windows at it, the time of a batch that decodes
-in lockstep, whose rounds go on until its slowest window is done.
+round and emits one patch more than are accepted, but never past the horizon. The acceptance rates
+by position in the round give the probability of every course of a forecast. These probabilities
+and the costs give the time of a batch that decodes in lockstep, until its slowest window is done.
 
-Words are those of `Measurement`. Times are in seconds.
+Terms are those of `Measurement`. Times are in seconds.
 """
 
 from collections.abc import Sequence
@@ -15,22 +14,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a step that `rows` windows take together."""
+    """Seconds of a step that a number of windows take together."""
 
     fixed: float
     per_row: float
     per_proposal: float = 0.0
 
     def expected(self, chance: float, rows: float, proposals: float = 0.0) -> float:
-        """Seconds on average, if the step is taken with a chance, by so many windows on average."""
+        """Mean seconds if any window takes the step with probability `chance`, and `rows` windows
+        with `proposals` proposals take it on average."""
         return self.fixed * chance + self.per_row * rows + self.per_proposal * proposals
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What each step of decoding costs, all that belongs to it included.
+    """The cost of each step of decoding, everything up to the next step included.
 
-    The first step of a forecast, which may have to read the whole context, has a cost of its own.
+    A model's first step of a forecast may have to read the whole context, so it is kept apart.
     """
 
     target_first: Cost
@@ -40,61 +40,36 @@ class Costs:
     """One proposal."""
     draft_next: Cost
     verify_first: Cost
-    """Verification and judgement of all proposals of a round, and the replacement."""
+    """Verifying and judging all proposals of a round, and replacing the rejected one."""
     verify_next: Cost
     bonus: Cost
 
 
 @dataclass(frozen=True)
 class Round:
-    """The chances of one window in the t-th round of its forecast."""
+    """Probabilities of one window in the t-th round of its forecast."""
 
     proposing: tuple[float, ...]
-    """That it makes a proposal at each position; the first: that it is not finished yet."""
+    """That it makes a proposal at each position of the round."""
     bonus: float
     """That it gets a bonus patch."""
 
     @property
     def active(self) -> float:
+        """That it is not finished yet."""
         return self.proposing[0]
 
 
 def acceptance_by_position(accepted: Sequence[int], tested: Sequence[int]) -> tuple[float, ...]:
-    """Of the proposals judged at each position of a round, the share that was accepted.
+    """The share of judged proposals that was accepted, at each position of the round.
 
-    Where none was judged no window ever came, so any value does: 0.
+    0 where none was judged: no window reached that position, so the value does not matter.
     """
     return tuple(a / t if t else 0.0 for a, t in zip(accepted, tested, strict=True))
 
 
-def patches_per_round(acceptance: Sequence[float]) -> float:
-    """Patches that a round of len(acceptance) proposals emits on average, the horizon being far.
-
-    For a constant rate a: (1 - a^(k + 1)) / (1 - a) (Leviathan et al. 2023, equation 1).
-    """
-    total = reached = 1.0
-    for rate in acceptance:
-        reached *= rate
-        total += reached
-    return total
-
-
-def far_horizon_speedup(
-    acceptance: Sequence[float], draft_cost: float, verification_cost: float = 1.0
-) -> float:
-    """Speedup of one window whose horizon is far, over target-only decoding.
-
-    Args:
-        acceptance: by position in the round; its length is k.
-        draft_cost: c, a step of the draft over one of the target alone.
-        verification_cost: v(k), a verification over a step of the target alone; 1 where a device
-            verifies k patches in the time of one, as Leviathan et al. 2023 (theorem 3.8) have it.
-    """
-    return patches_per_round(acceptance) / (len(acceptance) * draft_cost + verification_cost)
-
-
 def course(acceptance: Sequence[float], patches: int) -> tuple[Round, ...]:
-    """The rounds of one window's forecast of `patches` patches, as many as it may take.
+    """The rounds of one window's forecast of `patches` patches, up to the last possible one.
 
     A Markov chain over the patches left: of w = min(k, left) proposals, j are accepted before a
     rejection with chance a_1 ... a_j (1 - a_(j + 1)), which emits j + 1 patches; all w with chance
@@ -122,15 +97,10 @@ def course(acceptance: Sequence[float], patches: int) -> tuple[Round, ...]:
     return tuple(rounds)
 
 
-def expected_rounds(rounds: Sequence[Round], batch: int = 1) -> float:
-    """Rounds until all of `batch` independent windows are finished, on average."""
-    return sum(_some(chances.active, batch) for chances in rounds)
-
-
 def speculative_seconds(rounds: Sequence[Round], costs: Costs, batch: int) -> float:
-    """Time of a batch whose windows make their rounds together.
+    """Mean time of a batch that decodes in lockstep.
 
-    A step costs its fixed part when at least one window takes it, the rest per window that does.
+    A step costs its fixed part if at least one window takes it, and the rest per window.
     """
     seconds = 0.0
     for number, chances in enumerate(rounds):
@@ -158,5 +128,5 @@ def predicted_speedup(acceptance: Sequence[float], patches: int, costs: Costs, b
 
 
 def _some(chance: float, batch: int) -> float:
-    """The chance that at least one of `batch` independent windows does what each does with one."""
+    """The probability of at least one of `batch` independent events, each with `chance`."""
     return 1.0 - (1.0 - min(chance, 1.0)) ** batch

@@ -1,8 +1,9 @@
-"""Models and windows and a setting -> a `Measurement`, and the baselines beside it."""
+"""Measures settings: models, windows and a setting give a `Measurement`; and the baselines."""
 
 import hashlib
 import logging
 import time
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -12,10 +13,9 @@ from torch import Tensor
 from spec_opt.config.study_file import DecodingConfig, Setting
 from spec_opt.data.windows import Windows
 from spec_opt.decoding.contexts import CONTEXTS
-from spec_opt.decoding.prefix_cache import PrefixCache
-from spec_opt.decoding.prefix_tree import CacheStatistics
+from spec_opt.decoding.prefix_cache import CacheStatistics, PrefixCache
 from spec_opt.decoding.rules import RULES, THINNING_BOUND
-from spec_opt.decoding.speculative import Batches, Counters, Decoded, Workload
+from spec_opt.decoding.speculative import Batches, Counters, Workload
 from spec_opt.errors import InputError
 from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.measure.uncertainty import Floats, Overlap
@@ -25,7 +25,7 @@ from spec_opt.models.timer_xl import TimerXL
 logger = logging.getLogger(__name__)
 
 DECODING_VERSION: Final = 1
-"""Raised whenever the same models, windows, setting and seed give other numbers than before."""
+"""Increased whenever the same models, windows, setting and seed give other numbers than before."""
 
 _DTYPES: Final = {
     "float32": torch.float32,
@@ -35,25 +35,25 @@ _DTYPES: Final = {
 
 
 def decoding_fingerprint(config: DecodingConfig) -> str:
-    """Hash of what besides models and data decides a measurement's numbers."""
+    """Hash of what a measurement's numbers depend on besides models and data."""
     parts: tuple[object, ...] = (DECODING_VERSION, config.rule, config.precision, config.seed)
-    if config.context != "rolling":  # the default, not named: its numbers are those of before
+    if config.context != "rolling":  # older than this option: their hash must not change
         parts += (config.context,)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Evaluator:
-    """Measures settings on one set of windows; models, windows and prefixes stay in memory.
+    """Measures settings on one set of windows; keeps models, windows and prefixes in memory.
 
     Args:
         target, draft: of one patch length; moved to the device and precision of `config`.
-        windows: what is forecast, and the truth.
-        config: rule, device, precision, batch size, seed.
-        cache_limit_bytes: memory that decoded prefixes may take; None for what the device spares.
+        windows: what to forecast, and the truth.
+        config: rule, context mode, device, precision, batch size, seed.
+        cache_limit_bytes: memory for decoded prefixes; by default as in `PrefixCache`.
 
     Raises:
         InputError: target and draft differ in patch length, or the context is not whole patches.
-        ConfigError: the device is not there.
+        ConfigError: the device does not exist.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Evaluator:
                 f"data.context = {windows.context} must be a multiple of the models' patch, "
                 f"{target.patch} points"
             )
-        # Torch keeps this for the whole process: an evaluator before this one may have set it.
+        # Torch keeps this for the whole process, so an earlier evaluator may have set it.
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         self.device = resolve_device(config.device)
         dtype = _DTYPES[config.precision]
@@ -93,20 +93,12 @@ class Evaluator:
         self._overlap = Overlap(windows.starts.numpy(), windows.horizon)
         self._values_per_forecast = windows.horizon * windows.values.shape[1]
         self._cache = PrefixCache(
-            self.workload.target,
-            self.workload.draft,
-            self.workload.rule,
-            windows,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            device=self.device,
-            limit_bytes=cache_limit_bytes,
-            contexts=self.workload.contexts,
+            self.workload, batch_size=config.batch_size, limit_bytes=cache_limit_bytes
         )
 
     @property
     def cache_statistics(self) -> CacheStatistics:
-        """How often the models were asked so far, and how often the cache had the answer."""
+        """How often the models were needed so far, and how often the cache had the answer."""
         return self._cache.statistics
 
     def measure(self, setting: Setting) -> Measurement:
@@ -121,8 +113,7 @@ class Evaluator:
         after = self._cache.statistics
         return self._measurement(
             walk.counters,
-            _floats(walk.squared_error),
-            _floats(walk.absolute_error),
+            _floats(walk.errors),
             target_evaluations=after.target_evaluations - before.target_evaluations,
             draft_evaluations=after.draft_evaluations - before.draft_evaluations,
             began=began,
@@ -135,23 +126,20 @@ class Evaluator:
             DecodingError: a forecast is not finite.
         """
         began = time.perf_counter()
-        counters, squared, absolute = [], [], []
+        counters, errors = [], []
         target_evaluations = draft_evaluations = 0
-
-        def decode(index: Tensor) -> Decoded:
-            return self.workload.speculatively(index, setting)
-
-        for index, decoded in self._batches.run(torch.arange(len(self._windows)), decode):
+        every = torch.arange(len(self._windows))
+        decode = partial(self.workload.speculatively, setting=setting)
+        for index, decoded in self._batches.run(every, decode):
             error = decoded.forecast.cpu().double() - self._windows.futures(index)
-            squared.append(error.square().sum(dim=(1, 2)))
-            absolute.append(error.abs().sum(dim=(1, 2)))
+            sums = [part.sum(dim=(1, 2)) for part in (error.square(), error.abs())]
+            errors.append(torch.stack(sums, dim=1))
             counters.append(decoded.counters)
             target_evaluations += decoded.target_evaluations
             draft_evaluations += decoded.draft_evaluations
         return self._measurement(
             Counters.concatenate(counters),
-            _floats(torch.cat(squared)),
-            _floats(torch.cat(absolute)),
+            _floats(torch.cat(errors)),
             target_evaluations=target_evaluations,
             draft_evaluations=draft_evaluations,
             began=began,
@@ -164,50 +152,46 @@ class Evaluator:
             DecodingError: a forecast is not finite.
         """
         size = self._values_per_forecast
-        target_squared, target_absolute = map(_floats, self._cache.target_alone())
-        draft_squared, draft_absolute = map(_floats, self._cache.draft_alone())
+        target = _floats(self._cache.alone("target")) / size  # [W, 2]
+        draft = _floats(self._cache.alone("draft")) / size
         return Baseline(
-            target_mse=float(target_squared.mean() / size),
-            target_mae=float(target_absolute.mean() / size),
-            target_mse_se=self._overlap.of_mean(target_squared / size),
-            draft_mse=float(draft_squared.mean() / size),
-            draft_mae=float(draft_absolute.mean() / size),
-            draft_mse_se=self._overlap.of_mean(draft_squared / size),
-            draft_minus_target_mse_se=self._overlap.of_mean(
-                (draft_squared - target_squared) / size
-            ),
+            target_mse=float(target[:, 0].mean()),
+            target_mae=float(target[:, 1].mean()),
+            target_mse_se=self._overlap.of_mean(target[:, 0]),
+            draft_mse=float(draft[:, 0].mean()),
+            draft_mae=float(draft[:, 1].mean()),
+            draft_mse_se=self._overlap.of_mean(draft[:, 0]),
+            draft_minus_target_mse_se=self._overlap.of_mean(draft[:, 0] - target[:, 0]),
         )
 
     def _measurement(
         self,
         counters: Counters,
-        squared_error: Floats,
-        absolute_error: Floats,
+        errors: Floats,
         *,
         target_evaluations: int,
         draft_evaluations: int,
         began: float,
     ) -> Measurement:
-        """From what happened to each window ([W], errors summed over H and C) to what is told."""
-        windows, size = len(squared_error), self._values_per_forecast
-        accepted = _floats(counters.accepted.sum(dim=1))
-        tested = _floats(counters.tested.sum(dim=1))
+        """Summarise W windows; `errors` [W, 2]: squared and absolute, summed over H and C."""
+        squared, absolute = errors.T / self._values_per_forecast
+        accepted, tested = (_floats(c.sum(dim=1)) for c in (counters.accepted, counters.tested))
         rounds = int(counters.rounds.sum())
         thinning_exhausted = int(counters.thinning_exhausted.sum())
         if thinning_exhausted:
             logger.warning(
-                "%d replacements met the bound of %d tries: rule 'exact' is not exact there",
+                "%d replacements used up their %d tries: rule 'exact' is not exact there",
                 thinning_exhausted,
                 THINNING_BOUND,
             )
-        patches = windows * self.workload.patches
+        patches = len(errors) * self.workload.patches
         return Measurement(
             acceptance_rate=float(accepted.sum() / tested.sum()),
-            mse=float(squared_error.mean() / size),
-            mae=float(absolute_error.mean() / size),
+            mse=float(squared.mean()),
+            mae=float(absolute.mean()),
             acceptance_se=self._overlap.of_ratio(accepted, tested),
-            mse_se=self._overlap.of_mean(squared_error / size),
-            windows=windows,
+            mse_se=self._overlap.of_mean(squared),
+            windows=len(errors),
             accepted=int(accepted.sum()),
             tested=int(tested.sum()),
             proposed=int(counters.proposed.sum()),
@@ -221,7 +205,7 @@ class Evaluator:
             draft_evaluations=draft_evaluations,
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
-            blocks=self._overlap.blocks(squared_error / size, accepted, tested),
+            blocks=self._overlap.blocks(squared, accepted, tested),
         )
 
 

@@ -1,6 +1,7 @@
-"""What an evaluation gives back: frozen results, free of heavy imports.
+"""The results of measuring, as frozen dataclasses without heavy imports.
 
 Errors are in the data's standardised units, acceptance lies in [0, 1], times are in seconds.
+docs/method.md, "What is counted", defines the counters.
 """
 
 import statistics
@@ -11,37 +12,36 @@ from spec_opt.config.study_file import Setting
 
 @dataclass(frozen=True)
 class Blocks:
-    """A measurement by runs of consecutive windows: from two of them on the same windows follows
-    how sure the difference of two settings is."""
+    """A measurement split into blocks of consecutive windows.
+
+    The blocks of two settings on the same windows give the standard error of their difference.
+    """
 
     rows: tuple[int, ...]
-    """Where each block lies: the mean of its windows' first rows, rounded down."""
+    """Position of each block: the mean of its windows' first rows, rounded down."""
     reach: int
     """Rows of the series that the forecasts of one block cover."""
     mse: tuple[float, ...]
-    """What each block adds to the MSE, times the number of blocks: their mean is the MSE."""
+    """Each block's contribution to the MSE times the number of blocks: their mean is the MSE."""
     accepted: tuple[int, ...]
     tested: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One setting, measured on a set of windows.
-
-    The counters are those of DESIGN section 2 and hold only proposals that lie within the horizon.
-    """
+    """One setting, measured on a set of windows. Only proposals within the horizon are counted."""
 
     acceptance_rate: float
     """accepted / tested."""
     mse: float
     mae: float
     acceptance_se: float | None
-    """Standard error over windows, their overlap respected; None for a single window."""
+    """Standard error over windows, allowing for their overlap; None for a single window."""
     mse_se: float | None
     windows: int
     accepted: int
     tested: int
-    """Proposals that the rule judged: those up to and with the first rejection of a round."""
+    """Proposals that the rule judged: those of a round up to and including the first rejection."""
     proposed: int
     """Proposals drafted, judged or not."""
     rounds: int
@@ -53,21 +53,21 @@ class Measurement:
     """accepted, by position in the round; length k."""
     tested_by_position: tuple[int, ...]
     target_evaluations: int
-    """Contexts that the target was run on for this measurement (fewer when cached)."""
+    """Contexts that the target was run on for this measurement; cached ones are not counted."""
     draft_evaluations: int
     thinning_exhausted: int
-    """Replacements of rule `exact` for which the bound on tries was met (0 in practice)."""
+    """Replacements of rule `exact` for which thinning used up its tries (0 in practice)."""
     evaluation_seconds: float
-    """The cost of measuring. Not a decoding time: `spec-opt bench` measures that."""
+    """The time that measuring took, not a decoding time; `spec-opt bench` measures those."""
     blocks: Blocks
     predicted_speedup: float | None = None
-    """Over the target alone, in lockstep batches of the study's size, by the cost model and by what
-    the steps of decoding cost on the worker's device; `spec-opt bench` measures it."""
+    """Over the target alone, in lockstep batches of the study's size: the cost model's prediction
+    from costs learnt on the worker's device. `spec-opt bench` measures the speedup."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Target alone and draft alone (its mean) on the same windows."""
+    """Target alone and draft alone, each by its means, on the same windows."""
 
     target_mse: float
     target_mae: float
@@ -76,7 +76,7 @@ class Baseline:
     draft_mae: float
     draft_mse_se: float | None
     draft_minus_target_mse_se: float | None
-    """Standard error of the paired difference draft - target, window by window."""
+    """Standard error of the paired difference, draft minus target, over windows."""
 
     @property
     def draft_is_as_good(self) -> bool:
@@ -87,7 +87,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What a study's numbers depend on; equal fingerprints mean comparable numbers."""
+    """Hashes of what a study's numbers depend on: equal fingerprints mean comparable numbers."""
 
     target: str
     draft: str
@@ -97,7 +97,7 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Shares:
-    """Where the time of speculative decoding goes; they add up to 1."""
+    """Shares of the time of speculative decoding; they add up to 1."""
 
     draft: float
     verification: float
@@ -108,22 +108,22 @@ class Shares:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One setting at one batch size: repeated runs over the same windows, taken in turns."""
+    """One setting at one batch size: repeated runs over the same windows, timed in turns."""
 
     trial: int | None
-    """None for a setting that was given."""
+    """None for a setting given on the command line."""
     setting: Setting
     context: str
     """rolling or growing"""
     batch_size: int
     windows: int
-    """Forecasts per run; they are made in batches, one after the other."""
+    """Forecasts per run, made in consecutive batches."""
     patches: int
     """Patches per run."""
     rounds: int
     """Rounds per run, over all windows."""
     target_only: tuple[float, ...]
-    """Seconds of each run: the target alone, with the same emission, precision and contexts."""
+    """Seconds of each run: the target alone, with the same noise, precision and context mode."""
     speculative: tuple[float, ...]
     draft_only: tuple[float, ...]
     """The draft's means."""
@@ -150,24 +150,24 @@ class BenchRow:
 
     @property
     def speedup(self) -> float:
-        """Target-only over speculative, medians."""
+        """Target-only over speculative time, by medians."""
         return self.target_only_s / self.speculative_s
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The lowest and highest speedup of runs that stood side by side."""
+        """The lowest and highest speedup of runs that were timed side by side."""
         ratios = [a / b for a, b in zip(self.target_only, self.speculative, strict=True)]
         return min(ratios), max(ratios)
 
     @property
     def batches(self) -> int:
-        """Batches per run; a forecast is there when its batch is."""
+        """Batches per run."""
         return -(-self.windows // self.batch_size)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A setting to time, and what is known of it from all of the study's windows."""
+    """A setting to time, with its results on all of the study's windows."""
 
     trial: int | None
     setting: Setting

@@ -1,11 +1,8 @@
-"""What a worker evaluates: a study's models on its windows, prepared once and kept in memory.
-
-What a worker asks of the thing that it evaluates.
-"""
+"""The objective of a study: the function from a setting to a measurement that workers call."""
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Protocol
 
 from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import IntRange
@@ -19,17 +16,13 @@ from spec_opt.models.training import prepare_models
 
 log = logging.getLogger(__name__)
 
-LEARNING_SECONDS: Final = {2: 0.5, 3: 3.0}
-"""What it may take a worker, once, to learn what the steps of decoding cost on its device: more
-where the speedup is an objective and so has to compare from one worker to the next."""
-
 
 class Objective(Protocol):
-    """Models and windows, ready to be measured at any setting."""
+    """Measures settings, for workers."""
 
     @property
     def fingerprints(self) -> Fingerprints:
-        """What the numbers depend on."""
+        """Hashes of what the measurements depend on."""
 
     @property
     def baseline(self) -> Baseline:
@@ -40,12 +33,12 @@ class Objective(Protocol):
         """Where it runs: "cpu", or a GPU's name."""
 
     def __call__(self, setting: Setting) -> Measurement:
-        """Measure a setting. Whatever it raises fails the trial, not the study."""
+        """Measure a setting. An exception fails the trial, not the study."""
 
 
 @dataclass
 class StudyObjective:
-    """Setting -> measurement, with what the measurement depends on."""
+    """The objective of a study file: its models on its windows, prepared once, kept in memory."""
 
     evaluator: Evaluator
     fingerprints: Fingerprints
@@ -59,7 +52,7 @@ class StudyObjective:
 
         Raises:
             InputError: the series, a checkpoint or the device does not fit the study.
-            TrainingError: a model could not be fitted.
+            TrainingError: training a model failed.
         """
         dataset = load_dataset(config.data)
         data = config.data
@@ -67,7 +60,7 @@ class StudyObjective:
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
         )
         models = prepare_models(config, dataset)
-        # Before the models are cast to the precision of decoding, which changes their hash.
+        # Casting models to the precision of decoding would change their hash.
         fingerprints = Fingerprints(
             target=models.target.fingerprint,
             draft=models.draft.fingerprint,
@@ -79,12 +72,12 @@ class StudyObjective:
 
     @property
     def device(self) -> str:
-        """Where the models run, as torch names it."""
+        """Where the models run, as torch calls it."""
         return str(self.evaluator.device)
 
     @property
     def baseline(self) -> Baseline:
-        """Target alone and draft alone on the same windows; computed when first asked for."""
+        """Target alone and draft alone on the same windows; computed on first use."""
         if self._baseline is None:
             self._baseline = self.evaluator.baseline()
         return self._baseline
@@ -102,22 +95,27 @@ class StudyObjective:
         """The speedup by the cost model; None if costs cannot be learnt."""
         workload = self.evaluator.workload
         batch_size = min(self.config.decoding.batch_size, len(workload.windows))
-        if self._costs is None:
-            k = self.config.search.k
-            largest = k.high if isinstance(k, IntRange) else max(k)
-            try:
-                self._costs = learn_costs_quickly(
-                    workload,
-                    batch_size,
-                    sigma=setting.sigma,
-                    ks=(1, largest),
-                    seconds=LEARNING_SECONDS[len(self.config.search.objectives)],
-                )
-            except DecodingError as error:
-                # Its dice are scripted, so it may diverge where this trial does not.
-                log.warning("no speedup is predicted for %s: %s", setting, error)
-                return None
+        try:
+            costs = self._learnt_costs(setting.sigma, batch_size)
+        except DecodingError as error:
+            # With scripted acceptance, decoding may diverge where this trial does not.
+            log.warning("no speedup is predicted for %s: %s", setting, error)
+            return None
         acceptance = acceptance_by_position(
             measurement.accepted_by_position, measurement.tested_by_position
         )
-        return predicted_speedup(acceptance, workload.patches, self._costs, batch_size)
+        return predicted_speedup(acceptance, workload.patches, costs, batch_size)
+
+    def _learnt_costs(self, sigma: float, batch_size: int) -> Costs:
+        """What the steps of decoding cost on this device; learnt on first use."""
+        if self._costs is None:
+            search = self.config.search
+            self._costs = learn_costs_quickly(
+                self.evaluator.workload,
+                batch_size,
+                sigma=sigma,
+                ks=(1, search.k.high if isinstance(search.k, IntRange) else max(search.k)),
+                # Longer where trials of different workers are compared by their speedup.
+                seconds=3.0 if "speedup" in search.objectives else 0.5,
+            )
+        return self._costs

@@ -1,4 +1,4 @@
-"""Models whose every answer is known, windows to run them on, and what tests of samples need."""
+"""Models with known answers, windows and workloads for them, and statistics for samples."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spec_opt.config.study_file import Setting
 from spec_opt.data.windows import Windows
+from spec_opt.decoding.contexts import ROLLING, Contexts
+from spec_opt.decoding.rules import RULES, AcceptanceRule
+from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 PatchMap = Callable[[Tensor], Tensor]
@@ -17,8 +21,8 @@ PatchMap = Callable[[Tensor], Tensor]
 class Stub:
     """Mean and variance of the next patch as functions of the last one, `[B, P, C]` each.
 
-    Functions should be sums and products only: then a row's answer is the same to the last bit,
-    whatever else is in the batch.
+    Functions should be sums and products only: then a row's answer does not depend on its batch,
+    to the last bit.
     """
 
     patch: int
@@ -51,7 +55,7 @@ class Constant:
 
 @dataclass
 class Near:
-    """A draft that is close to a target: its mean plus a small wave, and a fixed variance."""
+    """A draft close to a target: its mean plus a small wave, with a fixed variance."""
 
     target: Forecaster
     gap: float
@@ -72,7 +76,7 @@ class Near:
 
 @dataclass
 class Counting:
-    """Passes contexts on, and remembers each."""
+    """Passes contexts on to a model and records them."""
 
     model: Forecaster
     contexts: list[bytes] = field(default_factory=list)
@@ -101,13 +105,55 @@ def random_windows(
     return Windows(values, torch.arange(count) * stride, context, horizon)
 
 
+@dataclass(frozen=True, eq=False)
+class Given(Windows):
+    """Windows whose contexts [B, L, C] are given one by one instead of cut from a series."""
+
+    given: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def contexts(self, index: Tensor | slice | None = None) -> Tensor:
+        return self.given if index is None else self.given[index]
+
+
+def windows_on(context: Tensor, horizon: int, keys: Tensor | None = None) -> Windows:
+    """Windows with the contexts [B, L, C], whose random numbers are keyed by `keys` [B]."""
+    keys = torch.arange(len(context)) if keys is None else keys
+    return Given(context.flatten(0, 1), keys, context.shape[1], horizon, given=context)
+
+
+def workload(
+    target: Forecaster,
+    draft: Forecaster,
+    rule: str | AcceptanceRule,
+    windows: Windows,
+    seed: int,
+    contexts: Contexts = ROLLING,
+) -> Workload:
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    return Workload(target, draft, rule, windows, seed, contexts)
+
+
+def decode(work: Workload, setting: Setting) -> Decoded:
+    """All windows of a workload, as one batch."""
+    return work.speculatively(torch.arange(len(work.windows)), setting)
+
+
+def decode_alone(
+    model: Forecaster, windows: Windows, sigma: float, seed: int, contexts: Contexts = ROLLING
+) -> Tensor:
+    """One model on all windows, with noise of standard deviation `sigma`: [B, H, C]."""
+    work = workload(model, model, "stride" if sigma else "point", windows, seed, contexts)
+    setting = Setting(sigma=sigma or 1.0, bias=1.0, k=1)
+    return work.target_only(torch.arange(len(windows)), setting)
+
+
 def normal_cdf(values: Tensor) -> Tensor:
     return 0.5 * (1.0 + torch.erf(values.double() / math.sqrt(2.0)))
 
 
 def kolmogorov(uniforms: Tensor) -> float:
     """The Kolmogorov-Smirnov distance of a sample from the uniform distribution on [0, 1],
-    times the root of its size: beyond 1.95 with probability 0.001."""
+    times the square root of its size: above 1.95 with probability 0.001."""
     ordered = uniforms.double().flatten().sort().values
     count = len(ordered)
     steps = torch.arange(count + 1, dtype=torch.float64) / count
@@ -116,7 +162,7 @@ def kolmogorov(uniforms: Tensor) -> float:
 
 
 def two_sample_kolmogorov(first: Tensor, second: Tensor) -> float:
-    """The same for two samples: beyond 1.95 with probability 0.001."""
+    """The same for two samples: above 1.95 with probability 0.001."""
     first, second = (values.double().flatten().sort().values for values in (first, second))
     places = torch.cat([first, second])
     shares = [torch.searchsorted(s, places, right=True) / len(s) for s in (first, second)]
@@ -125,4 +171,4 @@ def two_sample_kolmogorov(first: Tensor, second: Tensor) -> float:
 
 
 CRITICAL = 1.95
-"""For both Kolmogorov-Smirnov statistics, at a level of 0.001."""
+"""Critical value of both Kolmogorov-Smirnov statistics at a level of 0.001."""

@@ -1,4 +1,4 @@
-"""Target alone, and the buffer that contexts roll in."""
+"""Decoding with the target alone, and the buffer that contexts are read from."""
 
 import pytest
 import torch
@@ -6,11 +6,10 @@ from torch import Tensor
 
 from spec_opt.decoding.contexts import EmittedBuffer, patches_to_cover, require_finite
 from spec_opt.decoding.philox import Draws, Purpose
-from spec_opt.decoding.speculative import decode_autoregressively
 from spec_opt.errors import DecodingError
 from spec_opt.models.forecaster import Gaussian
 
-from .stubs import Constant, Counting, Stub, random_windows
+from .stubs import Constant, Counting, Stub, decode_alone, random_windows, windows_on
 
 
 @pytest.mark.parametrize(
@@ -39,11 +38,11 @@ def test_contexts_roll_by_patches() -> None:
 
 
 def test_means_are_fed_back() -> None:
-    """Each patch is the one before plus 1: known for every point."""
+    """Each patch is the one before plus 1."""
     model = Stub(2, lambda last: last + 1.0)
     context = torch.tensor([[[0.0], [0.5]], [[10.0], [20.0]]])
 
-    forecast = decode_autoregressively(model, context, torch.tensor([0, 1]), 5, 0.0, seed=0)
+    forecast = decode_alone(model, windows_on(context, 5), 0.0, seed=0)
 
     assert forecast.squeeze(2).tolist() == [
         [1.0, 1.5, 2.0, 2.5, 3.0],
@@ -56,7 +55,7 @@ def test_noise_is_that_of_the_window_and_position() -> None:
     windows = torch.tensor([5, 9])
     context = torch.zeros(2, 2, 3)
 
-    forecast = decode_autoregressively(model, context, windows, 4, 0.5, seed=3)
+    forecast = decode_alone(model, windows_on(context, 4, windows), 0.5, seed=3)
 
     for position in range(2):
         draws = Draws(3, windows, torch.full_like(windows, position))
@@ -68,7 +67,7 @@ def test_the_model_is_asked_once_for_each_patch() -> None:
     model = Counting(Constant(torch.zeros(4, 1)))
     windows = random_windows(3, 8, 10, 1)
 
-    decode_autoregressively(model, windows.contexts(), windows.starts, 10, 1.0, seed=0)
+    decode_alone(model, windows, 1.0, seed=0)
 
     assert len(model.contexts) == 3 * 3
 
@@ -96,6 +95,4 @@ def test_a_model_that_diverges_is_an_error() -> None:
             return Gaussian(context[:, -1:] * 1e20, None)
 
     with pytest.raises(DecodingError, match="diverges"):
-        decode_autoregressively(
-            Diverging(), torch.ones(2, 4, 1), torch.arange(2), horizon=3, sigma=0.0, seed=0
-        )
+        decode_alone(Diverging(), windows_on(torch.ones(2, 4, 1), 3), sigma=0.0, seed=0)

@@ -1,4 +1,4 @@
-"""Growing contexts through both decoders: one definition, the same counters, and lossless."""
+"""Growing contexts: both decoders agree, and rule `exact` stays lossless."""
 
 from dataclasses import fields
 
@@ -10,12 +10,21 @@ from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import CONTEXTS, GROWING, ROLLING, EmittedBuffer, pairs
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
-from spec_opt.decoding.rules import RULES
-from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
+from spec_opt.decoding.speculative import Counters
 from spec_opt.errors import InputError
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
-from .stubs import CRITICAL, Constant, kolmogorov, normal_cdf, random_windows
+from .stubs import (
+    CRITICAL,
+    Constant,
+    decode,
+    decode_alone,
+    kolmogorov,
+    normal_cdf,
+    random_windows,
+    windows_on,
+    workload,
+)
 
 PATCH, CONTEXT, SEED = 4, 24, 7
 
@@ -58,7 +67,7 @@ def test_growing_forecasts_are_those_of_the_longer_series() -> None:
     target, _ = pair(3)
     context = random_windows(5, CONTEXT, 1, 2).contexts().double()
 
-    forecast = decode_autoregressively(target, context, torch.arange(5), 18, 0.0, SEED, GROWING)
+    forecast = decode_alone(target, windows_on(context, 18), 0.0, SEED, GROWING)
 
     series = context
     for _ in range(5):
@@ -73,7 +82,7 @@ def test_the_first_patch_is_the_same_in_both_modes() -> None:
         answers = [mode.forecast(model, context, CONTEXT) for mode in CONTEXTS.values()]
         torch.testing.assert_close(*answers, rtol=0, atol=1e-9)
     rolling, growing = (
-        decode_autoregressively(target, context, torch.arange(5), 8, 0.0, SEED, mode)[:, PATCH:]
+        decode_alone(target, windows_on(context, 8), 0.0, SEED, mode)[:, PATCH:]
         for mode in (ROLLING, GROWING)
     )
     assert not torch.allclose(growing, rolling, atol=1e-3)
@@ -87,24 +96,9 @@ def test_both_decoders_agree(rule: str, k: int, horizon: int) -> None:
     windows = random_windows(24, CONTEXT, horizon, 2, seed=2)
     setting = Setting(sigma=0.05 if rule == "point" else 0.5, bias=1.0, k=k)
 
-    cache = PrefixCache(
-        target, draft, RULES[rule], windows, seed=SEED, batch_size=7, contexts=GROWING
-    )
-    walk = cache.walk(setting, forecast=True)
-    parts = [
-        decode_speculatively(
-            target,
-            draft,
-            RULES[rule],
-            setting,
-            windows.contexts(rows),
-            windows.starts[rows],
-            horizon,
-            SEED,
-            GROWING,
-        )
-        for rows in torch.split(torch.arange(24), 9)
-    ]
+    work = workload(target, draft, rule, windows, SEED, GROWING)
+    walk = PrefixCache(work, batch_size=7).walk(setting, forecast=True)
+    parts = [work.speculatively(rows, setting) for rows in torch.split(torch.arange(24), 9)]
 
     plain = Counters.concatenate([part.counters for part in parts])
     for field in fields(Counters):
@@ -115,24 +109,24 @@ def test_both_decoders_agree(rule: str, k: int, horizon: int) -> None:
 
 
 def test_rejections_and_acceptances_are_both_met() -> None:
-    """Of the settings above: otherwise they would show little."""
+    """By the settings above; otherwise they would show little."""
     target, draft = pair()
     windows = random_windows(24, CONTEXT, 28, 2, seed=2)
     for rule, sigma in (("stride", 0.5), ("exact", 0.5), ("point", 0.05)):
-        cache = PrefixCache(target, draft, RULES[rule], windows, seed=SEED, contexts=GROWING)
+        cache = PrefixCache(workload(target, draft, rule, windows, SEED, GROWING))
         counters = cache.walk(Setting(sigma=sigma, bias=1.0, k=3)).counters
         rate = float(counters.accepted.sum() / counters.tested.sum())
         assert 0.02 < rate < 0.98, rule
 
 
 def test_a_round_is_verified_in_one_pass() -> None:
-    """Of k + 1 patches, where the horizon leaves that many."""
+    """The pass computes k + 1 patches, if the horizon has that many left."""
     target, draft = pair(gap=0.0)
     context = random_windows(3, CONTEXT, 1, 2).contexts().double()
     setting = Setting(sigma=10.0, bias=10.0, k=3)
 
-    decoded = decode_speculatively(
-        target, draft, RULES["point"], setting, context, torch.arange(3), 40, SEED, GROWING
+    decoded = decode(
+        workload(target, draft, "point", windows_on(context, 40), SEED, GROWING), setting
     )
 
     # Ten patches: 3 and a bonus, 3 and a bonus, 2. All are accepted.
@@ -146,22 +140,13 @@ def test_a_round_is_verified_in_one_pass() -> None:
 @pytest.mark.parametrize("bias", [1.0, 0.5])
 @pytest.mark.parametrize("k", [1, 2])
 def test_exact_is_lossless(bias: float, k: int) -> None:
-    """What is emitted is the target's mean after what stands before, plus its own noise."""
+    """Each emitted patch is the target's mean after the patches before it, plus its noise."""
     samples, sigma, patches = 4000, 0.5, 4
     target, draft = pair(layers=1, patch=2, gap=0.1)
     context = random_windows(1, 8, 1, 1).contexts().double().expand(samples, -1, -1)
 
-    decoded = decode_speculatively(
-        target,
-        draft,
-        RULES["exact"],
-        Setting(sigma=sigma, bias=bias, k=k),
-        context,
-        torch.arange(samples),
-        2 * patches,
-        SEED,
-        GROWING,
-    )
+    work = workload(target, draft, "exact", windows_on(context, 2 * patches), SEED, GROWING)
+    decoded = decode(work, Setting(sigma=sigma, bias=bias, k=k))
 
     rate = float(decoded.counters.accepted.sum() / decoded.counters.tested.sum())
     assert 0.1 < rate < 0.95
@@ -180,7 +165,7 @@ def test_noise_is_that_of_the_window_and_position() -> None:
     context = random_windows(2, CONTEXT, 1, 2).contexts().double()
     windows = torch.tensor([5, 9])
 
-    forecast = decode_autoregressively(target, context, windows, 8, 0.5, SEED, GROWING)
+    forecast = decode_alone(target, windows_on(context, 8, windows), 0.5, SEED, GROWING)
 
     mean = GROWING.forecast(target, torch.cat([context, forecast[:, :4]], dim=1), CONTEXT).mean
     draws = Draws(SEED, windows, torch.ones_like(windows))
@@ -192,6 +177,6 @@ def test_a_model_without_a_memory() -> None:
     model = Constant(torch.zeros(2, 1))
     context: Tensor = torch.zeros(1, 4, 1)
     with pytest.raises(InputError, match="use context = 'rolling'"):
-        decode_autoregressively(model, context, torch.arange(1), 4, 0.0, SEED, GROWING)
+        decode_alone(model, windows_on(context, 4), 0.0, SEED, GROWING)
     with pytest.raises(InputError, match="Constant does not"):
         GROWING.forecast(model, context, 4)

@@ -1,4 +1,4 @@
-"""A GPU gives what the CPU gives: the same dice, the same decisions, forecasts to rounding."""
+"""GPU against CPU: the same random numbers and decisions, and forecasts equal to rounding."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +11,10 @@ from spec_opt.decoding.contexts import CONTEXTS
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.rules import RULES
-from spec_opt.decoding.speculative import Counters, decode_speculatively
+from spec_opt.decoding.speculative import Counters, Workload
 from spec_opt.models.checkpoint import load_model
 
-from .stubs import random_windows
+from .stubs import decode, random_windows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -40,27 +40,10 @@ def test_decoding_is_the_same(reference_dir: Path, rule: str, contexts: str) -> 
     for device in ("cpu", "cuda"):
         target = load_model(reference_dir / "tiny_target.pth").to(device)
         draft = load_model(reference_dir / "tiny_draft.pth").to(device)
-        plain = decode_speculatively(
-            target,
-            draft,
-            RULES[rule],
-            setting,
-            windows.contexts().to(device),
-            windows.starts.to(device),
-            130,
-            5,
-            CONTEXTS[contexts],
-        )
-        cache = PrefixCache(
-            target,
-            draft,
-            RULES[rule],
-            windows,
-            seed=5,
-            device=torch.device(device),
-            contexts=CONTEXTS[contexts],
-        )
-        walk = cache.walk(setting, forecast=True)
+        mode, place = CONTEXTS[contexts], torch.device(device)
+        work = Workload(target, draft, RULES[rule], windows, 5, mode, place)
+        plain = decode(work, setting)
+        walk = PrefixCache(work).walk(setting, forecast=True)
         assert walk.forecast is not None
         decoded += [(plain.forecast, plain.counters), (walk.forecast, walk.counters)]
 

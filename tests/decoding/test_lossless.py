@@ -15,17 +15,20 @@ from spec_opt.config.study_file import Setting
 from spec_opt.decoding.philox import Draws
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.rules import RULES, AcceptanceRule, ExactRule, StrideRule
-from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
+from spec_opt.decoding.speculative import Counters
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
+from . import stubs
 from .stubs import (
     CRITICAL,
     Constant,
     Stub,
+    decode_alone,
     kolmogorov,
     normal_cdf,
     random_windows,
     two_sample_kolmogorov,
+    workload,
 )
 
 SIGMA = 0.5
@@ -46,9 +49,7 @@ def decode_plainly(
     channels: int,
 ) -> tuple[Tensor, Counters]:
     windows = random_windows(SAMPLES, target.patch, horizon, channels)
-    decoded = decode_speculatively(
-        target, draft, rule, setting, windows.contexts(), windows.starts, horizon, SEED
-    )
+    decoded = stubs.decode(workload(target, draft, rule, windows, SEED), setting)
     return decoded.forecast, decoded.counters
 
 
@@ -61,8 +62,8 @@ def decode_with_cache(
     channels: int,
 ) -> tuple[Tensor, Counters]:
     windows = random_windows(SAMPLES, target.patch, horizon, channels)
-    cache = PrefixCache(target, draft, rule, windows, seed=SEED, batch_size=SAMPLES)
-    # Settings before this one have filled the tree: what they left must not show.
+    cache = PrefixCache(workload(target, draft, rule, windows, SEED), batch_size=SAMPLES)
+    # What earlier settings left in the tree must not show.
     cache.walk(Setting(sigma=setting.sigma, bias=1.0, k=1))
     cache.walk(Setting(sigma=setting.sigma, bias=0.5, k=2))
     walk = cache.walk(setting, forecast=True)
@@ -296,9 +297,7 @@ def test_several_patches_against_target_only_sampling(decode: Decoder) -> None:
     target, draft = feedback_pair()
     setting = Setting(sigma=SIGMA, bias=1.0, k=2)
     windows = random_windows(SAMPLES, 1, 4, 1)
-    alone = decode_autoregressively(
-        target, windows.contexts(), windows.starts, 4, SIGMA, seed=SEED + 1
-    ).squeeze(2)
+    alone = decode_alone(target, windows, SIGMA, seed=SEED + 1).squeeze(2)
 
     forecast = decode(target, draft, RULES["exact"], setting, 4, 1)[0].squeeze(2)
     wrong = decode(target, draft, WrongResidual(), setting, 4, 1)[0].squeeze(2)
@@ -328,16 +327,7 @@ def test_the_acceptance_rate_of_equal_covariances(distance: float, shape: tuple[
     setting = Setting(sigma=SIGMA, bias=1.0, k=1)
     windows = random_windows(SAMPLES, points, points, channels)
 
-    decoded = decode_speculatively(
-        target,
-        draft,
-        RULES["exact"],
-        setting,
-        windows.contexts(),
-        windows.starts,
-        points,
-        SEED,
-    )
+    decoded = stubs.decode(workload(target, draft, "exact", windows, SEED), setting)
 
     expected = math.erfc(distance / 2 / math.sqrt(2))
     standard_error = math.sqrt(expected * (1 - expected) / SAMPLES)

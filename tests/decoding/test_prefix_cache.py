@@ -1,4 +1,4 @@
-"""The prefix cache: never another number than the plain decoder's, and few questions asked."""
+"""The prefix cache: the same numbers as the plain decoder, from few model evaluations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,13 +16,12 @@ from spec_opt.data.windows import Windows
 from spec_opt.decoding import rules
 from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.prefix_cache import PrefixCache, Walk
-from spec_opt.decoding.rules import RULES
-from spec_opt.decoding.speculative import Counters, decode_autoregressively, decode_speculatively
+from spec_opt.decoding.speculative import Counters
 from spec_opt.errors import DecodingError
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
-from .stubs import Constant, Counting, Near, Stub, random_windows
+from .stubs import Constant, Counting, Near, Stub, decode, decode_alone, random_windows, workload
 
 SEED = 21
 GRID = [
@@ -49,16 +48,8 @@ def drafts(target: Forecaster, reference_dir: Path) -> dict[str, Forecaster]:
 
 
 def assert_same(walk: Walk, pair: Pair, rule: str, setting: Setting, windows: Windows) -> None:
-    """What the cache gives is what the plain decoder gives."""
-    plain = decode_speculatively(
-        *pair,
-        RULES[rule],
-        setting,
-        windows.contexts(),
-        windows.starts,
-        windows.horizon,
-        SEED,
-    )
+    """The cache gives what the plain decoder gives."""
+    plain = decode(workload(*pair, rule, windows, SEED), setting)
     for field in fields(Counters):
         name = field.name
         assert torch.equal(vars(walk.counters)[name], vars(plain.counters)[name]), name
@@ -66,11 +57,9 @@ def assert_same(walk: Walk, pair: Pair, rule: str, setting: Setting, windows: Wi
     torch.testing.assert_close(walk.forecast, plain.forecast, rtol=1e-5, atol=1e-5)
     error = plain.forecast.double() - windows.futures().double()
     torch.testing.assert_close(
-        walk.squared_error, error.square().sum(dim=(1, 2)), rtol=1e-4, atol=1e-5
+        walk.errors[:, 0], error.square().sum(dim=(1, 2)), rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(
-        walk.absolute_error, error.abs().sum(dim=(1, 2)), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(walk.errors[:, 1], error.abs().sum(dim=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
 @dataclass(frozen=True)
@@ -104,10 +93,10 @@ cases = st.builds(
 def test_any_sequence_of_settings_equals_the_plain_decoder(
     target: Forecaster, drafts: dict[str, Forecaster], case: Case
 ) -> None:
-    """Horizons up to twice the context, dividing by the patch or not; k up to 7; three rules."""
+    """Horizons up to twice the context, multiples of the patch or not; k up to 7; three rules."""
     pair = target, drafts[case.draft]
     windows = random_windows(5, 96, case.horizon, 2, seed=1, stride=case.stride)
-    cache = PrefixCache(*pair, RULES[case.rule], windows, seed=SEED, batch_size=case.batch_size)
+    cache = PrefixCache(workload(*pair, case.rule, windows, SEED), batch_size=case.batch_size)
 
     for setting in case.settings:
         assert_same(cache.walk(setting, forecast=True), pair, case.rule, setting, windows)
@@ -116,7 +105,7 @@ def test_any_sequence_of_settings_equals_the_plain_decoder(
 def test_the_cases_above_are_not_all_alike(
     target: Forecaster, drafts: dict[str, Forecaster]
 ) -> None:
-    """Near drafts are accepted now and then, the own one by `stride` at a sigma around 1.9."""
+    """Near drafts are accepted sometimes, and the own one by `stride` at a sigma around 1.9."""
     windows = random_windows(20, 96, 130, 2, seed=1)
     for rule, draft, sigma in (
         ("stride", "own", 1.9),
@@ -126,7 +115,7 @@ def test_the_cases_above_are_not_all_alike(
         ("point", "near", 0.05),
         ("point", "own", 1.0),
     ):
-        cache = PrefixCache(target, drafts[draft], RULES[rule], windows, seed=SEED)
+        cache = PrefixCache(workload(target, drafts[draft], rule, windows, SEED))
         counters = cache.walk(Setting(sigma=sigma, bias=1.0, k=3)).counters
         rate = float(counters.accepted.sum() / counters.tested.sum())
         assert 0.02 < rate < 0.98, (rule, draft)
@@ -138,18 +127,18 @@ def test_the_whole_grid_equals_the_plain_decoder(
 ) -> None:
     pair = target, drafts["near"]
     windows = random_windows(6, 96, 84, 2)
-    cache = PrefixCache(*pair, RULES[rule], windows, seed=SEED)
+    cache = PrefixCache(workload(*pair, rule, windows, SEED))
 
     for setting in GRID:
         assert_same(cache.walk(setting, forecast=True), pair, rule, setting, windows)
 
 
 class TestMemory:
-    """Whatever is forgotten, numbers stay; and no more is held than was allowed."""
+    """Forgetting prefixes changes no number, and the limit holds."""
 
     PATCH, CHANNELS, PATCHES = 24, 2, 5
     WHOLE = 10_000
-    """KiB that hold all of it."""
+    """KiB that suffice for all prefixes."""
 
     @pytest.fixture
     def windows(self) -> Windows:
@@ -168,7 +157,7 @@ class TestMemory:
 
     @pytest.fixture
     def order(self) -> list[Setting]:
-        """Sigmas come and go, so that what was forgotten is wanted again."""
+        """A sigma returns, so that forgotten prefixes are needed again."""
         return [
             Setting(sigma=sigma, bias=bias, k=k)
             for sigma in (0.5, 0.6, 0.5)
@@ -182,10 +171,10 @@ class TestMemory:
         self, pair: Pair, windows: Windows, order: list[Setting], rule: str, kibibytes: int
     ) -> None:
         limit = kibibytes * 1024
-        cache = PrefixCache(*pair, RULES[rule], windows, seed=SEED, limit_bytes=limit)
+        cache = PrefixCache(workload(*pair, rule, windows, SEED), limit_bytes=limit)
         roots = cache.statistics.bytes
-        # What one window adds in one walk: per step two prefixes with 11 numbers each, and three
-        # answers; and in three tables of children a place for every prefix.
+        # The most that one window adds in a walk: per step two prefixes with 11 numbers each, and
+        # three answers. On top, three tables of children with one entry for every prefix.
         patch_bytes = 4 * self.PATCH * self.CHANNELS
         a_window = self.PATCHES * (5 * patch_bytes + 2 * 11 * 8)
 
@@ -204,7 +193,7 @@ class TestMemory:
         asked = []
         for kibibytes in (1, 40, 80, self.WHOLE):
             limit = kibibytes * 1024
-            cache = PrefixCache(*pair, RULES["stride"], windows, seed=SEED, limit_bytes=limit)
+            cache = PrefixCache(workload(*pair, "stride", windows, SEED), limit_bytes=limit)
             for setting in order:
                 cache.walk(setting)
             asked.append(cache.statistics.target_evaluations)
@@ -215,9 +204,9 @@ class TestMemory:
     def test_the_chain_of_proposals_outlives_other_sigmas(
         self, pair: Pair, windows: Windows
     ) -> None:
-        """A sigma at which all is accepted needs the chain only: asked once, whatever else."""
+        """A sigma at which all is accepted needs the chain only, which is evaluated once."""
         chain = Setting(sigma=50.0, bias=1.0, k=7)
-        cache = PrefixCache(*pair, RULES["stride"], windows, seed=SEED, limit_bytes=160 * 1024)
+        cache = PrefixCache(workload(*pair, "stride", windows, SEED), limit_bytes=160 * 1024)
         cache.walk(chain)
         for sigma in (0.1, 0.2, 0.3, 0.4):
             cache.walk(Setting(sigma=sigma, bias=1.0, k=1))
@@ -233,7 +222,7 @@ class TestMemory:
         self, pair: Pair, windows: Windows
     ) -> None:
         limit = 200 * 1024
-        cache = PrefixCache(*pair, RULES["exact"], windows, seed=SEED, limit_bytes=limit)
+        cache = PrefixCache(workload(*pair, "exact", windows, SEED), limit_bytes=limit)
 
         for step in range(60):
             cache.walk(Setting(sigma=0.4 + step / 300, bias=0.5 + step / 100, k=1 + step % 5))
@@ -243,16 +232,16 @@ class TestMemory:
 
     def test_baselines_survive_a_small_limit(self, pair: Pair, windows: Windows) -> None:
         roomy, tight = (
-            PrefixCache(*pair, RULES["point"], windows, seed=SEED, limit_bytes=limit)
+            PrefixCache(workload(*pair, "point", windows, SEED), limit_bytes=limit)
             for limit in (2**30, 1024)
         )
         for cache in (roomy, tight):
             cache.walk(Setting(sigma=1.0, bias=1.0, k=2))
 
-        for wanted, found in zip(roomy.target_alone(), tight.target_alone(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-        for wanted, found in zip(roomy.draft_alone(), tight.draft_alone(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            tight.alone("target"), roomy.alone("target"), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(tight.alone("draft"), roomy.alone("draft"), rtol=1e-5, atol=1e-5)
 
 
 class TestQuestions:
@@ -262,12 +251,12 @@ class TestQuestions:
     ) -> None:
         counting = Counting(target), Counting(drafts["near"])
         windows = random_windows(8, 96, 84, 2)
-        cache = PrefixCache(*counting, RULES[rule], windows, seed=SEED)
+        cache = PrefixCache(workload(*counting, rule, windows, SEED))
 
         for setting in GRID[::7] + GRID[::5]:
             cache.walk(setting)
-        cache.target_alone()
-        cache.draft_alone()
+        cache.alone("target")
+        cache.alone("draft")
 
         statistics = cache.statistics
         for model, evaluations in zip(
@@ -283,7 +272,7 @@ class TestQuestions:
     ) -> None:
         counting = Counting(target), Counting(drafts["own"])
         windows = random_windows(8, 96, 84, 2)
-        cache = PrefixCache(*counting, RULES["stride"], windows, seed=SEED)
+        cache = PrefixCache(workload(*counting, "stride", windows, SEED))
         setting = Setting(sigma=1.9, bias=2.0, k=3)
         first = cache.walk(setting, forecast=True)
         calls = counting[0].calls, counting[1].calls
@@ -299,15 +288,16 @@ class TestQuestions:
     def test_the_grid_costs_a_few_settings(self, rule: str, most: int) -> None:
         """80 settings, forecasts of four patches: few evaluations per window in all.
 
-        For `point` 15 is a bound (all sequences of accepted and replaced, 1 + 2 + 4 + 8). For
-        `stride` it depends on how many sigmas are undecided; here, as on real pairs, it is one.
+        For `point` the bound is 15: all sequences of accepted and replaced, 1 + 2 + 4 + 8. For
+        `stride` it depends on how many sigmas accept some proposals only: here, as on real pairs,
+        one.
         """
         target = Counting(Stub(16, lambda last: 0.5 * last))
         draft = Counting(
             Stub(16, lambda last: 0.5 * last + 0.15, lambda last: torch.full_like(last, 0.045))
         )
         windows = random_windows(100, 32, 64, 7)
-        cache = PrefixCache(target, draft, RULES[rule], windows, seed=SEED)
+        cache = PrefixCache(workload(target, draft, rule, windows, SEED))
 
         rates = []
         for setting in GRID:
@@ -331,7 +321,7 @@ class TestQuestions:
         model = Watched(torch.zeros(2, 1))
         windows = random_windows(23, 4, 6, 1)
 
-        cache = PrefixCache(model, model, RULES["stride"], windows, seed=SEED, batch_size=5)
+        cache = PrefixCache(workload(model, model, "stride", windows, SEED), batch_size=5)
         cache.walk(Setting(sigma=0.5, bias=1.0, k=2))
 
         assert max(sizes) == 5
@@ -342,27 +332,25 @@ def test_baselines_are_the_models_alone(
     target: Forecaster, drafts: dict[str, Forecaster], horizon: int
 ) -> None:
     windows = random_windows(7, 96, horizon, 2)
-    cache = PrefixCache(target, drafts["own"], RULES["stride"], windows, seed=SEED)
+    cache = PrefixCache(workload(target, drafts["own"], "stride", windows, SEED))
     cache.walk(Setting(sigma=1.9, bias=1.0, k=2))
 
-    for model, found in ((target, cache.target_alone()), (drafts["own"], cache.draft_alone())):
-        forecast = decode_autoregressively(
-            model, windows.contexts(), windows.starts, horizon, 0.0, seed=0
-        )
-        error = forecast.double() - windows.futures().double()
-        torch.testing.assert_close(found[0], error.square().sum(dim=(1, 2)), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found[1], error.abs().sum(dim=(1, 2)), rtol=1e-5, atol=1e-5)
+    for model, found in ((target, cache.alone("target")), (drafts["own"], cache.alone("draft"))):
+        error = decode_alone(model, windows, 0.0, seed=0).double() - windows.futures().double()
+        squared, absolute = error.square().sum(dim=(1, 2)), error.abs().sum(dim=(1, 2))
+        torch.testing.assert_close(found[:, 0], squared, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[:, 1], absolute, rtol=1e-5, atol=1e-5)
 
 
 def test_walks_after_the_baselines_are_not_disturbed(
     target: Forecaster, drafts: dict[str, Forecaster]
 ) -> None:
-    """Rule `point` proposes what the draft alone forecasts: the two share prefixes."""
+    """Rule `point` proposes the forecasts of the draft alone: the two share prefixes."""
     windows = random_windows(7, 96, 110, 2)
     pair = target, drafts["near"]
-    cache = PrefixCache(*pair, RULES["point"], windows, seed=SEED)
-    cache.draft_alone()
-    cache.target_alone()
+    cache = PrefixCache(workload(*pair, "point", windows, SEED))
+    cache.alone("draft")
+    cache.alone("target")
 
     for k in (1, 3):
         setting = Setting(sigma=0.05, bias=1.0, k=k)
@@ -372,12 +360,12 @@ def test_walks_after_the_baselines_are_not_disturbed(
 def test_met_bounds_are_counted_as_the_plain_decoder_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Few tries and a draft close to the target: many replacements meet the bound."""
+    """Few tries and a draft close to the target: many replacements use up their tries."""
     monkeypatch.setattr(rules, "THINNING_BOUND", 2)
     target = Stub(1, lambda last: 0.5 * last)
     draft = Stub(1, lambda last: 0.5 * last + 0.1, lambda last: torch.full_like(last, 0.25))
     windows = random_windows(300, 1, 5, 1)
-    cache = PrefixCache(target, draft, RULES["exact"], windows, seed=SEED)
+    cache = PrefixCache(workload(target, draft, "exact", windows, SEED))
 
     for bias in (1.0, 0.5, 1.0):
         setting = Setting(sigma=0.5, bias=bias, k=2)
@@ -389,7 +377,7 @@ def test_met_bounds_are_counted_as_the_plain_decoder_counts(
 def test_a_forecast_is_given_only_when_asked_for() -> None:
     model = Constant(torch.zeros(2, 1))
     windows = random_windows(3, 4, 5, 1)
-    cache = PrefixCache(model, model, RULES["stride"], windows, seed=SEED)
+    cache = PrefixCache(workload(model, model, "stride", windows, SEED))
 
     setting = Setting(sigma=0.5, bias=1.0, k=2)
     with_forecast = cache.walk(setting, forecast=True).forecast
@@ -400,12 +388,12 @@ def test_a_forecast_is_given_only_when_asked_for() -> None:
 
 
 def test_forecasts_longer_than_the_context() -> None:
-    """Late contexts hold nothing observed; the plain decoder rolls over them just so."""
+    """Late contexts hold emitted patches only, as in the plain decoder."""
     target = Stub(2, lambda last: 0.5 * last)
     draft = Stub(2, lambda last: 0.4 * last, lambda last: torch.full_like(last, 0.2))
     windows = random_windows(9, 4, 19, 2)
     assert patches_to_cover(19, 2) * 2 > 4
-    cache = PrefixCache(target, draft, RULES["stride"], windows, seed=SEED)
+    cache = PrefixCache(workload(target, draft, "stride", windows, SEED))
 
     for k in (1, 4, 7):
         setting = Setting(sigma=0.5, bias=1.5, k=k)
@@ -415,7 +403,7 @@ def test_forecasts_longer_than_the_context() -> None:
 def test_what_is_not_finite_stops_the_walk() -> None:
     target = Stub(2, lambda last: last * torch.nan)
     windows = random_windows(3, 4, 5, 1)
-    cache = PrefixCache(target, Constant(torch.zeros(2, 1)), RULES["point"], windows, seed=SEED)
+    cache = PrefixCache(workload(target, Constant(torch.zeros(2, 1)), "point", windows, SEED))
 
     with pytest.raises(DecodingError, match="not finite"):
         cache.walk(Setting(sigma=0.5, bias=1.0, k=2))

@@ -1,4 +1,4 @@
-"""The plain decoder: what it counts and emits, known by hand and by its invariants."""
+"""The plain decoder: what it counts and emits, checked by hand and by invariants."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,20 +12,23 @@ from torch import Tensor
 from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.philox import Draws, Purpose
-from spec_opt.decoding.rules import RULES
-from spec_opt.decoding.speculative import (
-    Counters,
-    Decoded,
-    decode_autoregressively,
-    decode_speculatively,
-)
+from spec_opt.decoding.speculative import Counters, Decoded
 from spec_opt.errors import DecodingError
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
-from .stubs import Constant, Counting, Near, Stub, random_windows
+from . import stubs
+from .stubs import (
+    Constant,
+    Counting,
+    Near,
+    Stub,
+    decode_alone,
+    random_windows,
+    windows_on,
+    workload,
+)
 
-POINT = RULES["point"]
 SURE = Setting(sigma=0.01, bias=1.0, k=3)
 """Under rule `point`: means that agree are accepted, means a unit apart are not."""
 
@@ -40,11 +43,8 @@ def decode(
     windows: Tensor | None = None,
     seed: int = 5,
 ) -> Decoded:
-    if windows is None:
-        windows = torch.arange(len(context))
-    return decode_speculatively(
-        target, draft, RULES[rule], setting, context, windows, horizon, seed
-    )
+    work = workload(target, draft, rule, windows_on(context, horizon, windows), seed)
+    return stubs.decode(work, setting)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_all_rejected_is_the_target_alone(tiny: tuple[Forecaster, Forecaster]) -
     """Where nothing is accepted, `stride` emits what target-only sampling does."""
     windows = random_windows(6, 96, 100, 3)
     setting = Setting(sigma=0.1, bias=1.0, k=3)
-    alone = decode_autoregressively(tiny[0], windows.contexts(), windows.starts, 100, 0.1, seed=5)
+    alone = decode_alone(tiny[0], windows, 0.1, seed=5)
 
     decoded = decode(*tiny, "stride", setting, windows.contexts(), 100, windows.starts)
 

@@ -1,4 +1,4 @@
-"""Stopwatches, on a clock that only models move: costs come back, and speedups are as predicted."""
+"""Costs and speedups on a simulated clock that only the models advance."""
 
 from dataclasses import dataclass, field, replace
 
@@ -7,19 +7,12 @@ import torch
 from torch import Tensor
 
 from spec_opt.config.study_file import Setting
-from spec_opt.decoding.contexts import ROLLING
+from spec_opt.decoding.observer import Step
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.errors import DecodingError
-from spec_opt.measure.cost_learning import (
-    Lap,
-    Stopwatch,
-    fit_cost,
-    interleave,
-    learn_costs,
-    learn_costs_quickly,
-    watched,
-)
+from spec_opt.measure.bench import interleave
+from spec_opt.measure.cost_learning import Stopwatch, fit_cost, learn_costs, learn_costs_quickly
 from spec_opt.measure.cost_model import (
     Cost,
     acceptance_by_position,
@@ -37,7 +30,7 @@ WINDOWS = 640
 
 @dataclass
 class Clock:
-    """What stands in for time.perf_counter."""
+    """Replaces time.perf_counter."""
 
     at: float = 0.0
 
@@ -47,7 +40,7 @@ class Clock:
 
 @dataclass
 class Slow:
-    """A model that takes its time: `fixed` a call, and `per_row` a context."""
+    """A model that takes `fixed` seconds a call and `per_row` a context."""
 
     model: Forecaster
     clock: Clock
@@ -79,37 +72,34 @@ def workload(clock: Clock, horizon: int = 14, rule: str = "point") -> Workload:
         target=Slow(target, clock, fixed=4.0, per_row=0.5),
         draft=Slow(draft, clock, fixed=0.5, per_row=0.05),
         rule=RULES[rule],
-        contexts=ROLLING,
         windows=random_windows(WINDOWS, 2, horizon, 2),
         seed=3,
-        device=CPU,
     )
 
 
-def test_laps_cut_a_decode_without_a_rest(clock: Clock) -> None:
-    work, watch = workload(clock), Stopwatch(CPU)
-    index = torch.arange(5)
+def test_laps_add_up_to_the_decode(clock: Clock) -> None:
+    watch = Stopwatch(CPU)
+    work, index = replace(workload(clock), observer=watch), torch.arange(5)
 
-    seconds = watch.decode(
-        lambda: watched(work, watch).speculatively(index, Setting(sigma=0.1, bias=1.0, k=2))
-    )
+    seconds = watch.decode(lambda: work.speculatively(index, Setting(sigma=0.1, bias=1.0, k=2)))
 
     assert seconds == clock.at == pytest.approx(sum(taken for _, taken in watch.laps))
     assert watch.within["draft"] + watch.within["target"] == pytest.approx(seconds)
     assert watch.within["acceptance"] == 0.0
     laps, taken = zip(*watch.laps, strict=True)
-    assert laps[0] == Lap("draft", "next", True, 5, 0)
-    assert laps[2] == Lap("target", "verify", True, 5, 10)
+    assert laps[0] == Step("draft", "next", True, 5, 0)
+    assert laps[2] == Step("target", "verify", True, 5, 10)
     assert taken[:3] == pytest.approx((0.75, 0.75, 9.0))
     assert sum(lap.first for lap, _ in watch.laps) == 2
 
 
-def test_watching_changes_nothing(clock: Clock) -> None:
+def test_observing_changes_nothing(clock: Clock) -> None:
     for rule in ("stride", "exact", "point"):
         work = workload(clock, rule=rule)
         setting = Setting(sigma=0.15, bias=1.0, k=3)
         plain = work.speculatively(torch.arange(50), setting)
-        seen = watched(work, Stopwatch(CPU)).speculatively(torch.arange(50), setting)
+        observed = replace(work, observer=Stopwatch(CPU))
+        seen = observed.speculatively(torch.arange(50), setting)
         assert torch.equal(seen.forecast, plain.forecast)
         assert torch.equal(seen.counters.tested, plain.counters.tested)
         assert (seen.target_calls, seen.draft_calls) == (plain.target_calls, plain.draft_calls)
@@ -118,7 +108,7 @@ def test_watching_changes_nothing(clock: Clock) -> None:
 
 def test_scripted_acceptance(clock: Clock) -> None:
     for rule in ("stride", "exact", "point"):
-        work = watched(workload(clock, rule=rule), Stopwatch(CPU), acceptance=0.6)
+        work = replace(workload(clock, rule=rule), scripted_acceptance=0.6)
         counters = work.speculatively(
             torch.arange(WINDOWS), Setting(sigma=9.0, bias=1.0, k=3)
         ).counters
@@ -129,12 +119,10 @@ def test_scripted_acceptance(clock: Clock) -> None:
 @pytest.mark.parametrize("batch_size", [1, 8, 40])
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_what_is_predicted_is_what_is_measured(clock: Clock, batch_size: int, k: int) -> None:
-    """Costs learnt with scripted dice, another setting predicted from its counters, then timed."""
+    """Costs are learnt with scripted acceptance; then a setting is predicted, and timed."""
     work = workload(clock)
     setting = Setting(sigma=0.1, bias=1.2, k=k)
-    costs = learn_costs(
-        work, [torch.arange(batch_size)], sigma=0.1, ks=(1, 5), seconds=0.0, least_repeats=3
-    )
+    costs = learn_costs(work, [batch_size], sigma=0.1, ks=(1, 5), seconds=0.0)
     counters = work.speculatively(torch.arange(WINDOWS), setting).counters
     acceptance = acceptance_by_position(
         counters.accepted.sum(dim=0).tolist(), counters.tested.sum(dim=0).tolist()
@@ -160,11 +148,9 @@ def test_what_is_predicted_is_what_is_measured(clock: Clock, batch_size: int, k:
 
 
 def test_costs_learnt_quickly(clock: Clock) -> None:
-    """From a few windows, where the whole batch would take too long."""
+    """From a few windows, if the whole batch would take too long."""
     work = workload(clock)
-    wanted = learn_costs(
-        work, [torch.arange(64)], sigma=0.1, ks=(1, 4), seconds=0.0, least_repeats=3
-    )
+    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0)
     for seconds, longest in ((0.1, 1000.0), (1500.0, 3000.0), (1e9, 1e9)):
         began = clock.at
         costs = learn_costs_quickly(work, 64, sigma=0.1, ks=(1, 4), seconds=seconds)
@@ -179,16 +165,17 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
 @pytest.mark.parametrize("start", range(4))
 @pytest.mark.parametrize("patches", [2, 3])
 def test_every_step_is_priced(clock: Clock, patches: int, start: int) -> None:
-    """Also from a single window, whose dice may show no bonus, or no second round."""
+    """Also from a single window, whose random numbers may give no bonus, or no second round."""
     work = workload(clock, horizon=2 * patches)
-    costs = learn_costs(work, [torch.tensor([start])], sigma=0.1, ks=(1, 5), seconds=0.0)
+    windows = replace(work.windows, starts=work.windows.starts[start:])
+    costs = learn_costs(replace(work, windows=windows), [1], sigma=0.1, ks=(1, 5), seconds=0.0)
     assert costs.verify_next.expected(1.0, 1, 1) == pytest.approx(4.5)
     assert costs.bonus.expected(1.0, 1) == pytest.approx(4.5)
     assert costs.draft_next.expected(1.0, 1) == pytest.approx(0.55)
 
 
 def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs are learnt from as many windows as fit, whatever the time allows."""
+    """Costs are learnt from as many windows as fit into memory, if time allows more."""
     speculatively, seen = Workload.speculatively, []
 
     def tight(self: Workload, index: Tensor, setting: Setting) -> Decoded:
@@ -219,8 +206,8 @@ def test_a_single_window(clock: Clock) -> None:
 
 class TestFit:
     @staticmethod
-    def lap(rows: int, proposals: int) -> Lap:
-        return Lap("target", "verify", False, rows, proposals)
+    def lap(rows: int, proposals: int) -> Step:
+        return Step("target", "verify", False, rows, proposals)
 
     def test_a_plane(self) -> None:
         cost = Cost(2.0, 0.3, 0.1)
@@ -233,6 +220,6 @@ class TestFit:
         assert found.fixed >= 0.0
         assert found.per_row > 0.0
 
-    def test_one_place_is_met(self) -> None:
+    def test_one_point_is_met(self) -> None:
         found = fit_cost([(self.lap(4, 12), 7.0)])
         assert found.expected(1.0, 4, 12) == pytest.approx(7.0)

@@ -259,7 +259,7 @@ class TestMeasure:
         assert numbers[0].mse == pytest.approx(numbers[2].mse, rel=1e-5)
         assert numbers[1].mse == pytest.approx(numbers[2].mse, rel=1e-5)
 
-    def test_a_bound_that_was_met_is_told(
+    def test_exhausted_thinning_is_reported(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(rules, "THINNING_BOUND", 1)
