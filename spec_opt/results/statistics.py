@@ -1,7 +1,4 @@
-"""What a study says as a whole: the front and its noise, extremes, and which parameter matters.
-
-Keep Optuna from announcing on stderr what is a matter of ours.
-"""
+"""What a study says as a whole: the front and its noise, extremes, and which parameter matters."""
 
 from __future__ import annotations
 
@@ -10,20 +7,35 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from spec_opt.config.study_file import RecommendConfig
-from spec_opt.measure.uncertainty import Floats
+from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting
+from spec_opt.config.values import ObjectiveName
 from spec_opt.results.differences import Noise
 from spec_opt.results.recommend import bounds_of, ranked
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
+from spec_opt.study.space import distributions
+
+PARAMETERS = ("sigma", "bias", "k")
+OBJECTIVES: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
+
+ENOUGH_FOR_IMPORTANCE = 20
+"""With fewer trials the importances of a forest are noise."""
+MOST_FOR_IMPORTANCE = 2000
+"""Of more trials than this every n-th is taken: the forest learns no more from the others."""
+
+MOST_VALUES = 12
+"""A parameter with more distinct values is cut into bins."""
+BINS = 6
+
+Standing = Literal["clear", "tie", "unknown"]
 
 
 @contextmanager
@@ -38,43 +50,32 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-PARAMETERS = ("sigma", "bias", "k")
-ENOUGH_FOR_IMPORTANCE = 20
-"""With fewer trials a forest's verdict on a parameter is noise."""
-
-MOST_FOR_IMPORTANCE = 2000
-"""Of more trials than this every n-th is taken: the forest learns no more from the others."""
-
-MOST_VALUES = 12
-"""A parameter with more distinct values is cut into bins."""
-BINS = 6
-
-Standing = Literal["clear", "tie", "unknown"]
-Objective = Literal["acceptance_rate", "mse"]
-OBJECTIVES: tuple[Objective, ...] = ("acceptance_rate", "mse")
-
-
 @dataclass(frozen=True)
 class FrontMember:
-    """A distinct result on the Pareto front, and whether the noise of measuring could undo it."""
+    """A distinct result on the Pareto front, and whether noise could undo its place there."""
 
     points: tuple[Point, ...]
     """The trials with exactly this result, the mildest setting first."""
     standing: Standing
-    """tie: another trial could be at least as good in both objectives (`noise.py`); clear: none
-    could; unknown: it cannot be told of some, and the others could not."""
+    """tie: another trial could be at least as good in both objectives; clear: none could;
+    unknown: the noise of some trials is not known, and none of the others could."""
     tied_with: tuple[int, ...]
-    """Trials with other results that could be at least as good in both objectives."""
+    """The trials that could be at least as good."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a quantity is distributed over the completed trials."""
+    """How a quantity is distributed over trials."""
 
     lowest: float
     median: float
     mean: float
     highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(*(float(f(values)) for f in (np.min, np.median, np.mean, np.max)))
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class ValueSummary:
-    """All trials with one value of a parameter (or within a range of its values)."""
+    """All trials with one value of a parameter, or within a range of its values."""
 
     bin: Bin
     trials: int
@@ -113,27 +114,27 @@ class ValueSummary:
         return "always good" if self.balanced == self.trials else "depends"
 
 
-def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
-    """How the objectives, and the seconds of measuring, are distributed, as far as is known."""
-    names = (*OBJECTIVES, "evaluation_seconds")
-    columns = {n: [v for p in points if (v := vars(p.result)[n]) is not None] for n in names}
-    return {name: _spread(values) for name, values in columns.items() if values}
-
-
 def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
     """The distinct results of the front, from the highest acceptance down, with their standing.
 
-    With three objectives the standing is unknown: the third carries no standard error.
+    With three objectives the standing is unknown: the third has no standard error.
     """
     noise = Noise(table.points if len(table.objectives) == 2 else ())
-    every_known = len(noise.points) == len(table.points)
+    all_known = len(noise.points) == len(table.points)
     members = []
     for block in table.distinct_front:
         rivals = noise.rivals(block[0])
         ties = tuple(p.number for p in rivals if outcome_of(p) != outcome_of(block[0]))
-        standing: Standing = "tie" if ties else "clear" if every_known else "unknown"
+        standing: Standing = "tie" if ties else "clear" if all_known else "unknown"
         members.append(FrontMember(block, standing, ties))
     return tuple(members)
+
+
+def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
+    """How the objectives and the seconds of measuring are distributed, where known."""
+    names = (*OBJECTIVES, "evaluation_seconds")
+    columns = {n: [v for p in points if (v := vars(p.result)[n]) is not None] for n in names}
+    return {name: Spread.of(values) for name, values in columns.items() if values}
 
 
 def top_by_acceptance(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
@@ -151,31 +152,37 @@ def best_balanced(
     return tuple(ranked(table, "balanced", thresholds)[:count])
 
 
-def correlations(points: Sequence[Point]) -> Mapping[tuple[str, Objective], float | None]:
+def correlations(points: Sequence[Point]) -> Mapping[tuple[str, ObjectiveName], float | None]:
     """Pearson's r of each parameter with each objective; None where either is constant."""
-    outcomes = {o: np.array([vars(p.result)[o] for p in points]) for o in OBJECTIVES}
-    settings = {n: np.array([float(vars(p.setting)[n]) for p in points]) for n in PARAMETERS}
-    return {(n, o): _pearson(settings[n], outcomes[o]) for n in PARAMETERS for o in OBJECTIVES}
+    found: dict[tuple[str, ObjectiveName], float | None] = {}
+    for objective in OBJECTIVES:
+        outcomes = [vars(p.result)[objective] for p in points]
+        for name in PARAMETERS:
+            values = [vars(p.setting)[name] for p in points]
+            varying = len(set(values)) > 1 < len(set(outcomes))
+            r = float(np.corrcoef(values, outcomes)[0, 1]) if varying else None
+            found[name, objective] = r
+    return found
 
 
-def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, float] | None:
+def importances(points: Sequence[Point], objective: ObjectiveName) -> Mapping[str, float] | None:
     """Optuna's importance of each parameter that varies, summing to 1, the greatest first.
 
     Mean decrease in impurity of a random forest (seeded), which sees thresholds and interactions
-    that a correlation does not. None with fewer than `ENOUGH_FOR_IMPORTANCE` trials or without
-    anything to explain.
+    that a correlation does not. None with fewer than `ENOUGH_FOR_IMPORTANCE` trials, or where
+    nothing varies.
     """
     points = points[:: -(-len(points) // MOST_FOR_IMPORTANCE) or 1]
-    outcomes = np.array([vars(p.result)[objective] for p in points])
+    outcomes = [vars(p.result)[objective] for p in points]
     varying = [n for n in PARAMETERS if len({vars(p.setting)[n] for p in points}) > 1]
-    if len(points) < ENOUGH_FOR_IMPORTANCE or np.ptp(outcomes) == 0 or not varying:
+    if len(points) < ENOUGH_FOR_IMPORTANCE or len(set(outcomes)) == 1 or not varying:
         return None
-    distributions = {name: _distribution(points, name) for name in varying}
+    space = space_of([p.setting for p in points])
     samples = [
         create_trial(
             params={name: vars(p.setting)[name] for name in varying},
-            distributions=distributions,
-            value=float(outcome),
+            distributions={name: space[name] for name in varying},
+            value=outcome,
         )
         for p, outcome in zip(points, outcomes, strict=True)
     ]
@@ -183,8 +190,14 @@ def importances(points: Sequence[Point], objective: Objective) -> Mapping[str, f
     with quiet_optuna():
         study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
         study.add_trials(samples)
-        shares = get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in shares.items()}
+        return get_param_importances(study, evaluator=evaluator)
+
+
+def space_of(settings: Sequence[Setting]) -> Mapping[str, BaseDistribution]:
+    """The smallest numeric distributions that hold all the settings."""
+    values = {name: [vars(setting)[name] for setting in settings] for name in PARAMETERS}
+    ends: dict[str, Any] = {name: tuple({min(v), max(v)}) for name, v in values.items()}
+    return distributions(SearchConfig(sampler="grid", **ends))
 
 
 def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:
@@ -200,8 +213,8 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
                 ValueSummary(
                     bin=place,
                     trials=len(group),
-                    acceptance_rate=_spread([p.result.acceptance_rate for p in group]),
-                    mse=_spread([p.result.mse for p in group]),
+                    acceptance_rate=Spread.of([p.result.acceptance_rate for p in group]),
+                    mse=Spread.of([p.result.mse for p in group]),
                     on_front=sum(p.result.pareto for p in group),
                     balanced=sum(bounds.hold(p) for p in group),
                 )
@@ -210,9 +223,9 @@ def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSumma
 
 
 def cut(points: Sequence[Point], parameter: str, most: int = MOST_VALUES) -> list[Bin]:
-    """Each distinct value where there are at most `most`, else `BINS` ranges, in order.
+    """Each distinct value if there are at most `most`, else `BINS` ranges, in order.
 
-    Those of sigma, which acts by its ratio to the gap of the models, grow by a factor.
+    Ranges of sigma, which acts by its ratio to the gap of the models, grow by a factor.
     """
     distinct = sorted({float(vars(p.setting)[parameter]) for p in points})
     if len(distinct) <= most:
@@ -223,26 +236,3 @@ def cut(points: Sequence[Point], parameter: str, most: int = MOST_VALUES) -> lis
     lows = [distinct[0], *edges[1:-1]]
     highs = [*(math.nextafter(edge, -math.inf) for edge in edges[1:-1]), distinct[-1]]
     return [Bin(parameter, low, high) for low, high in zip(lows, highs, strict=True)]
-
-
-def _distribution(points: Sequence[Point], name: str) -> BaseDistribution:
-    values = [vars(p.setting)[name] for p in points]
-    if name == "k":
-        return IntDistribution(min(values), max(values))
-    return FloatDistribution(min(values), max(values))
-
-
-def _pearson(one: Floats, other: Floats) -> float | None:
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    array = np.asarray(values, dtype=np.float64)
-    return Spread(
-        lowest=float(array.min()),
-        median=float(np.median(array)),
-        mean=float(array.mean()),
-        highest=float(array.max()),
-    )

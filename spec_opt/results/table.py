@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
+from spec_opt.study.space import setting_of
 from spec_opt.study.study import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -344,23 +345,20 @@ def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> Tri
 
 
 def _read_setting(trial: FrozenTrial, study_name: str) -> Setting | None:
-    params = trial.params
-    if {"sigma", "bias", "k"} <= params.keys():
-        try:
-            return Setting(
-                sigma=float(params["sigma"]), bias=float(params["bias"]), k=int(params["k"])
-            )
-        except (ValueError, TypeError, ValidationError) as error:
-            raise StudyError(
-                f"study {study_name}: trial {trial.number} has parameters {params} "
-                "that are no setting of sigma, bias and k"
-            ) from error
-    if trial.state == TrialState.COMPLETE:
+    try:
+        return setting_of(trial.params)
+    except KeyError as error:
+        if trial.state != TrialState.COMPLETE:
+            return None
         raise StudyError(
             f"study {study_name}: not one of spec-opt: trial {trial.number} has parameters "
-            f"{sorted(params)} instead of sigma, bias and k"
-        )
-    return None
+            f"{sorted(trial.params)} instead of sigma, bias and k"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise StudyError(
+            f"study {study_name}: trial {trial.number} has parameters {trial.params} "
+            "that are no setting of sigma, bias and k"
+        ) from error
 
 
 def _read_config(stored: Any) -> StudyConfig | None:
