@@ -11,17 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting
+from spec_opt.config.study_file import RecommendConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.results.differences import Noise
 from spec_opt.results.recommend import bounds_of, ranked
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
-from spec_opt.study.space import distributions
 
 PARAMETERS = ("sigma", "bias", "k")
 OBJECTIVES: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
@@ -177,7 +176,7 @@ def importances(points: Sequence[Point], objective: ObjectiveName) -> Mapping[st
     varying = [n for n in PARAMETERS if len({vars(p.setting)[n] for p in points}) > 1]
     if len(points) < ENOUGH_FOR_IMPORTANCE or len(set(outcomes)) == 1 or not varying:
         return None
-    space = space_of([p.setting for p in points])
+    space = space_of([vars(p.setting) for p in points])
     samples = [
         create_trial(
             params={name: vars(p.setting)[name] for name in varying},
@@ -193,11 +192,14 @@ def importances(points: Sequence[Point], objective: ObjectiveName) -> Mapping[st
         return get_param_importances(study, evaluator=evaluator)
 
 
-def space_of(settings: Sequence[Setting]) -> Mapping[str, BaseDistribution]:
-    """The smallest numeric distributions that hold all the settings."""
-    values = {name: [vars(setting)[name] for setting in settings] for name in PARAMETERS}
-    ends: dict[str, Any] = {name: tuple({min(v), max(v)}) for name, v in values.items()}
-    return distributions(SearchConfig(sampler="grid", **ends))
+def space_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
+    """The smallest numeric distributions that hold all the settings, given as parameters."""
+    values = {name: [setting[name] for setting in settings] for name in PARAMETERS}
+    return {
+        "sigma": FloatDistribution(min(values["sigma"]), max(values["sigma"])),
+        "bias": FloatDistribution(min(values["bias"]), max(values["bias"])),
+        "k": IntDistribution(int(min(values["k"])), int(max(values["k"]))),
+    }
 
 
 def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:

@@ -246,6 +246,8 @@ class NewTrial:
 
     params: Mapping[str, float | int]
     user_attributes: Mapping[str, Any]
+    values: Sequence[float] = ()
+    """By objective, if it is complete."""
 
 
 def lock_study(connection: Connection, study_id: int) -> None:
@@ -271,11 +273,13 @@ def add_trials(
         return []
     count = select(func.count()).select_from(trials).where(trials.c.study_id == study_id)
     first = connection.execute(count).scalar_one()
-    started = _utc_now() if state is TrialState.RUNNING else None
-    rows = [
-        {"study_id": study_id, "number": first + i, "state": state, "datetime_start": started}
-        for i in range(len(new))
-    ]
+    row = {
+        "study_id": study_id,
+        "state": state,
+        "datetime_start": None if state is TrialState.WAITING else _utc_now(),
+        "datetime_complete": _utc_now() if state is TrialState.COMPLETE else None,
+    }
+    rows = [row | {"number": first + i} for i in range(len(new))]
     statement = insert(trials).returning(trials.c.trial_id, sort_by_parameter_order=True)
     ids: list[int] = list(connection.execute(statement, rows).scalars())
     pairs = list(zip(ids, new, strict=True))
@@ -287,7 +291,17 @@ def add_trials(
     _insert(connection, trial_user_attributes, _attribute_rows(users))
     params = [row for i, trial in pairs for row in _param_rows(i, trial.params, distributions)]
     _insert(connection, trial_params, params)
+    _insert(
+        connection, trial_values, [v for i, trial in pairs for v in _value_rows(i, trial.values)]
+    )
     return ids
+
+
+def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {"trial_id": trial_id, "objective": i, "value": value, "value_type": FINITE}
+        for i, value in enumerate(values)
+    ]
 
 
 def set_params(
@@ -456,11 +470,7 @@ def finish(
 def _end(
     connection: Connection, trial_id: int, values: Sequence[float], attributes: Mapping[str, Any]
 ) -> None:
-    rows = [
-        {"trial_id": trial_id, "objective": i, "value": value, "value_type": FINITE}
-        for i, value in enumerate(values)
-    ]
-    _insert(connection, trial_values, rows)
+    _insert(connection, trial_values, _value_rows(trial_id, values))
     _put(connection, trial_user_attributes, trial_id, attributes)
 
 
