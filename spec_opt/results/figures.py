@@ -1,159 +1,118 @@
-"""The look that all figures share, and the parts that they are made of.
+"""The figures of a study: the five of the sweep guide, and two more.
 
 Colour is never the only sign: k and sigma also have marker shapes, the front has its own shape and
-a line. Cividis reads the same with red-green blindness and keeps its order in greyscale; a thin
+a line. Cividis looks the same with red-green blindness and keeps its order in greyscale; a thin
 grey outline keeps its dark end visible on a dark page and its bright end on a white one.
-
-Figures with a mark for each trial: both objectives, the front, predicted speedup.
-
-Figures of groups of trials: heat maps over sigma and bias, the effect of k, positions.
-
-The figures of a study by name: the guide's five, and two more.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean, median, pstdev
+from typing import Any, Literal
 
 import numpy as np
-import plotly.colors
+import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io
-from plotly.subplots import make_subplots
 
 from spec_opt.errors import WorkError
 from spec_opt.results.recommend import Recommendation
-from spec_opt.results.statistics import MOST_VALUES, Bin, cut, noise_aware_front
-from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front
+from spec_opt.results.table import Point, StudyTable, frame_of
 from spec_opt.results.wording import acceptance_text, mse_text, plural
 
 INK = "#1f2933"
 """Text on white. The report's page replaces it when it is dark."""
-MUTED = "#808080"
-"""Lines and outlines that must show on white and on black."""
-GRID = "rgba(128,128,128,0.22)"
+MUTED, PALE = "#808080", "rgba(128,128,128,0.4)"
+"""Lines, outlines and bars that must show on white and on black."""
 ACCENT, WARM = "#0072B2", "#D55E00"
 """A blue and a vermilion that every kind of colour vision tells apart."""
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SHAPES = (
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "x",
-    "star",
-    "triangle-down",
-    "pentagon",
-    "cross",
-    "hexagon",
-)
+SHAPES = [
+    "circle", "square", "diamond", "triangle-up", "x",
+    "star", "triangle-down", "pentagon", "cross", "hexagon",
+]  # fmt: skip
+DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
 BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot"}
-DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+AXIS = go.layout.XAxis(
+    gridcolor="rgba(128,128,128,0.22)", showline=True, linecolor=MUTED, zeroline=False,
+    ticks="outside", tickcolor=MUTED, title_standoff=10, title_font_size=14, automargin=True,
+)  # fmt: skip
+STYLE = go.layout.Template(
+    layout=go.Layout(
+        title_font_size=18, title_subtitle_font_size=13, title_pad={"l": 12, "t": 14},
+        title_x=0.0, title_xref="container", title_xanchor="left",
+        title_y=1.0, title_yref="container", title_yanchor="top",
+        paper_bgcolor="white", plot_bgcolor="rgba(0,0,0,0)",
+        font_family=FONT, font_size=13, font_color=INK,
+        hoverlabel_font_family=FONT, hoverlabel_font_size=13, hoverlabel_align="left",
+        legend_orientation="h", legend_x=0.0, legend_y=-0.17, legend_yanchor="top",
+        legend_itemsizing="trace", legend_bgcolor="rgba(0,0,0,0)",
+        xaxis=AXIS.to_plotly_json(), yaxis=AXIS.to_plotly_json(),
+    ),
+    data_scatter=[go.Scatter(marker_line_color=MUTED, marker_line_width=1)],
+)  # fmt: skip
+"""The look that all figures share."""
+
+LABELS = {
+    "acceptance": "acceptance rate (%)",
+    "mse": "MSE (standardised units)",
+    "predicted_speedup": "speedup (times the target alone)",
+    "k": "k (proposals per round)",
+    "position": "position in the round (1 = first proposal)",
+    "accepted": "accepted (% of tested)",
+    "ks": "",
+    "sigmas": "",
+}
+"""Titles of axes and legends, by the column that they show."""
 
 MOST_DRAWN = 2000
 """More points than this in one figure are thinned evenly, and the figure says so."""
 MOST_WITH_BARS = 150
 """More points than this are drawn without error bars, which would hide them."""
+MOST_LINES = 6
 
 
-def blank(title: str, subtitle: str, *, height: int = 500) -> go.Figure:
-    """An empty figure with the shared layout."""
-    figure = go.Figure()
-    figure.update_layout(
-        title={
-            "text": title,
-            "subtitle": {"text": subtitle, "font": {"size": 13}},
-            "font": {"size": 18},
-            "x": 0.0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1.0,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"l": 12, "t": 14},
-        },
-        height=height,
-        margin={"l": 64, "r": 24, "t": 76, "b": 64},
-        paper_bgcolor="white",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 13, "color": INK},
-        hoverlabel={"font": {"family": FONT, "size": 13}, "align": "left"},
-        legend={
-            "orientation": "h",
-            "x": 0.0,
-            "y": -0.17,
-            "yanchor": "top",
-            "itemsizing": "trace",
-            "bgcolor": "rgba(0,0,0,0)",
-        },
-        template="none",
+def figures(
+    table: StudyTable, recommendations: Sequence[Recommendation] = ()
+) -> dict[str, go.Figure]:
+    """All figures by name, in the order of `PLOTS`; a study without trials gives figures too."""
+    frame = _frame(table) if table.points else pd.DataFrame()
+    drawn = {}
+    for name, (title, draw) in _FIGURES.items():
+        made = draw(table, frame) if table.points else "No completed trial yet"
+        figure = drawn[name] = _placeholder(made) if isinstance(made, str) else made
+        figure.update_layout(title_text=title, margin={"l": 64, "r": 24, "t": 76, "b": 64})
+    if table.points:
+        _ring_recommended(drawn["pareto_frontier"], frame, recommendations)
+    return drawn
+
+
+def _frame(table: StudyTable) -> pd.DataFrame:
+    """The completed trials by number, with acceptance in percent, hover texts and groups."""
+    numbers = [point.number for point in table.points]
+    frame = frame_of(table).set_index("number").loc[numbers]
+    measured = [table.measured_speedup(number) for number in numbers]
+    return frame.assign(
+        acceptance=100 * frame["acceptance_rate"],
+        acceptance_error=100 * frame["acceptance_se"],
+        measured=pd.Series([s and s.speedup for s in measured], numbers, dtype="float64"),
+        k=frame["k"].astype(int),
+        ks=lambda f: _ranges_of_k(f["k"]),
+        sigmas=_binned(table.points, "sigma", MOST_LINES, "sigma "),
+        sigma=_binned(table.points, "sigma"),
+        bias=_binned(table.points, "bias"),
+        hover=[_hover(table, point) for point in table.points],
     )
-    axis = {
-        "gridcolor": GRID,
-        "linecolor": MUTED,
-        "zeroline": False,
-        "ticks": "outside",
-        "tickcolor": MUTED,
-        "title": {"standoff": 10, "font": {"size": 14}},
-        "automargin": True,
-    }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
 
 
-def without_data(title: str, message: str) -> go.Figure:
-    """A figure that says why there is nothing to draw."""
-    figure = blank(title, "", height=220)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.add_annotation(
-        text=message, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 15}
-    )
-    return figure
-
-
-def palette(count: int) -> list[str]:
-    """`count` colours from cividis, dark to bright, without the ends that a page would swallow."""
-    places = [0.5] if count == 1 else np.linspace(0.25, 0.9, count).tolist()
-    return list(plotly.colors.sample_colorscale("Cividis", places))
-
-
-def marker(index: int, count: int) -> dict[str, object]:
-    """Colour, shape and outline of the index-th of `count` groups.
-
-    Later groups are smaller and drawn above, so that equal points show as nested shapes.
-    """
-    return {
-        "color": palette(count)[index],
-        "symbol": SHAPES[index % len(SHAPES)],
-        "size": 14 - 6 * index / max(count - 1, 1),
-        "line": {"color": MUTED, "width": 1},
-    }
-
-
-def thinned(points: Sequence[Point]) -> tuple[tuple[Point, ...], str]:
-    """Points few enough to draw, the front among them, and a remark if any were left out."""
-    if len(points) <= MOST_DRAWN:
-        return tuple(points), ""
-    step = -(-len(points) // MOST_DRAWN)
-    kept = tuple(p for i, p in enumerate(points) if i % step == 0 or p.result.pareto)
-    return kept, f"; {len(kept):,} of {len(points):,} drawn, the front in full"
-
-
-def hover(points: Sequence[Point]) -> list[str]:
-    """Hover text of each point: the setting first, then what it gave."""
-    return [_hover(point) for point in points]
-
-
-def _hover(point: Point) -> str:
+def _hover(table: StudyTable, point: Point) -> str:
+    """The setting first, then its results."""
     result, setting = point.result, point.setting
     lines = [
         f"<b>sigma {setting.sigma:.4g}, bias {setting.bias:.4g}, k {setting.k}</b>",
@@ -165,517 +124,301 @@ def _hover(point: Point) -> str:
         lines.append(f"{result.patches_per_round:.2f} patches per round")
     if result.predicted_speedup is not None:
         lines.append(f"predicted speedup {result.predicted_speedup:.2f}x")
+    if (measured := table.measured_speedup(point.number)) is not None:
+        lines.append(f"<b>measured {measured.speedup:.2f}x</b>")
     return "<br>".join(lines)
 
 
-def error_bars(points: Sequence[Point], field: str, scale: float = 1.0) -> dict[str, object]:
-    """One standard error either way, where known."""
-    values = [vars(p.result)[field] for p in points]
-    return {
-        "type": "data",
-        "array": [0.0 if v is None else v * scale for v in values],
-        "visible": any(values),
-        "thickness": 1,
-        "width": 0,
-        "color": "rgba(128,128,128,0.45)",
-    }
+def _binned(
+    points: Sequence[Point],
+    parameter: Literal["sigma", "bias"],
+    most: int = MOST_VALUES,
+    prefix: str = "",
+) -> pd.Categorical[str]:
+    """Each point's value of a parameter as a label: of a range where there are many values."""
+    bins = cut(points, parameter, most)
+    labels = [next(prefix + b.label for b in bins if b.holds(point)) for point in points]
+    return pd.Categorical(labels, [prefix + b.label for b in bins], ordered=True)
 
 
-def common_error(points: Sequence[Point]) -> float | None:
-    """The usual standard error of the MSE, where it is too large to be drawn on each point.
+def _ranges_of_k(k: pd.Series[int]) -> list[str]:
+    """k as a label: of a range where there are more values than shapes."""
+    group = (k - 1) // -(-k.nunique() // len(SHAPES))
+    low, high = (k.groupby(group).transform(end) for end in ("min", "max"))
+    return [f"k = {a}" if a == b else f"k = {a} to {b}" for a, b in zip(low, high, strict=True)]
 
-    Most of it is shared by all trials (`noise.py`), so that bars would hide what differs.
+
+def _placeholder(message: str) -> go.Figure:
+    """A figure that says why there is nothing to draw."""
+    middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+    figure = go.Figure(layout={"height": 220, "template": STYLE})
+    figure.add_annotation(text=message, showarrow=False, font={"size": 15}, **middle)
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
+def _grouped(
+    plot: Callable[..., go.Figure], frame: pd.DataFrame, by: str, **options: Any
+) -> go.Figure:
+    """A plot of plotly express, hover texts from the column `hover`, each group with its own look.
+
+    Later groups are smaller and drawn above, so that equal points show as nested shapes.
     """
-    errors = [p.result.mse_se for p in points if p.result.mse_se is not None]
-    if not errors:
-        return None
-    usual, mses = median(errors), [p.result.mse for p in points]
-    return usual if usual > 0.1 * (max(mses) - min(mses)) else None
+    groups = frame[by].drop_duplicates().tolist()
+    colors = px.colors.sample_colorscale("Cividis", np.linspace(0.25, 0.9, len(groups)).tolist())
+    looks = {"color_discrete_sequence": colors, "symbol_sequence": SHAPES, "template": STYLE}
+    if plot is px.line:
+        looks |= {"line_dash": by, "line_dash_sequence": DASHES, "markers": True}
+    figure = plot(
+        frame, color=by, symbol=by, text="hover", labels=LABELS, render_mode="svg",
+        **{"height": 500} | looks | options,
+    )  # fmt: skip
+    for trace in figure.data:
+        size = 14 - 6 * groups.index(trace.name) / max(len(groups) - 1, 1)
+        trace.update(mode=trace.mode.removesuffix("+text"), marker_size=size)
+    return figure.update_traces(hovertemplate="%{text}<extra></extra>")
 
 
-def draw_baselines(figure: go.Figure, table: StudyTable, *, row: int | None = None) -> None:
-    """The MSE of the target alone and of the draft alone as lines, named in the legend."""
-    place = {} if row is None else {"row": row, "col": 1}
+def _add(figure: go.Figure, name: str, frame: pd.DataFrame, x: str, **marker: Any) -> None:
+    """A group of trials with a marker of its own; nothing for no trials."""
+    if not frame.empty:
+        figure.add_scatter(x=frame[x], y=frame["mse"], mode="markers", name=name, marker=marker)
+        figure.data[-1].update(text=frame["hover"], hovertemplate="%{text}<extra></extra>")
+
+
+def _thinned(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Trials few enough to draw, the front among them, and a remark if any were left out."""
+    step = -(-len(frame) // MOST_DRAWN)
+    if step <= 1:
+        return frame, ""
+    kept = frame[(np.arange(len(frame)) % step == 0) | frame["pareto"]]
+    return kept, f"; {len(kept):,} of {len(frame):,} drawn, the front in full"
+
+
+def _draw_mse_axis(
+    figure: go.Figure, table: StudyTable, mse: pd.Series[float], **place: int
+) -> None:
+    """The target alone and the draft alone as lines, and an axis that holds them and `mse`."""
     for name, level in table.levels.items():
-        figure.add_hline(
-            y=level,
-            line={"color": MUTED, "width": 2, "dash": BASELINE_DASHES[name]},
-            name=f"{name}: MSE {level:.4f}",
-            showlegend=True,
-            **place,
-        )
-
-
-def with_baselines(table: StudyTable, values: Sequence[float]) -> tuple[float, float]:
-    """A range for an MSE axis that holds the values and the baselines."""
-    every = [*values, *table.levels.values()]
+        line = {"color": MUTED, "width": 2, "dash": BASELINE_DASHES[name]}
+        label = f"{name}: MSE {level:.4f}"
+        figure.add_hline(y=level, line=line, name=label, showlegend=True, **place)
+    every = [*mse, *table.levels.values()]
     low, high = min(every), max(every)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + room
+    figure.update_yaxes(title_text=LABELS["mse"], range=(low - room, high + room), **place)
 
 
-def setting_label(point: Point) -> str:
-    """A setting short enough to stand in a figure."""
-    setting = point.setting
-    return f"sigma {setting.sigma:.3g}, bias {setting.bias:.3g}, k {setting.k}"
+def _draw_acceptance_axis(figure: go.Figure, acceptance: pd.Series[float]) -> None:
+    low, high = float(acceptance.min()), float(acceptance.max())
+    middle, half = (low + high) / 2, max((high - low) * 0.54, 6.0)
+    limits = (max(middle - half, -3.0), min(middle + half, 103.0))
+    figure.update_xaxes(title_text=LABELS["acceptance"], range=limits)
 
 
-NOTHING_YET = "No completed trial yet"
-
-
-def acceptance_vs_mse(table: StudyTable) -> go.Figure:
+def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """Every trial: acceptance rate across, MSE up, k by colour and shape."""
-    title = "Acceptance against MSE"
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    points, remark = thinned(table.points)
-    common = common_error(points)
-    if common is not None:
-        remark += f"; MSE ± {common:.2g} over windows, which all trials share"
-    figure = blank(title, f"{_count(table)}; better is down and right{remark}")
-    for name, group, look in _by_k(points):
-        bars = len(points) <= MOST_WITH_BARS
-        figure.add_scatter(
-            x=[100 * p.result.acceptance_rate for p in group],
-            y=[p.result.mse for p in group],
-            error_x=error_bars(group, "acceptance_se", 100) if bars else None,
-            error_y=error_bars(group, "mse_se") if bars and common is None else None,
-            mode="markers",
-            name=name,
-            marker=look,
-            text=hover(group),
-            hoverinfo="text",
-        )
-    _objectives(figure, table, points)
-    return figure
+    drawn, remark = _thinned(frame)
+    bars = {"error_x": "acceptance_error", "error_y": "mse_se"}
+    usual = drawn["mse_se"].median()
+    if usual > 0.1 * (drawn["mse"].max() - drawn["mse"].min()):
+        # Most of this error is shared by all trials: such bars would hide what differs.
+        del bars["error_y"]
+        remark += f"; MSE ± {usual:.2g} over windows, which all trials share"
+    if len(drawn) > MOST_WITH_BARS:
+        bars = {}
+    by_k = drawn.sort_values("k", kind="stable")
+    figure = _grouped(px.scatter, by_k, "ks", x="acceptance", y="mse", **bars)
+    for bar in bars:
+        figure.update_traces({bar: {"visible": True, "thickness": 1, "width": 0, "color": PALE}})
+    _draw_acceptance_axis(figure, drawn["acceptance"])
+    _draw_mse_axis(figure, table, drawn["mse"])
+    imported = f", {table.imported} of them imported" if table.imported else ""
+    count = f"{plural(len(frame), 'trial')}{imported}"
+    return figure.update_layout(title_subtitle_text=f"{count}; better is down and right{remark}")
 
 
-def pareto_frontier(table: StudyTable, recommendations: Sequence[Recommendation] = ()) -> go.Figure:
-    """The front as a stepped line, the other trials behind it, the recommendations ringed."""
-    title = "Pareto front"
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    limit = _limit(table)
-    others, remark = thinned([p for p in table.points if not p.result.pareto])
-    above = sum(p.result.mse > limit for p in table.points)
-    if above:
+def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
+    """The front as a stepped line, the other trials behind it."""
+    front, limit = frame.loc[[p.number for p in table.front]], _highest_shown(table)
+    others, remark = _thinned(frame[~frame["pareto"]])
+    if above := int((frame["mse"] > limit).sum()):
         remark += f"; {plural(above, 'worse trial')} above the frame"
-    # Of a third objective's front some members are no step of this line: a lower MSE is to be had.
-    lowest = accumulate((p.result.mse for p in table.front), min)
-    envelope = [p for p, mse in zip(table.front, lowest, strict=True) if p.result.mse == mse]
-    share = f"{len(table.front)} of {plural(len(table.points), 'trial')}"
-    figure = blank(title, f"{share}; better is down and right{remark}")
-    _add_points(figure, "other trials", others, color="rgba(128,128,128,0.35)", size=7)
-    figure.add_scatter(
-        x=[100 * p.result.acceptance_rate for p in envelope],
-        y=[p.result.mse for p in envelope],
-        mode="lines",
-        line={"color": ACCENT, "width": 2, "shape": "hv"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    figure = go.Figure(layout={"height": 500, "template": STYLE})
+    _add(figure, "other trials", others, "acceptance", color=PALE, size=7, line_width=0)
+    # With three objectives the front also holds trials off this line: others have a lower MSE.
+    steps = front[front["mse"] == front["mse"].cummin()]
+    line = {"color": ACCENT, "width": 2, "shape": "hv"}
+    figure.add_scatter(x=steps["acceptance"], y=steps["mse"], mode="lines", line=line)
+    figure.data[-1].update(hoverinfo="skip", showlegend=False)
+    looks = {
+        "clear": ("clearly on the front", ACCENT),
+        "tie": ("on the front within noise", "white"),
+        "unknown": ("on the front", ACCENT),
+    }
     members = noise_aware_front(table)
-    looks = {"clear": ACCENT, "tie": "white", "unknown": ACCENT}
-    names = {"clear": "clearly on the front", "tie": "on the front within noise"}
-    for standing, colour in looks.items():
-        _add_points(
-            figure,
-            names.get(standing, "on the front"),
-            [p for m in members if m.standing == standing for p in m.points],
-            color=colour,
-            symbol="diamond",
-            size=11,
-            line={"color": ACCENT, "width": 2},
-        )
-    _objectives(figure, table, [p for p in table.points if p.result.mse <= limit])
-    _ring_recommended(figure, recommendations)
-    return figure
+    for standing, (name, color) in looks.items():
+        group = frame.loc[[p.number for m in members if m.standing == standing for p in m.points]]
+        outline = {"color": ACCENT, "width": 2}
+        look = {"symbol": "diamond", "size": 11, "color": color, "line": outline}
+        _add(figure, name, group, "acceptance", **look)
+    shown = frame[frame["mse"] <= limit]
+    _draw_acceptance_axis(figure, shown["acceptance"])
+    _draw_mse_axis(figure, table, shown["mse"])
+    share = f"{len(front)} of {plural(len(frame), 'trial')}"
+    return figure.update_layout(title_subtitle_text=f"{share}; better is down and right{remark}")
 
 
-def _add_points(figure: go.Figure, name: str, points: Sequence[Point], **look: object) -> None:
-    """A trace of points in the plane of the objectives; none for no points."""
-    if points:
-        figure.add_scatter(
-            x=[100 * p.result.acceptance_rate for p in points],
-            y=[p.result.mse for p in points],
-            mode="markers",
-            name=name,
-            marker=look,
-            text=hover(points),
-            hoverinfo="text",
-        )
-
-
-def speedup_vs_mse(table: StudyTable) -> go.Figure:
-    """Predicted (and, where `bench` has run, measured) speedup across, MSE up."""
-    title = "Speedup against MSE"
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    predicted = [p for p in table.points if p.result.predicted_speedup is not None]
-    measured = [
-        (p, found.speedup)
-        for p in table.points
-        if (found := table.measured_speedup(p.number)) is not None and found.speedup is not None
-    ]
-    if not predicted and not measured:
-        return without_data(title, "No speedup predicted or measured yet: run spec-opt bench")
-    points, remark = thinned(predicted)
-    figure = blank(title, f"predicted, over the target alone; better is down and right{remark}")
-    for name, group, look in _by_k(points):
-        figure.add_scatter(
-            x=[p.result.predicted_speedup for p in group],
-            y=[p.result.mse for p in group],
-            mode="markers",
-            name=name,
-            marker=look,
-            text=hover(group),
-            hoverinfo="text",
-        )
-    if measured:
-        figure.add_scatter(
-            x=[speedup for _, speedup in measured],
-            y=[p.result.mse for p, _ in measured],
-            mode="markers",
-            name="measured",
-            marker={
-                "symbol": "star",
-                "size": 15,
-                "color": "white",
-                "line": {"color": ACCENT, "width": 2},
-            },
-            text=[f"{hover([p])[0]}<br><b>measured {s:.2f}x</b>" for p, s in measured],
-            hoverinfo="text",
-        )
-    drawn = [*points, *(p for p, _ in measured)]
-    figure.add_vline(
-        x=1.0,
-        line={"color": MUTED, "width": 1.5},
-        annotation={"text": "no gain", "font": {"size": 12}, "xanchor": "left", "yanchor": "top"},
-    )
-    draw_baselines(figure, table)
-    figure.update_xaxes(title_text="speedup (times the target alone)")
-    figure.update_yaxes(
-        title_text="MSE (standardised units)",
-        range=with_baselines(table, [p.result.mse for p in drawn]),
-    )
-    return figure
-
-
-def _limit(table: StudyTable) -> float:
-    """The highest MSE that the figure of the front shows: what lies far above would flatten it."""
+def _highest_shown(table: StudyTable) -> float:
+    """The highest MSE in the figure of the front: trials far above it would flatten the front."""
     levels = [*(p.result.mse for p in table.front), *table.levels.values()]
     span = max(levels) - min(levels) or 0.1 * max(levels)
     return max(levels) + 0.75 * span
 
 
-def _by_k(points: Sequence[Point]) -> list[tuple[str, list[Point], dict[str, object]]]:
-    """Points by k, or by ranges of k where there are more values than shapes."""
-    groups = defaultdict(list)
-    width = -(-len({p.setting.k for p in points}) // len(SHAPES))
-    for point in points:
-        groups[(point.setting.k - 1) // width].append(point)
-    found = []
-    for index, place in enumerate(sorted(groups)):
-        ks = [p.setting.k for p in groups[place]]
-        name = f"k = {min(ks)}" if min(ks) == max(ks) else f"k = {min(ks)} to {max(ks)}"
-        found.append((name, groups[place], marker(index, len(groups))))
-    return found
-
-
-def _objectives(figure: go.Figure, table: StudyTable, points: Sequence[Point]) -> None:
-    """Axes of the two objectives, wide enough for the baselines."""
-    draw_baselines(figure, table)
-    rates = [100 * p.result.acceptance_rate for p in points]
-    middle, half = (max(rates) + min(rates)) / 2, max((max(rates) - min(rates)) * 0.54, 6.0)
-    figure.update_xaxes(
-        title_text="acceptance rate (%)",
-        range=(max(middle - half, -3.0), min(middle + half, 103.0)),
-    )
-    figure.update_yaxes(
-        title_text="MSE (standardised units)",
-        range=with_baselines(table, [p.result.mse for p in points]),
-    )
-
-
-def _ring_recommended(figure: go.Figure, recommendations: Sequence[Recommendation]) -> None:
+def _ring_recommended(
+    figure: go.Figure, frame: pd.DataFrame, recommendations: Sequence[Recommendation]
+) -> None:
     """A ring around each recommended trial, named in the legend; shared trials share a ring."""
-    scenarios: dict[int, list[str]] = defaultdict(list)
-    points = {}
-    for recommendation in recommendations:
-        if recommendation.point is not None:
-            scenarios[recommendation.point.number].append(recommendation.scenario)
-            points[recommendation.point.number] = recommendation.point
-    shapes = ("circle-open", "square-open", "hexagon-open")
-    for shape, (number, names) in zip(shapes, scenarios.items(), strict=False):
-        _add_points(
-            figure,
-            f"<b>{', '.join(names)}</b>: {setting_label(points[number])}",
-            [points[number]],
-            color=WARM,
-            symbol=shape,
-            size=21,
-            line={"width": 3},
-        )
+    chosen = [(r.point, r.scenario) for r in recommendations if r.point is not None]
+    settings = {point.number: point.setting for point, _ in chosen}
+    symbols = ("circle-open", "square-open", "hexagon-open")
+    for symbol, (number, setting) in zip(symbols, settings.items(), strict=False):
+        scenarios = ", ".join(scenario for point, scenario in chosen if point.number == number)
+        label = f"sigma {setting.sigma:.3g}, bias {setting.bias:.3g}, k {setting.k}"
+        look = {"color": WARM, "symbol": symbol, "size": 21, "line": {"width": 3}}
+        name = f"<b>{scenarios}</b>: {label}"
+        _add(figure, name, frame.loc[[number]], "acceptance", **look)
 
 
-def _count(table: StudyTable) -> str:
-    imported = f", {table.imported} of them imported" if table.imported else ""
-    return f"{plural(len(table.points), 'trial')}{imported}"
-
-
-MOST_LINES = 6
-
-
-def acceptance_heatmap(table: StudyTable) -> go.Figure:
-    """Mean acceptance rate in percent over sigma and bias."""
-    return _heatmap(
-        table,
-        "Acceptance (%) by sigma and bias",
-        lambda p: 100 * p.result.acceptance_rate,
-        unit="acceptance (%)",
-        digits=1,
-        brighter="higher",
-        limits=(0.0, 100.0),
-    )
-
-
-def mse_heatmap(table: StudyTable) -> go.Figure:
-    """Mean MSE over sigma and bias."""
-    return _heatmap(
-        table,
-        "MSE by sigma and bias",
-        lambda p: p.result.mse,
-        unit="MSE",
-        digits=4,
-        brighter="lower",
-        limits=None,
-    )
-
-
-def k_effect(table: StudyTable) -> go.Figure:
-    """Acceptance and MSE against k, a line for each sigma: mean and deviation over bias."""
-    title = "Effect of k"
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    sigmas = cut(table.points, "sigma", MOST_LINES)
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
-    look = blank(title, "mean over bias, bars: standard deviation", height=640)
-    figure.update_layout(look.layout.to_plotly_json(), overwrite=False)
-    axes = (
-        (1, "acceptance (%)", lambda p: 100 * p.result.acceptance_rate),
-        (2, "MSE", lambda p: p.result.mse),
-    )
-    for row, _, value in axes:
-        for index, sigma in enumerate(sigmas):
-            _line_over_k(figure, table.points, sigma, value, (index, len(sigmas)), row)
-    style = look.layout.xaxis.to_plotly_json()
-    figure.update_xaxes(style)
-    figure.update_yaxes(style)
-    for row, name, _ in axes:
-        figure.update_yaxes(title_text=name, row=row, col=1)
-    figure.update_xaxes(title_text="k (proposals per round)", row=2, col=1)
-    ks = sorted({p.setting.k for p in table.points})
-    if len(ks) <= MOST_VALUES:
-        figure.update_xaxes(tickvals=ks)
-    figure.update_yaxes(range=(-4, 104), row=1, col=1)
-    figure.update_yaxes(
-        range=with_baselines(table, [p.result.mse for p in table.points]), row=2, col=1
-    )
-    draw_baselines(figure, table, row=2)
-    return figure
-
-
-def acceptance_by_position(table: StudyTable) -> go.Figure:
-    """Share of tested proposals that were accepted, by position in the round, for each sigma."""
-    title = "Acceptance by position in the round"
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    counted = [p for p in table.points if p.result.tested_by_position is not None]
-    if not counted:
-        return without_data(title, "These trials carry no counts by position (imported results)")
-    sigmas = cut(counted, "sigma", MOST_LINES)
-    figure = blank(title, "accepted of tested, pooled over bias and k")
-    for index, sigma in enumerate(sigmas):
-        accepted, tested = _by_position([p for p in counted if sigma.holds(p)])
-        places = [i for i, count in enumerate(tested) if count]
-        figure.add_scatter(
-            x=[i + 1 for i in places],
-            y=[100 * accepted[i] / tested[i] for i in places],
-            mode="lines+markers",
-            name=f"sigma {sigma.label}",
-            marker=marker(index, len(sigmas)),
-            line={"dash": DASHES[index % len(DASHES)], "width": 2},
-            text=[
-                f"<b>sigma {sigma.label}, position {i + 1}</b><br>"
-                f"{accepted[i]:,} of {tested[i]:,} accepted"
-                for i in places
-            ],
-            hoverinfo="text",
-        )
-    longest = max(len(p.result.tested_by_position or ()) for p in counted)
-    figure.update_xaxes(title_text="position in the round (1 = first proposal)")
-    if longest <= MOST_VALUES:
-        figure.update_xaxes(tickvals=list(range(1, longest + 1)))
-    figure.update_yaxes(title_text="accepted (% of tested)", range=(-4, 104))
-    return figure
+def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
+    """Predicted (and, where `bench` has run, measured) speedup across, MSE up."""
+    predicted, remark = _thinned(frame[frame["predicted_speedup"].notna()])
+    measured = frame[frame["measured"].notna()]
+    if predicted.empty and measured.empty:
+        return "No speedup predicted or measured yet: run spec-opt bench"
+    figure = go.Figure(layout={"height": 500, "template": STYLE})
+    if not predicted.empty:
+        by_k = predicted.sort_values("k", kind="stable")
+        figure = _grouped(px.scatter, by_k, "ks", x="predicted_speedup", y="mse")
+    look = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
+    _add(figure, "measured", measured, "measured", **look)
+    note = {"text": "no gain", "font": {"size": 12}, "xanchor": "left", "yanchor": "top"}
+    figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5}, annotation=note)
+    figure.update_xaxes(title_text=LABELS["predicted_speedup"])
+    _draw_mse_axis(figure, table, pd.concat([predicted["mse"], measured["mse"]]))
+    subtitle = f"predicted, over the target alone; better is down and right{remark}"
+    return figure.update_layout(title_subtitle_text=subtitle)
 
 
 def _heatmap(
-    table: StudyTable,
-    title: str,
-    value: Callable[[Point], float],
-    *,
-    unit: str,
-    digits: int,
-    brighter: str,
-    limits: tuple[float, float] | None,
+    column: str, unit: str, digits: int, better: str, _: StudyTable, frame: pd.DataFrame
 ) -> go.Figure:
-    if not table.points:
-        return without_data(title, NOTHING_YET)
-    sigmas, biases = cut(table.points, "sigma"), cut(table.points, "bias")
-    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for point in table.points:
-        row = next(i for i, b in enumerate(biases) if b.holds(point))
-        column = next(i for i, s in enumerate(sigmas) if s.holds(point))
-        cells[row, column].append(value(point))
-    means = np.full((len(biases), len(sigmas)), np.nan)
-    texts = [["" for _ in sigmas] for _ in biases]
-    hovers = [["no trial here" for _ in sigmas] for _ in biases]
-    for (row, column), found in cells.items():
-        means[row, column] = fmean(found)
-        texts[row][column] = f"{fmean(found):.{digits}f}"
-        if len(found) > 1:
-            low, high = f"{min(found):.{digits}f}", f"{max(found):.{digits}f}"
-            texts[row][column] += f"<br>{low} – {high}" if low != high else ""
-        hovers[row][column] = (
-            f"<b>sigma {sigmas[column].label}, bias {biases[row].label}</b><br>"
-            f"{unit}: mean {fmean(found):.{digits}f}, {min(found):.{digits}f} to "
-            f"{max(found):.{digits}f}<br>{plural(len(found), 'trial')}"
-        )
-    ks = sorted({p.setting.k for p in table.points})
-    over = f"k = {ks[0]}" if len(ks) == 1 else f"k = {ks[0]} to {ks[-1]}"
-    figure = blank(title, f"mean over {over}, and range; brighter is better ({brighter})")
-    figure.add_heatmap(
-        x=[b.label for b in sigmas],
-        y=[b.label for b in biases],
-        # Lists: the plotly.js of the dashboard may be older than binary arrays.
-        z=[[None if math.isnan(mean) else mean for mean in row] for row in means.tolist()],
-        text=texts,
-        texttemplate="%{text}",
-        hovertext=hovers,
-        hoverinfo="text",
-        colorscale="Cividis",
-        reversescale=brighter == "lower",
-        zmin=None if limits is None else limits[0],
-        zmax=None if limits is None else limits[1],
-        xgap=2,
-        ygap=2,
-        showscale=False,
-    )
-    figure.update_xaxes(title_text="sigma", type="category", showgrid=False)
-    figure.update_yaxes(title_text="bias", type="category", showgrid=False)
-    return figure
+    """Means over k for each sigma and bias, with their range."""
+    groups = frame.groupby(["bias", "sigma"], observed=False)[column]
+    cells = groups.agg(["mean", "min", "max", "count"])
+    texts, hovers = [], []
+    for (bias, sigma), *numbers, count in cells.itertuples(name=None):
+        mean, low, high = (f"{number:.{digits}f}" for number in numbers)
+        text = mean if low == high else f"{mean}<br>{low} – {high}"
+        found = f"{unit}: mean {mean}, {low} to {high}<br>{plural(int(count), 'trial')}"
+        texts.append(text if count else "")
+        hovers.append(f"<b>sigma {sigma}, bias {bias}</b><br>{found}" if count else "no trial here")
+    means = cells["mean"].unstack()
+    figure = px.imshow(
+        means.to_numpy(), x=[*means.columns], y=[*means.index], labels={"x": "sigma", "y": "bias"},
+        color_continuous_scale="Cividis" if better == "higher" else "Cividis_r",
+        range_color=(0.0, 100.0) if column == "acceptance" else None,
+        aspect="auto", origin="lower", height=500, template=STYLE,
+    )  # fmt: skip
+    figure.update_traces(
+        text=np.reshape(texts, means.shape).tolist(), texttemplate="%{text}", xgap=2, ygap=2,
+        hovertext=np.reshape(hovers, means.shape).tolist(), hoverinfo="text", hovertemplate=None,
+    )  # fmt: skip
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False)
+    least, most = frame["k"].min(), frame["k"].max()
+    over = f"k = {least}" if least == most else f"k = {least} to {most}"
+    subtitle = f"mean over {over}, and range; brighter is better ({better})"
+    return figure.update_layout(title_subtitle_text=subtitle, coloraxis_showscale=False)
 
 
-def _line_over_k(
-    figure: go.Figure,
-    points: Sequence[Point],
-    sigma: Bin,
-    value: Callable[[Point], float],
-    place: tuple[int, int],
-    row: int,
-) -> None:
-    by_k = defaultdict(list)
-    for point in points:
-        if sigma.holds(point):
-            by_k[point.setting.k].append(value(point))
-    ks = sorted(by_k)
-    index, count = place
-    figure.add_scatter(
-        x=ks,
-        y=[fmean(by_k[k]) for k in ks],
-        error_y={
-            "type": "data",
-            "array": [pstdev(by_k[k]) for k in ks],
-            "thickness": 1,
-            "width": 3,
-            "color": MUTED,
-        },
-        mode="lines+markers",
-        name=f"sigma {sigma.label}",
-        legendgroup=str(index),
-        showlegend=row == 1,
-        marker=marker(index, count),
-        line={"dash": DASHES[index % len(DASHES)], "width": 2},
-        hovertemplate=f"<b>sigma {sigma.label}, k %{{x}}</b><br>%{{y:.4f}}<extra></extra>",
-        row=row,
-        col=1,
-    )
+def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
+    """Acceptance and MSE against k, a line for each sigma: mean and deviation over bias."""
+    long = frame.melt(id_vars=["sigmas", "k"], value_vars=["acceptance", "mse"])
+    groups = long.groupby(["variable", "sigmas", "k"], observed=True)["value"]
+    means = groups.agg(mean="mean", spread=lambda values: values.std(ddof=0)).reset_index()
+    rows = means.itertuples(index=False)
+    means["hover"] = [f"<b>{row.sigmas}, k {row.k}</b><br>{row.mean:.4f}" for row in rows]
+    two = {"facet_row": "variable", "facet_row_spacing": 0.07, "height": 640}
+    figure = _grouped(px.line, means, "sigmas", x="k", y="mean", error_y="spread", **two)
+    figure.update_traces(line_width=2, error_y={"thickness": 1, "width": 3, "color": MUTED})
+    figure.layout.annotations = ()
+    figure.update_yaxes(matches=None)
+    # Plotly express counts rows from below.
+    figure.update_yaxes(title_text="acceptance (%)", range=(-4, 104), row=2, col=1)
+    _draw_mse_axis(figure, table, frame["mse"], row=1, col=1)
+    figure.update_yaxes(title_text="MSE", row=1, col=1)
+    if len(ks := sorted(frame["k"].unique())) <= MOST_VALUES:
+        figure.update_xaxes(tickvals=ks)
+    return figure.update_layout(title_subtitle_text="mean over bias, bars: standard deviation")
 
 
-def _by_position(points: Sequence[Point]) -> tuple[list[int], list[int]]:
-    longest = max((len(p.result.tested_by_position or ()) for p in points), default=0)
-    accepted, tested = [0] * longest, [0] * longest
-    for point in points:
-        for i, count in enumerate(point.result.accepted_by_position or ()):
-            accepted[i] += count
-        for i, count in enumerate(point.result.tested_by_position or ()):
-            tested[i] += count
-    return accepted, tested
+def _acceptance_by_position(_: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
+    """Share of tested proposals that were accepted, by position in the round, for each sigma."""
+    counts = ["accepted_by_position", "tested_by_position"]
+    counted = frame[frame["tested_by_position"].notna()].explode(counts)
+    if counted.empty:
+        return "These trials carry no counts by position (imported results)"
+    counted["position"] = counted.groupby(level=0).cumcount() + 1
+    pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum()
+    pooled = pooled[pooled["tested_by_position"] > 0].astype(int).reset_index()
+    rows = pooled.itertuples(index=False, name=None)
+    pooled["hover"] = [
+        f"<b>{sigma}, position {position}</b><br>{accepted:,} of {tested:,} accepted"
+        for sigma, position, accepted, tested in rows
+    ]
+    pooled["accepted"] = 100 * pooled["accepted_by_position"] / pooled["tested_by_position"]
+    figure = _grouped(px.line, pooled, "sigmas", x="position", y="accepted")
+    figure.update_traces(line_width=2).update_yaxes(range=(-4, 104))
+    if (longest := int(counted["position"].max())) <= MOST_VALUES:
+        figure.update_xaxes(tickvals=[*range(1, longest + 1)])
+    return figure.update_layout(title_subtitle_text="accepted of tested, pooled over bias and k")
 
 
-_OTHERS = (
-    acceptance_vs_mse,
-    acceptance_heatmap,
-    mse_heatmap,
-    k_effect,
-    acceptance_by_position,
-    speedup_vs_mse,
-)
-PLOTS = ("pareto_frontier", *(draw.__name__ for draw in _OTHERS))
+_FIGURES: Mapping[str, tuple[str, Callable[[StudyTable, pd.DataFrame], go.Figure | str]]] = {
+    "pareto_frontier": ("Pareto front", _pareto_frontier),
+    "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse),
+    "acceptance_heatmap": (
+        "Acceptance (%) by sigma and bias",
+        partial(_heatmap, "acceptance", "acceptance (%)", 1, "higher"),
+    ),
+    "mse_heatmap": ("MSE by sigma and bias", partial(_heatmap, "mse", "MSE", 4, "lower")),
+    "k_effect": ("Effect of k", _k_effect),
+    "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position),
+    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse),
+}
+"""The title of each figure, and what draws it, or says why there is nothing to draw."""
+
+PLOTS = tuple(_FIGURES)
 """Names of the figures, which are also the names of their files, in the order of the report."""
-
-
-def figures(
-    table: StudyTable, recommendations: Sequence[Recommendation] = ()
-) -> dict[str, go.Figure]:
-    """All figures by name, in the order of `PLOTS`; a study without trials gives figures too."""
-    drawn = (pareto_frontier(table, recommendations), *(draw(table) for draw in _OTHERS))
-    return dict(zip(PLOTS, drawn, strict=True))
 
 
 def write_pngs(drawn: dict[str, go.Figure], folder: Path) -> list[Path]:
     """Write each figure as a picture, 900 pixels wide at double resolution.
 
     Raises:
-        WorkError: kaleido or the browser that it needs is not there, or the browser failed.
+        WorkError: kaleido or the browser that it needs is missing, or the browser failed.
     """
     paths = [folder / f"{name}.png" for name in drawn]
+    # The browser's driver logs messages that it says it ignores.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
+    heights = [figure.layout.height for figure in drawn.values()]
     try:
-        with _quiet_browser():
-            plotly.io.write_images(
-                list(drawn.values()),
-                [str(path) for path in paths],
-                width=900,
-                height=[figure.layout.height for figure in drawn.values()],
-                scale=2,
-            )
-    except Exception as error:  # what a browser's driver may raise has no common base
+        plotly.io.write_images([*drawn.values()], [*paths], width=900, height=heights, scale=2)
+    except Exception as error:  # the exceptions of a browser's driver have no common base
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorkError(
             f"{first.rstrip('.')}. For PNGs: pip install 'spec-opt[png]', and install Chrome or "
             "Chromium (or name one in BROWSER_PATH)"
         ) from error
     return paths
-
-
-@contextmanager
-def _quiet_browser() -> Iterator[None]:
-    """Keep the browser's driver from logging messages that it says it ignores."""
-    driver = logging.getLogger("choreographer")
-    before = driver.level
-    driver.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        driver.setLevel(before)

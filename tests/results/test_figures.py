@@ -12,7 +12,6 @@ from spec_opt.results.figures import (
     MOST_DRAWN,
     PLOTS,
     SHAPES,
-    acceptance_vs_mse,
     figures,
     write_pngs,
 )
@@ -154,7 +153,7 @@ def test_a_sigma_that_accepts_nothing_shows_its_first_position_only() -> None:
 
 def test_many_points_are_thinned_but_never_the_front() -> None:
     table = read_table(studies.large_study())
-    figure = acceptance_vs_mse(table)
+    figure = figures(table)["acceptance_vs_mse"]
     shown = sum(len(trace.x) for trace in figure.data)
     assert len(table.front) < shown <= MOST_DRAWN + len(table.front)
     assert "of 10,000 drawn, the front in full" in figure.layout.title.subtitle.text
