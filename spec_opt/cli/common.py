@@ -1,42 +1,98 @@
-"""What the commands share: arguments, options, and how they speak."""
+"""What the commands share: the group, arguments and options, and how they print."""
 
 from __future__ import annotations
 
-import json
+import logging
 import shlex
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
-INTERRUPTED = 130
+from spec_opt import __version__
 
-study_argument = click.argument("study", metavar="STUDY")
+if TYPE_CHECKING:
+    from spec_opt.config.study_file import StudyConfig
+
+INTERRUPTED = 130
+KEPT = "interrupted: finished work is kept, the same command resumes"
+
+
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="spec-opt")
+@click.option("-v", "--verbose", is_flag=True, help="Log more to stderr.")
+def app(verbose: bool) -> None:
+    """Tune speculative decoding of autoregressive time-series models.
+
+    STUDY is a study file (TOML), or the name of one that ships: quickstart, etth1_grid, etth1_tpe,
+    etth1_paper.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s" if verbose else "%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    logging.getLogger("spec_opt").setLevel(logging.INFO)
+
+
+def study_file(reference: str) -> StudyConfig:
+    """Read a study file: a path, or the name of one that ships.
+
+    Raises:
+        ConfigError: it is missing or wrong.
+    """
+    from spec_opt.config.study_file import read_study
+
+    return read_study(reference)
+
+
+study_argument = click.argument("config", metavar="STUDY", type=study_file)
 storage_option = click.option(
     "--storage",
+    "url",
     metavar="URL",
-    help="The store: sqlite:///FILE or postgresql://… [env: SPEC_OPT_STORAGE; "
-    "default: sqlite:///storage/spec_opt.db]",
+    envvar="SPEC_OPT_STORAGE",
+    show_envvar=True,
+    default="sqlite:///storage/spec_opt.db",
+    help="The store: sqlite:///FILE or postgresql://…",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
+def study_command(command: Callable[..., int | None]) -> click.Command:
+    """A command on a study in a store, which it gets as `config: StudyConfig` and `url: str`."""
+    return app.command()(study_argument(storage_option(command)))
+
+
 def say(text: str) -> None:
-    """One line to the person, on stderr."""
+    """One line to the user, on stderr."""
     click.echo(f"spec-opt: {text}", err=True)
 
 
-def print_json(document: Any) -> None:
-    """One document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+def show(result: object) -> None:
+    """A result on stdout: text as it is, anything else as one JSON document."""
+    if not isinstance(result, str):
+        from pydantic_core import to_json
+
+        result = to_json(result, indent=2, inf_nan_mode="null")
+    click.echo(result)
 
 
 def command_line() -> str:
-    """How spec-opt was called, without what `--storage` names: that may hold a password."""
+    """The command as it was given, without `--storage URL`, which may hold a password."""
     shown: list[str] = []
     for argument in sys.argv[1:]:
         if shown and shown[-1] == "--storage":
-            shown[-1:] = []
+            shown.pop()
         elif not argument.startswith("--storage="):
             shown.append(argument)
     return shlex.join(["spec-opt", *shown])

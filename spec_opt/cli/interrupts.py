@@ -1,10 +1,9 @@
-"""Ctrl-C and SIGTERM: once means leave in good order, twice means leave at once."""
+"""Ctrl-C and SIGTERM: the first lets the running trial finish, the second leaves at once."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -13,15 +12,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stop_on_signals(on_first: Callable[[], None]) -> Iterator[threading.Event]:
     """While inside, the first signal sets the event and calls `on_first`; the second raises.
 
-    Later ones do nothing: what is running by then gives the trial back, and that takes seconds.
+    Later ones are ignored: by then the trial is being given back, which takes seconds.
 
     Raises (inside):
-        KeyboardInterrupt: a second signal came.
+        KeyboardInterrupt: at the second signal.
     """
     stop, raised = threading.Event(), threading.Event()
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def handle(*_: object) -> None:
         if raised.is_set():
             return
         if stop.is_set():
@@ -40,13 +38,8 @@ def stop_on_signals(on_first: Callable[[], None]) -> Iterator[threading.Event]:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """While inside, SIGTERM raises KeyboardInterrupt as SIGINT does: nothing stays half-written."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, handle)
+    """While inside, SIGTERM raises KeyboardInterrupt as SIGINT does, so that `finally` runs."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -1,348 +1,99 @@
-"""What the commands that make a study go do: from a study file to a finished study.
+"""Behind the commands: the study in a store, and the workers on it here, in processes, or on Ray.
 
-What the commands about results do: from a study in a store to what a person takes away.
+The only file of the command line that opens stores and starts work. It is imported by commands when
+they run: what it imports takes a second.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from spec_opt.cli.common import command_line
 from spec_opt.cli.interrupts import stop_on_signals
-from spec_opt.cli.live import LiveView, TrialLines, print_line
+from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.study_file import StudyConfig
-from spec_opt.errors import InputError, SpecOptError, StoreURLError, WorkError
+from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.results.export import document_of
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import as_document, front_text, render
 from spec_opt.results.table import StudyTable, read_table
-from spec_opt.study.launch import (
-    LaunchSummary,
-    cpu_environments,
-    gpu_environments,
-    launch,
-    parse_gpus,
-)
-from spec_opt.study.progress import StudyProgress, progress
-from spec_opt.study.ray_cluster import RaySummary, cluster, run_tasks
+from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
+from spec_opt.study.ray_cluster import cluster, run_tasks
 from spec_opt.study.store import open_store, parse_url
 from spec_opt.study.study import Study, load_study, open_study, package_versions
-from spec_opt.study.worker import WorkerSummary, run_worker
+from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import Objective
-    from spec_opt.results.importing import Imported
     from spec_opt.results.report import Report
+
+PROGRAM = (sys.executable, "-m", "spec_opt")
 
 
 def results_of(config: StudyConfig, url: str) -> StudyTable:
-    """The trials in the store, measured or imported.
+    """The study's trials, measured or imported.
 
     Raises:
-        StudyError: there is no such store or study; nothing is made.
+        StudyError: there is no such store or study; neither is made.
     """
     return read_table(open_store(url, create=False).optuna_study(config.name))
 
 
 def table_of(study: Study) -> StudyTable:
-    """The study's trials."""
+    """The trials of an opened study."""
     return read_table(study.optuna_study())
 
 
 def results_text(config: StudyConfig, table: StudyTable) -> str:
-    """What `run` prints at the end: the front, and the setting to use."""
+    """The end of `run`: the front, and the recommended settings."""
     if not table.points:
         return front_text(table)
     choices = recommend_all(table, config.recommend)
     return f"{front_text(table)}\n\n{render(choices, 'text')}"
 
 
-def results_document(
-    config: StudyConfig, table: StudyTable, url: str, command: str
-) -> dict[str, Any]:
-    """The same for a script: the export of the front, and the recommendations."""
-    document = document_of(table, all_trials=False, storage=url, command=command)
+def results_document(config: StudyConfig, table: StudyTable, url: str) -> dict[str, Any]:
+    """The same for `run --json`: the export of the front, and the recommendations."""
+    document = document_of(table, all_trials=False, storage=url, command=command_line())
     choices = recommend_all(table, config.recommend)
     return document | {"recommendations": [as_document(choice) for choice in choices]}
 
 
 def write_report(
-    config: StudyConfig,
-    table: StudyTable,
-    url: str,
-    command: str,
-    *,
-    folder: Path | None,
-    png: bool,
+    config: StudyConfig, table: StudyTable, url: str, folder: Path | None = None, png: bool = False
 ) -> Report:
-    """The report of a study, into `folder` or reports/<study>.
+    """Write the report of a study into `folder`, by default reports/<study>.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    # Imports plotly and pandas.
-    from spec_opt.results import report
+    from spec_opt.results import report  # brings plotly
 
     return report.write_report(
         table,
         folder or Path("reports") / config.name,
         storage=url,
-        command=command,
+        command=command_line(),
         thresholds=config.recommend,
         png=png,
     )
-
-
-def import_old(config: StudyConfig, url: str, tables: Sequence[Path]) -> Imported:
-    """Old result tables become trials of the study.
-
-    Raises:
-        DataError: a file cannot be read, or no row of them can be believed; no store is made.
-        StudyError: the study is one of measured trials.
-    """
-    from spec_opt.results.importing import import_tables, read_tables
-
-    results, rejected = read_tables(tables)
-    return import_tables(open_store(url), config.name, results, rejected)
-
-
-PROGRAM = (sys.executable, "-m", "spec_opt")
-DEFAULT_STORAGE = "sqlite:///storage/spec_opt.db"
-
-
-def storage_url(given: str | None) -> str:
-    """The store to use: as given, else from SPEC_OPT_STORAGE, else the default file."""
-    return given or os.environ.get("SPEC_OPT_STORAGE") or DEFAULT_STORAGE
-
-
-def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
-    """Everything a worker needs; bad input is found before anything is written.
-
-    Raises:
-        SpecOptError: whatever is wrong with URL, series, checkpoints or store.
-    """
-    # Imports torch, which the commands that only look at a study do without.
-    from spec_opt.measure.objective import StudyObjective as Prepared
-
-    parse_url(url)
-    objective = Prepared.prepare(config)
-    baseline = objective.baseline
-    store = open_store(url)
-    study = open_study(store, config, objective.fingerprints, baseline, package_versions())
-    return study, objective
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A model and where it is."""
-
-    role: str
-    path: str
-    parameters: int
-    fingerprint: str
-
-
-def train(config: StudyConfig) -> tuple[ModelFile, ModelFile]:
-    """Target and draft of a study: loaded, or made and cached.
-
-    Raises:
-        SpecOptError: the series or a checkpoint is wrong, or training failed.
-    """
-    from spec_opt.data.windows import load_dataset
-    from spec_opt.models.training import prepare_models
-
-    models = prepare_models(config, load_dataset(config.data))
-    target, draft = (
-        ModelFile(role, str(path), sum(p.numel() for p in model.parameters()), model.fingerprint)
-        for role, model, path in (
-            ("target", models.target, models.target_path),
-            ("draft", models.draft, models.draft_path),
-        )
-    )
-    return target, draft
-
-
-def work(study: Study, objective: Objective, view: LiveView | TrialLines) -> WorkerSummary:
-    """One worker in this process, until the study is done or a signal comes."""
-
-    def leaving() -> None:
-        view.say("finishing the running trial, then leaving; again to leave at once")
-
-    with view, stop_on_signals(leaving) as stop:
-        return run_worker(study, objective, stop, on_trial=view.report)
-
-
-def environments(workers: int | None, gpus: str | None) -> list[dict[str, str]]:
-    """What each worker process is to see: its share of the cores, or its GPU.
-
-    Raises:
-        InputError: a GPU that is not there.
-    """
-    if gpus is None:
-        return cpu_environments(workers or 1)
-    from spec_opt.models.device import gpu_count
-
-    return gpu_environments(parse_gpus(gpus, gpu_count))
-
-
-def watch(study: Study) -> None:
-    """Show the study on stderr until it is done; Ctrl-C ends the watching, nothing else."""
-    with suppress(KeyboardInterrupt), LiveView(study) as view:
-        while not view.done.wait(1.0):
-            pass
-
-
-def make_models(reference: str) -> int:
-    """Train in a process of its own, so that this one holds no device; its exit code.
-
-    Why it failed, it tells on stderr itself.
-
-    Raises:
-        WorkError: it was killed.
-    """
-    command = [*PROGRAM, "train", reference]
-    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-    if code < 0:
-        raise WorkError(
-            f"training was ended by {signal.Signals(-code).name}; the system's log may say why "
-            "(memory that ran out, for one)"
-        )
-    return code
-
-
-def run_many(
-    reference: str, config: StudyConfig, url: str, places: Sequence[Mapping[str, str]]
-) -> LaunchSummary:
-    """One worker process per place, until the study is done or a signal comes.
-
-    Raises:
-        WorkError: workers failed too often and the study is not done; names their logs.
-        InputError: the workers found the input bad; names their logs.
-    """
-    with ExitStack() as stack:
-        tick = _ViewOnceThere(config, url, stack)
-
-        def leaving() -> None:
-            print_line("workers finish their trials, then leave; again to leave at once")
-
-        with stop_on_signals(leaving) as stop:
-            summary = launch(
-                [*PROGRAM, "worker", reference],
-                # The URL may hold a password: other users see a command line, not this.
-                [{**place, "SPEC_OPT_STORAGE": url} for place in places],
-                Path("logs") / config.name,
-                stop,
-                on_tick=tick,
-            )
-    if summary.given_up:
-        logs = ", ".join(map(str, summary.given_up))
-        kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
-        text = f"{len(summary.given_up)} of {len(places)} workers {why}; see {logs}"
-        _tell_failure(kind(text), summary, config, url)
-    return summary
-
-
-def _tell_failure(
-    error: SpecOptError, summary: LaunchSummary | RaySummary, config: StudyConfig, url: str
-) -> None:
-    """Raise it; or say it, where that would withhold what the other workers have done."""
-    if not summary.interrupted and not _is_done(config, url):
-        raise error
-    print_line(str(error))
-
-
-def _is_done(config: StudyConfig, url: str) -> bool:
-    try:
-        with open_store(url, create=False) as store:
-            return progress(load_study(store, config.name)).is_done
-    except SpecOptError:
-        return False
-
-
-def ray_cluster(address: str, url: str) -> AbstractContextManager[None]:
-    """Connected to a Ray cluster while inside.
-
-    Raises:
-        InputError: the store is a file, Ray is not installed, or no cluster answers.
-    """
-    if parse_url(url).path is not None:
-        raise StoreURLError(
-            f"--ray: workers on other machines cannot share the file of {url}; "
-            "give --storage postgresql://…"
-        )
-    return cluster(address)
-
-
-def run_on_ray(config: StudyConfig, url: str, tasks: int | None) -> RaySummary:
-    """Workers as tasks of the connected cluster, until the study is done or a signal comes.
-
-    Raises:
-        WorkError: tasks failed for good and the study is not done.
-        InputError: a task found the input bad.
-    """
-    work = partial(_work_in_task, prepare, run_worker, config, url)
-    with ExitStack() as stack:
-        tick = _ViewOnceThere(config, url, stack)
-
-        def leaving() -> None:
-            print_line("workers give their trials back, then leave; again to leave at once")
-
-        with stop_on_signals(leaving) as stop:
-            summary = run_tasks(work, tasks, config.decoding.device != "cpu", stop, on_tick=tick)
-    if summary.errors:
-        # Bad input first: it can be mended.
-        first = max(summary.errors, key=lambda error: error.exit_code)
-        text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
-        error = InputError(text) if first.exit_code == 2 else WorkError(text)
-        _tell_failure(error, summary, config, url)
-    return summary
-
-
-def _work_in_task(
-    prepare: Callable[[StudyConfig, str], tuple[Study, Objective]],
-    run_worker: Callable[[Study, Objective, threading.Event], WorkerSummary],
-    config: StudyConfig,
-    url: str,
-) -> WorkerSummary:
-    study, objective = prepare(config, url)
-    return run_worker(study, objective, threading.Event())
-
-
-class _ViewOnceThere:
-    """Opens the live view as soon as the first worker has made the study."""
-
-    def __init__(self, config: StudyConfig, url: str, stack: ExitStack) -> None:
-        self._config, self._url, self._stack = config, url, stack
-        self._next_look = 0.0
-
-    def __call__(self) -> None:
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + 1.0
-        try:
-            study = look(self._config, self._url)
-        except SpecOptError:
-            return  # not yet
-        self._next_look = math.inf
-        self._stack.enter_context(LiveView(study))
 
 
 def look(config: StudyConfig, url: str) -> Study:
     """The study in the store, to look at.
 
     Raises:
-        StudyError: there is no such store or study; nothing is made.
+        StudyError: there is no such store or study; neither is made.
     """
     store = open_store(url, create=False)
     try:
@@ -352,6 +103,150 @@ def look(config: StudyConfig, url: str) -> Study:
         raise
 
 
-def status_of(study: Study) -> StudyProgress:
-    """How far the study is."""
-    return progress(study)
+def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
+    """Everything a worker needs; bad input is found before anything is written.
+
+    Raises:
+        SpecOptError: the URL, the series, a checkpoint or the store is wrong.
+    """
+    from spec_opt.measure.objective import StudyObjective  # brings torch
+
+    parse_url(url)
+    objective = StudyObjective.prepare(config)
+    baseline = objective.baseline
+    store = open_store(url)
+    study = open_study(store, config, objective.fingerprints, baseline, package_versions())
+    return study, objective
+
+
+def work(config: StudyConfig, url: str, *, log_trials: bool = False) -> tuple[Study, bool]:
+    """One worker in this process, with the live view or, with `log_trials`, a line per trial.
+
+    Returns the study and whether the work was interrupted.
+    """
+    study, objective = prepare(config, url)
+    with ExitStack() as stack:
+        if not log_trials:
+            stack.enter_context(LiveView(lambda: study))
+        on_first = _printing("finishing the running trial, then leaving; again to leave at once")
+        stop = stack.enter_context(stop_on_signals(on_first))
+        report = print_trial if log_trials else print_failure
+        return study, run_worker(study, objective, stop, on_trial=report).interrupted
+
+
+def work_in_task(config: StudyConfig, url: str) -> None:
+    """One worker as a Ray task; its signals are Ray's."""
+    run_worker(*prepare(config, url), threading.Event())
+
+
+def run_processes(
+    reference: str, config: StudyConfig, url: str, workers: int | None, gpus: str | None
+) -> tuple[Study, bool]:
+    """One worker process per GPU, or `workers` on the CPU, until all have left.
+
+    Returns the study and whether the work was interrupted.
+
+    Raises:
+        InputError: a GPU that does not exist, or workers found bad input; names their logs.
+        WorkError: workers failed too often and the study is not done; names their logs.
+        KeyboardInterrupt: interrupted before the study existed.
+    """
+    parse_url(url)
+    places = _environments(workers, gpus)
+    make_models(reference)
+    on_first = _printing("workers finish their trials, then leave; again to leave at once")
+    with LiveView(partial(look, config, url)) as view, stop_on_signals(on_first) as stop:
+        summary = launch(
+            [*PROGRAM, "worker", reference],
+            # The URL may hold a password, and other users see command lines.
+            [{**place, "SPEC_OPT_STORAGE": url} for place in places],
+            Path("logs") / config.name,
+            stop,
+        )
+    error: SpecOptError | None = None
+    if summary.given_up:
+        logs = ", ".join(map(str, summary.given_up))
+        kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
+        error = kind(f"{len(summary.given_up)} of {len(places)} workers {why}; see {logs}")
+    return _worked_on(view, error, summary.interrupted)
+
+
+def run_on_ray(
+    reference: str, config: StudyConfig, url: str, address: str, tasks: int | None
+) -> tuple[Study, bool]:
+    """Workers as tasks of a Ray cluster, until all have ended.
+
+    Returns the study and whether the work was interrupted.
+
+    Raises:
+        InputError: the store is a file, Ray is not installed, no cluster answers, or a task found
+            bad input.
+        WorkError: tasks failed for good and the study is not done.
+        KeyboardInterrupt: interrupted before the study existed.
+    """
+    if parse_url(url).path is not None:
+        raise StoreURLError(
+            f"--ray: workers on other machines cannot share the file of {url}; "
+            "give --storage postgresql://…"
+        )
+    task = partial(work_in_task, config, url)
+    on_first = _printing("workers give their trials back, then leave; again to leave at once")
+    with cluster(address):
+        make_models(reference)
+        with LiveView(partial(look, config, url)) as view, stop_on_signals(on_first) as stop:
+            summary = run_tasks(task, tasks, config.decoding.device != "cpu", stop)
+    error: SpecOptError | None = None
+    if summary.errors:
+        # Bad input first: the user can mend it.
+        first = max(summary.errors, key=lambda error: error.exit_code)
+        text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
+        error = InputError(text) if first.exit_code == 2 else WorkError(text)
+    return _worked_on(view, error, summary.interrupted)
+
+
+def _printing(text: str) -> partial[None]:
+    return partial(click.echo, text, err=True)
+
+
+def _environments(workers: int | None, gpus: str | None) -> Sequence[Mapping[str, str]]:
+    """The environment of each worker process: its share of the cores, or its GPU."""
+    if gpus is None:
+        return cpu_environments(workers or 1)
+    from spec_opt.models.device import gpu_count  # brings torch
+
+    return gpu_environments(parse_gpus(gpus, gpu_count))
+
+
+def make_models(reference: str) -> None:
+    """Train in a process of its own, so that this one holds no device.
+
+    Raises:
+        click.exceptions.Exit: it failed, and has said why on stderr.
+        WorkError: it was killed.
+    """
+    command = [*PROGRAM, "train", reference]
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    if code < 0:
+        raise WorkError(
+            f"training was ended by {signal.Signals(-code).name}; the system's log may say why "
+            "(memory that ran out, for one)"
+        )
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _worked_on(view: LiveView, error: SpecOptError | None, interrupted: bool) -> tuple[Study, bool]:
+    """What `run_processes` and `run_on_ray` return once their workers have left.
+
+    An error is raised only if the study is not done: other workers may have done the work.
+    """
+    if error is not None:
+        if not interrupted and not view.done.is_set():
+            raise error
+        click.echo(str(error), err=True)
+    try:
+        return view.study or view.find(), interrupted
+    except StudyError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise

@@ -12,16 +12,17 @@ from sqlalchemy import event
 from spec_opt.cli.live import (
     LiveView,
     Snapshot,
-    TrialLines,
-    as_document,
-    as_text,
+    document_of,
     duration,
     line_of,
     pace,
     panel_of,
-    take,
+    print_failure,
+    print_trial,
+    text_of,
 )
 from spec_opt.config.study_file import Setting
+from spec_opt.errors import StudyError
 from spec_opt.results.table import read_table
 from spec_opt.study.progress import progress
 from spec_opt.study.store import open_store
@@ -47,7 +48,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def look(study: Study) -> Snapshot:
-    return take(study, read_table(study.optuna_study()))
+    return Snapshot(progress(study), read_table(study.optuna_study()))
 
 
 def shown(snapshot: Snapshot) -> str:
@@ -72,11 +73,11 @@ def test_a_study_before_and_after(study: Study) -> None:
 def test_failures_are_shown(study: Study) -> None:
     run_worker(study, Failing(), threading.Event())
     snapshot = look(study)
-    assert "a made-up fault" in snapshot.errors[0]
-    assert "failed: trial" in shown(snapshot)
-    text = as_text(progress(study), read_table(study.optuna_study()))
-    assert "given up after 3 attempts" in text
-    document = as_document(progress(study), read_table(study.optuna_study()))
+    panel = shown(snapshot)
+    assert "a made-up fault" in panel
+    assert "failed: trial" in panel
+    assert "given up after 3 attempts" in text_of(snapshot)
+    document = document_of(snapshot)
     assert len(document["given_up"]) == 4
     assert document["states"]["complete"] == 4
 
@@ -84,8 +85,8 @@ def test_failures_are_shown(study: Study) -> None:
 def test_plain_lines_where_there_is_no_terminal(
     study: Study, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with LiveView(study) as view:
-        run_worker(study, Failing(), threading.Event(), on_trial=view.report)
+    with LiveView(lambda: study) as view:
+        run_worker(study, Failing(), threading.Event(), on_trial=print_failure)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("stand-in: 0 of 8 trials done")
     assert lines[-1].startswith("stand-in: 4 of 8 trials done")
@@ -93,11 +94,30 @@ def test_plain_lines_where_there_is_no_terminal(
     assert view.done.is_set()
 
 
+def test_a_study_that_does_not_exist_yet(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    """Workers that have just been started make it."""
+    run_worker(study, StandIn(), threading.Event())
+    made = threading.Event()
+
+    def find() -> Study:
+        if not made.is_set():
+            raise StudyError("there is none yet")
+        return study
+
+    with LiveView(find) as view:
+        assert view.study is None
+        made.set()
+        assert view.done.wait(60.0)
+    assert view.study is study
+    lines = capfd.readouterr().err.splitlines()
+    assert lines
+    assert all(line.startswith("stand-in: 8 of 8 trials done, best so far") for line in lines)
+
+
 def test_a_worker_logs_each_trial(capfd: pytest.CaptureFixture[str]) -> None:
     setting = Setting(sigma=0.1, bias=1.0, k=2)
-    with TrialLines() as lines:
-        lines.report(TrialReport(3, setting, "complete", (0.5, 0.44), None, 1.25))
-        lines.report(TrialReport(4, setting, "fail", (), "out of memory", 0.5))
+    print_trial(TrialReport(3, setting, "complete", (0.5, 0.44), None, 1.25))
+    print_trial(TrialReport(4, setting, "fail", (), "out of memory", 0.5))
     said = capfd.readouterr().err.splitlines()
     assert said[0] == ("trial 3 (sigma=0.1 bias=1 k=2) complete: 50.0% accepted, MSE 0.4400, 1.2 s")
     assert said[1] == "trial 4 (sigma=0.1 bias=1 k=2) failed: out of memory"
@@ -112,7 +132,7 @@ def test_finished_trials_are_read_once(study: Study) -> None:
         if "FROM trial_values" in arguments[2]:
             values.append(arguments[2])
 
-    with LiveView(study) as view:
+    with LiveView(lambda: study) as view:
         assert view.done.is_set()
         event.listen(engine, "before_cursor_execute", note)
     assert values == []
@@ -122,7 +142,7 @@ def test_no_last_look_after_an_error(study: Study, capfd: pytest.CaptureFixture[
     """It may be the store that is gone: the look would wait for it."""
 
     def fail() -> None:
-        with LiveView(study):
+        with LiveView(lambda: study):
             capfd.readouterr()
             raise ZeroDivisionError
 

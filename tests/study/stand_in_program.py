@@ -6,6 +6,7 @@ STAND_IN='{"seconds": 0.2}' python -m tests.study.stand_in_program run STUDY --w
 import json
 import os
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ def main() -> int:
         study = open_study(open_store(url), config, FINGERPRINTS, BASELINE, package_versions())
         return study, StandIn(options.seconds, log)
 
+    work = partial(run_worker, heartbeat=Heartbeat(options.interval, options.grace))
     restarts = Restarts(
         at_most=options.restarts,
         first_wait=options.first_wait,
@@ -62,9 +64,11 @@ def main() -> int:
     replaced: dict[str, Any] = {
         "PROGRAM": (sys.executable, "-m", "tests.study.stand_in_program"),
         "prepare": prepare,
-        "make_models": lambda reference: 0,
+        "make_models": lambda reference: None,
         "launch": partial(launch, restarts=restarts),
-        "run_worker": partial(run_worker, heartbeat=Heartbeat(options.interval, options.grace)),
+        "run_worker": work,
+        # Ray runs it in another process, where nothing is replaced.
+        "work_in_task": lambda config, url: work(*prepare(config, url), threading.Event()),
     }
     # Drawing figures takes longer than the rest of a start; other tests hold the report.
     no_report = SimpleNamespace(files=(Path("report.html"),), png_problem=None)
