@@ -1,6 +1,6 @@
-"""`spec-opt bench`: which settings it times, the document for scripts, the table and the verdict.
+"""`spec-opt bench`: which settings are timed, and the results as JSON, as a table and in words.
 
-Times are in seconds, medians over repeats; `spec_opt.measure.bench` takes them.
+`spec_opt.measure.bench` does the timing. Times are in seconds, medians over repeats.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import optuna
+
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.cost_model import acceptance_by_position
@@ -16,13 +18,13 @@ from spec_opt.measure.measurement import Baseline, BenchRow, Case
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.table import Point, Speedup, StudyTable, read_table
 from spec_opt.results.wording import aligned, draft_alone, percent, relative, setting_cells
-from spec_opt.study.store import Store, open_store
+from spec_opt.study.store import open_store
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import StudyObjective
 
 BATCH_SIZES: Final = (1, 8, 64)
-"""Besides the study's own."""
+"""Timed besides the study's own."""
 
 _HEADINGS = (
     "trial", "sigma", "bias", "k", "batch", "target only, ms", "speculative, ms", "speedup",
@@ -32,21 +34,21 @@ _HEADINGS = (
 
 @dataclass(frozen=True)
 class Bench:
-    """All rows of one run of the command, on one device."""
+    """All measurements of one run of the command, on one device."""
 
     study: str
     device: str
     precision: str
     rule: str
     threads: int
-    """Of the CPU."""
+    """CPU threads."""
     repeats: int
     rows: tuple[BenchRow, ...]
     baseline: Baseline
 
     @property
     def speedups(self) -> tuple[Speedup, ...]:
-        """What the study keeps of it."""
+        """What is stored with the study: the rows of trials."""
         return tuple(
             Speedup(
                 trial=row.trial,
@@ -62,64 +64,40 @@ class Bench:
 
 
 def bench_document(bench: Bench) -> dict[str, Any]:
-    """The whole of it for a script."""
-    return {
-        "study": bench.study,
-        "device": bench.device,
-        "precision": bench.precision,
-        "rule": bench.rule,
-        "threads": bench.threads,
-        "repeats": bench.repeats,
-        "baseline": asdict(bench.baseline),
-        "rows": [_row_document(row) for row in bench.rows],
-        "verdict": verdict(bench),
-    }
+    """Everything, for `bench --json`."""
+    rows = [_row_document(row) for row in bench.rows]
+    return asdict(bench) | {"rows": rows, "verdict": verdict(bench)}
 
 
 def _row_document(row: BenchRow) -> dict[str, Any]:
+    document = asdict(row)
+    runs = {name: list(document.pop(name)) for name in ("target_only", "speculative", "draft_only")}
     low, high = row.spread
-    return {
-        "trial": row.trial,
+    return document | {
         "setting": row.setting.model_dump(),
-        "context": row.context,
-        "batch_size": row.batch_size,
-        "windows": row.windows,
         "target_only_s": row.target_only_s,
         "speculative_s": row.speculative_s,
         "draft_only_s": row.draft_only_s,
         "speedup": row.speedup,
         "speedup_low": low,
         "speedup_high": high,
-        "predicted_speedup": row.predicted_speedup,
         "target_only_patches_per_s": row.patches / row.target_only_s,
         "speculative_patches_per_s": row.patches / row.speculative_s,
         "target_only_latency_s": row.target_only_s / row.batches,
         "speculative_latency_s": row.speculative_s / row.batches,
-        "target_only_calls": row.target_only_calls,
-        "target_calls": row.target_calls,
-        "draft_calls": row.draft_calls,
-        "rounds": row.rounds,
-        "shares": asdict(row.shares),
-        "acceptance_rate": row.acceptance_rate,
-        "mse": row.mse,
-        "runs": {
-            "target_only": list(row.target_only),
-            "speculative": list(row.speculative),
-            "draft_only": list(row.draft_only),
-        },
+        "runs": runs,
     }
 
 
 def bench_text(bench: Bench) -> str:
     """A table for a terminal, and the verdict."""
     context = bench.rows[0].context if bench.rows else "no"
-    lines = [
+    heading = (
         f"{bench.study}: rule {bench.rule}, {context} context, {bench.precision}, on {bench.device}"
-        f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch",
-        "",
-    ]
-    lines += aligned([_HEADINGS, *(_cells(row) for row in bench.rows)])
-    return "\n".join([*lines, "", verdict(bench)])
+        f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch"
+    )
+    rows = aligned([_HEADINGS, *(_cells(row) for row in bench.rows)])
+    return "\n".join([heading, "", *rows, "", verdict(bench)])
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:
@@ -139,17 +117,16 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
 
 
 def verdict(bench: Bench) -> str:
-    """Whether speculation pays here, and what else to know, in plain words."""
+    """Whether speculation pays on this device, and what else to know."""
     if not bench.rows:
         return "Nothing was measured: no batch size fits the device's memory."
-    # One that is clear, before one whose median is higher but whose runs disagree.
+    # A clear gain counts before a higher median whose runs disagree.
     best = max(bench.rows, key=lambda row: (row.spread[0] > 1.0, row.speedup))
     sentences = [_best(best, bench.baseline)]
-    losing = sorted({row.batch_size for row in bench.rows if row.spread[1] < 1.0})
+    losing = {row.batch_size for row in bench.rows if row.spread[1] < 1.0}
     winning = {row.batch_size for row in bench.rows if row.spread[0] > 1.0}
-    only_losing = [size for size in losing if size not in winning]
-    if winning and only_losing:
-        sizes = ", ".join(map(str, only_losing))
+    if winning and losing - winning:
+        sizes = ", ".join(map(str, sorted(losing - winning)))
         sentences.append(f"It loses at batch size {sizes}.")
     if best.speedup < 1.0:
         step = best.target_only_s / best.patches
@@ -189,16 +166,6 @@ def _best(row: BenchRow, baseline: Baseline) -> str:
     )
 
 
-def merged(old: Sequence[Speedup], new: Sequence[Speedup]) -> tuple[Speedup, ...]:
-    """What a study knew of speedups and what was found now, which counts where both speak."""
-
-    def key(one: Speedup) -> tuple[int, str, int]:
-        return one.trial, one.device, one.batch_size
-
-    found = {key(one): one for one in (*old, *new)}
-    return tuple(found[one] for one in sorted(found))
-
-
 def bench_study(
     config: StudyConfig,
     url: str,
@@ -210,53 +177,46 @@ def bench_study(
 ) -> Bench:
     """Bench a trial, a given setting, or (with neither) the recommended ones.
 
-    What is found of trials is kept with the study, for its report.
+    Results for trials are stored with the study, for its report.
 
     Raises:
         StudyError: no such study or trial, or it was measured with other models, data or decoding.
         InputError: series, checkpoints or device do not fit, or the rule takes no such setting.
         DecodingError: a forecast is not finite.
     """
-    # These bring torch, which a report does without.
-    from spec_opt.measure.bench import bench, device_name, thread_count
+    from spec_opt.measure import bench as timing  # imports torch
     from spec_opt.measure.objective import StudyObjective
 
-    store, points = None, []
     if setting is not None:
         check_setting(setting, config.decoding.rule)
+        objective = StudyObjective.prepare(config)
+        cases = [_measured(None, setting, objective)]
     else:
         store = open_store(url, create=False)
         table = read_table(store.optuna_study(config.name))
-        points = [table.point(trial)] if trial is not None else _recommended(table, config)
-    objective = StudyObjective.prepare(config)
-    if store is not None and table.fingerprints not in (None, objective.fingerprints):
-        raise StudyError(
-            f"study {config.name}: its trials were measured with other models, data or decoding "
-            "than the study file gives now"
-        )
-    cases = [_case_of(point, objective) for point in points]
-    if setting is not None:
-        cases = [_measured(None, setting, objective)]
+        points = _recommended(table, config) if trial is None else [table.point(trial)]
+        objective = StudyObjective.prepare(config)
+        if table.fingerprints not in (None, objective.fingerprints):
+            raise StudyError(
+                f"study {config.name}: its trials were measured with other models, data or "
+                "decoding than the study file gives now"
+            )
+        cases = [_case_of(point, objective) for point in points]
     workload = objective.evaluator.workload
     sizes = batch_sizes or (*BATCH_SIZES, config.decoding.batch_size)
+    fitting = sorted({min(size, len(workload.windows)) for size in sizes})
     result = Bench(
         study=config.name,
-        device=device_name(workload.device),
+        device=timing.device_name(workload.device),
         precision=config.decoding.precision,
         rule=config.decoding.rule,
-        threads=thread_count(),
+        threads=timing.thread_count(),
         repeats=repeats,
-        rows=bench(
-            workload,
-            config.decoding.context,
-            cases,
-            sorted({min(size, len(workload.windows)) for size in sizes}),
-            repeats,
-        ),
+        rows=timing.bench(workload, config.decoding.context, cases, fitting, repeats),
         baseline=objective.baseline,
     )
-    if store is not None:
-        _keep(store, config.name, result)
+    if setting is None:
+        _store_speedups(store.optuna_study(config.name), result)
     return result
 
 
@@ -287,7 +247,12 @@ def _measured(trial: int | None, setting: Setting, objective: StudyObjective) ->
     return Case(trial, setting, acceptance, found.acceptance_rate, found.mse)
 
 
-def _keep(store: Store, study: str, result: Bench) -> None:
-    kept = store.optuna_study(study)
-    speedups = merged(read_table(kept).speedups, result.speedups)
-    kept.set_user_attr("speedups", [asdict(one) for one in speedups])
+def _store_speedups(study: optuna.Study, result: Bench) -> None:
+    speedups = merged(read_table(study).speedups, result.speedups)
+    study.set_user_attr("speedups", [asdict(one) for one in speedups])
+
+
+def merged(old: Sequence[Speedup], new: Sequence[Speedup]) -> tuple[Speedup, ...]:
+    """Stored and new speedups; a new one replaces that of the same trial, device and batch size."""
+    found = {(one.trial, one.device, one.batch_size): one for one in (*old, *new)}
+    return tuple(found[key] for key in sorted(found))

@@ -55,16 +55,16 @@ class Confirmed:
 
     @property
     def acceptance(self) -> Drop:
-        tuned, again = self.point.result, self.measurement
-        return Drop(
-            tuned.acceptance_rate - again.acceptance_rate,
-            _added(tuned.acceptance_se, again.acceptance_se),
-        )
+        return self._drop("acceptance_rate", "acceptance_se")
 
     @property
     def mse(self) -> Drop:
-        tuned, again = self.point.result, self.measurement
-        return Drop(tuned.mse - again.mse, _added(tuned.mse_se, again.mse_se))
+        return self._drop("mse", "mse_se")
+
+    def _drop(self, name: str, error: str) -> Drop:
+        tuned, again = vars(self.point.result), vars(self.measurement)
+        errors = tuned[error], again[error]
+        return Drop(tuned[name] - again[name], None if None in errors else math.hypot(*errors))
 
     @property
     def is_the_same(self) -> bool:
@@ -249,13 +249,5 @@ def _drops(one: Confirmed) -> dict[str, float | None]:
 
 
 def _numbers(measured: Measurement | Result) -> dict[str, float | None]:
-    return {
-        "acceptance_rate": measured.acceptance_rate,
-        "acceptance_se": measured.acceptance_se,
-        "mse": measured.mse,
-        "mse_se": measured.mse_se,
-    }
-
-
-def _added(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else math.hypot(one, other)
+    names = ("acceptance_rate", "acceptance_se", "mse", "mse_se")
+    return {name: vars(measured)[name] for name in names}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec_opt.errors import InputError
-from spec_opt.results.table import LISTS, Result, StudyTable, TrialRow, frame_of
+from spec_opt.results.table import LISTS, StudyTable, TrialRow, frame_of
 from spec_opt.study.store import parse_url
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def document_of(
 ) -> dict[str, Any]:
     """The JSON form: what makes the study reproducible, then the trials."""
     baseline = None if table.baseline is None else asdict(table.baseline)
+    rows: Sequence[TrialRow] = table.trials if all_trials else table.front
     return {
         "study": table.name,
         "storage": parse_url(storage).masked,
@@ -59,16 +60,18 @@ def document_of(
         "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
         "selection": "all" if all_trials else "pareto",
         "config": None if table.config is None else table.config.model_dump(mode="json"),
-        "trials": [_trial(row, table.objectives) for row in _rows(table, all_trials)],
+        "trials": [_trial(row, table.objectives) for row in rows],
     }
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
     """CSV with a header; lists are written as JSON, missing values are empty."""
-    text = frame.copy()
+    text = frame.copy(deep=False)
     for name in LISTS:
         if name in text:
-            text[name] = [None if cell is None else json.dumps(cell) for cell in text[name]]
+            text[name] = [
+                json.dumps(cell) if isinstance(cell, list) else None for cell in text[name]
+            ]
     return text.to_csv(index=False, lineterminator="\n").encode()
 
 
@@ -84,33 +87,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         InputError: the path cannot be written.
     """
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        scratch.write_bytes(content)
+        scratch.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes the file for its owner only; give it the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(scratch, 0o666 & ~mask)
-        os.replace(scratch, path)
-    except OSError as error:
-        Path(scratch).unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written: {error.strerror}; choose another path with -o")
-
-
-def _rows(table: StudyTable, all_trials: bool) -> list[TrialRow]:
-    if all_trials:
-        return list(table.trials)
-    by_number = {row.number: row for row in table.trials}
-    return [by_number[point.number] for point in table.front]
+        with suppress(OSError):
+            scratch.unlink()
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}; choose another path with -o"
+        ) from error
 
 
 def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
@@ -121,22 +108,17 @@ def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
     return frame.set_index("number", drop=False).loc[order].reset_index(drop=True)
 
 
-def _values(result: Result, objectives: Sequence[str]) -> dict[str, float | None]:
-    every = {
-        "acceptance_rate": result.acceptance_rate,
-        "mse": result.mse,
-        "speedup": result.predicted_speedup,
-    }
-    return {name: every[name] for name in objectives}
-
-
 def _trial(row: TrialRow, objectives: Sequence[str]) -> dict[str, Any]:
     result = row.result
+    values = None
+    if result is not None:
+        every = {"speedup": result.predicted_speedup} | vars(result)
+        values = {name: every[name] for name in objectives}
     return {
         "number": row.number,
         "state": row.state,
         "params": None if row.setting is None else row.setting.model_dump(),
-        "values": None if result is None else _values(result, objectives),
+        "values": values,
         "pareto": result is not None and result.pareto,
         "started": None if row.started is None else row.started.isoformat(),
         "finished": None if row.finished is None else row.finished.isoformat(),

@@ -138,27 +138,19 @@ class Speedup:
         return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
 
 
-class _About(BaseModel):
-    """What a study holds about itself, read from its user attributes."""
-
-    baseline: Baseline | None = None
-    fingerprints: Fingerprints | None = None
-    versions: dict[str, str] = {}
-    speedups: tuple[Speedup, ...] = ()
-
-
-@dataclass(frozen=True)
-class StudyTable:
+class StudyTable(BaseModel):
     """All trials of a study, and what the study holds about itself."""
+
+    model_config = ConfigDict(frozen=True)
 
     name: str
     trials: tuple[TrialRow, ...]
     """By number; the completed ones are `Point`s."""
     config: StudyConfig | None
-    baseline: Baseline | None
-    fingerprints: Fingerprints | None
-    versions: Mapping[str, str]
-    speedups: tuple[Speedup, ...]
+    baseline: Baseline | None = None
+    fingerprints: Fingerprints | None = None
+    versions: dict[str, str] = {}
+    speedups: tuple[Speedup, ...] = ()
     """What `spec-opt bench` stored."""
 
     @property
@@ -268,18 +260,16 @@ def read_table(study: Study) -> StudyTable:
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64)
     on_front = pareto_mask(values.reshape(-1, len(signs)) * signs)
-    about = _read(_About, study.user_attrs)
-    predicted = {s.trial: s.predicted_speedup for s in reversed(about.speedups)}
+    config = _read_config(study.user_attrs.get("config"))
+    own = {"name": study.study_name, "trials": (), "config": config}
+    table = _read(StudyTable, study.user_attrs | own)
+    predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
     results = {
         trial.number: _read_result(trial, bool(flag), predicted.get(trial.number))
         for trial, flag in zip(complete, on_front, strict=True)
     }
-    return StudyTable(
-        name=study.study_name,
-        trials=tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen),
-        config=_read_config(study.user_attrs.get("config")),
-        **dict(about),
-    )
+    trials = tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen)
+    return table.model_copy(update={"trials": trials})
 
 
 def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -70,6 +70,12 @@ def test_csv_reads_back() -> None:
     assert positions == list(GRID.points[43].result.accepted_by_position or ())
 
 
+def test_csv_leaves_missing_lists_empty() -> None:
+    failed = exported(read_table(studies.failing_study()), "csv", all_trials=True)
+    frame = pd.read_csv(io.BytesIO(failed), dtype=str, keep_default_na=False)
+    assert set(frame["accepted_by_position"]) == {""}
+
+
 def test_the_first_columns_can_be_cut_at_commas() -> None:
     """docs/from_the_guide.md shows them with `cut` and `column`."""
     for line in exported(GRID, "csv", all_trials=True).decode().splitlines():
