@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import optuna
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
-from spec_opt.errors import InputError, StudyError
+from spec_opt.errors import InputError
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case
 from spec_opt.results.recommend import recommend_all
@@ -196,11 +196,7 @@ def bench_study(
         table = read_table(store.optuna_study(config.name))
         points = _recommended(table, config) if trial is None else [table.point(trial)]
         objective = StudyObjective.prepare(config)
-        if table.fingerprints not in (None, objective.fingerprints):
-            raise StudyError(
-                f"study {config.name}: its trials were measured with other models, data or "
-                "decoding than the study file gives now"
-            )
+        table.check_fingerprints(objective.fingerprints)
         cases = [_case_of(point, objective) for point in points]
     workload = objective.evaluator.workload
     sizes = batch_sizes or (*BATCH_SIZES, config.decoding.batch_size)

@@ -1,4 +1,4 @@
-"""Settings of a study, measured again: on a split that they were not tuned on, or as a replay."""
+"""Settings measured again: on a split that they were not tuned on, or on the same as a replay."""
 
 from __future__ import annotations
 
@@ -27,31 +27,29 @@ _HEADINGS = (
 )  # fmt: skip
 
 ROUNDING = 1e-5
-"""Share by which a replayed MSE may differ: other devices and batch sizes round otherwise."""
+"""Relative difference allowed in a replayed MSE: devices and batch sizes round differently."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """As tuned minus as measured again."""
+    """The tuned value minus the confirmed one."""
 
     value: float
     error: float | None
-    """Standard error; two splits have no window in common, so that their errors add up."""
+    """Standard error, of both splits together: they share no window. None if not known."""
 
     @property
     def is_clear(self) -> bool | None:
-        """Whether it is a drop beyond noise; None where the noise is not known."""
+        """Whether the drop is beyond noise; None if the noise is not known."""
         return None if self.error is None else self.value > CLEAR * self.error
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One setting, twice."""
+    """A trial of the study, and its setting measured again."""
 
     point: Point
-    """As tuned."""
     measurement: Measurement
-    """Again."""
 
     @property
     def acceptance(self) -> Drop:
@@ -68,7 +66,7 @@ class Confirmed:
 
     @property
     def is_the_same(self) -> bool:
-        """Whether a replay gave the trial's numbers."""
+        """Whether the second measurement gave the trial's numbers, as a replay must."""
         tuned, again = self.point.result, self.measurement
         return tuned.acceptance_rate == again.acceptance_rate and math.isclose(
             tuned.mse, again.mse, rel_tol=ROUNDING
@@ -77,15 +75,16 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Settings measured twice; `tuned` and `confirmed` name the splits, one in a replay."""
+    """Settings measured on two splits, or twice on the same one (a replay)."""
 
     study: str
     tuned: Split
+    """The split that the study was tuned on."""
     confirmed: Split
     settings: tuple[Confirmed, ...]
     tuned_baseline: Baseline | None
     baseline: Baseline
-    """On the split that confirms."""
+    """On the confirmed split."""
 
     @property
     def is_replay(self) -> bool:
@@ -120,14 +119,10 @@ def confirm_study(
 
     again = data.model_copy(update={"split": split, "source": config.data.source})
     objective = StudyObjective.prepare(config.model_copy(update={"data": again}))
-    stored, found = table.fingerprints, objective.fingerprints
-    if stored is not None and split != data.split:  # other windows have another fingerprint
-        found = replace(found, data=stored.data)
-    if stored not in (None, found):
-        raise StudyError(
-            f"study {config.name}: was measured with other models, data or decoding than the study "
-            "file gives now"
-        )
+    found = objective.fingerprints
+    if table.fingerprints is not None and split != data.split:  # other windows, another fingerprint
+        found = replace(found, data=table.fingerprints.data)
+    table.check_fingerprints(found)
     return confirm_points(table, points, (data.split, split), objective, objective.baseline)
 
 
@@ -138,7 +133,7 @@ def confirm_points(
     measure: Callable[[Setting], Measurement],
     baseline: Baseline,
 ) -> Confirmation:
-    """Measure trials again; `splits`: the one they were tuned on, and that of `measure`."""
+    """Measure trials again; `splits` are the tuned one and that of `measure` and `baseline`."""
     return Confirmation(
         study=table.name,
         tuned=splits[0],
@@ -150,7 +145,7 @@ def confirm_points(
 
 
 def confirmation_text(confirmation: Confirmation) -> str:
-    """A table for a terminal: each number as tuned, then again, and the drop."""
+    """A table for a terminal: each number as tuned and as confirmed, and the drop."""
     baseline, where = confirmation.baseline, f"on {confirmation.confirmed}"
     sentences = (
         f"Target alone {where}: MSE {baseline.target_mse:.4f}, draft alone: MSE "
@@ -173,7 +168,7 @@ def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
     result, again, tuned = one.point.result, one.measurement, confirmation.tuned_baseline
     acceptance, mse = one.acceptance, one.mse
     noise = (acceptance.error, mse.error)
-    if confirmation.is_replay:  # of the same windows: they share it
+    if confirmation.is_replay:  # the same windows
         noise = (None, None)
     return (
         str(one.point.number),
@@ -190,7 +185,7 @@ def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
 
 
 def _worst(confirmation: Confirmation) -> str:
-    """How far the acceptance fell, in words: splits differ in difficulty, so ratios tell more."""
+    """How far the acceptance fell at most. Not the MSE: splits differ in difficulty."""
     worst = max(confirmation.settings, key=lambda one: one.acceptance.value)
     drop = worst.acceptance
     if drop.value <= 0:
@@ -217,7 +212,7 @@ def _sameness(confirmation: Confirmation) -> str:
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
-    """For `confirm --json`; a drop is as tuned minus again."""
+    """Everything, for `confirm --json`."""
     return {
         "study": confirmation.study,
         "tuned_on": confirmation.tuned,

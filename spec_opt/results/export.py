@@ -48,7 +48,7 @@ def export(
 def document_of(
     table: StudyTable, *, all_trials: bool, storage: str, command: str
 ) -> dict[str, Any]:
-    """The JSON form: what makes the study reproducible, then the trials."""
+    """The JSON form: what it takes to reproduce the study, then the trials."""
     baseline = None if table.baseline is None else asdict(table.baseline)
     rows: Sequence[TrialRow] = table.trials if all_trials else table.front
     return {
@@ -127,7 +127,7 @@ def _trial(row: TrialRow, objectives: Sequence[str]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same JSON value with null for what JSON cannot hold: infinities and NaN."""
+    """A JSON value with None for infinities and NaN, which JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -212,6 +212,18 @@ class StudyTable(BaseModel):
             "lists them"
         )
 
+    def check_fingerprints(self, found: Fingerprints) -> None:
+        """Raise unless the study was measured with these models, data and decoding.
+
+        Raises:
+            StudyError: it was measured with others.
+        """
+        if self.fingerprints not in (None, found):
+            raise StudyError(
+                f"study {self.name}: was measured with other models, data or decoding than the "
+                "study file gives now"
+            )
+
     def measured_speedup(self, number: int) -> Speedup | None:
         """The best measured speedup of a trial; one above 1 in every run goes first."""
         measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]

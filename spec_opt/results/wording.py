@@ -1,4 +1,4 @@
-"""How numbers and settings read in sentences: one way everywhere."""
+"""How numbers, settings and trials are written: the same everywhere."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def described(point: Point) -> str:
 
 
 def outcome(point: Point) -> str:
+    """Both objectives of a trial."""
     return f"{percent(point.result.acceptance_rate)} accepted, MSE {point.result.mse:.4f}"
 
 
@@ -56,7 +57,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def with_error(value: str, error: float | None, digits: int) -> str:
-    """A number as it reads, and its standard error; alone where that is not known, or none."""
+    """A number, and its standard error unless that is not known or 0."""
     return f"{value} ±{error:.{digits}f}" if error else value
 
 
@@ -75,7 +76,7 @@ def setting_cells(setting: Setting) -> tuple[str, str, str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, every column as wide as its widest cell, to the right."""
+    """Rows of cells as lines with right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -84,7 +85,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def draft_alone(baseline: Baseline | None, where: str) -> str | None:
-    """That the draft needs no target, where it does not."""
+    """That the draft alone suffices; None if its MSE is clearly above the target's."""
     if baseline is None or not baseline.draft_is_as_good:
         return None
     return (

@@ -1,152 +1,125 @@
-"""`spec-opt bench`, run on the tiny pair."""
+"""What a bench says: numbers for scripts, and a verdict that is plain in every case."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
-import optuna
 import pytest
-import torch
-from torch import Tensor
 
-from spec_opt.cli import main
 from spec_opt.config.study_file import Setting
-from spec_opt.decoding.speculative import Decoded, Workload
-from spec_opt.measure import bench as timing_bench
-from spec_opt.measure.bench import spaced_batches
-from spec_opt.results.table import read_table
-
-DATA = Path(__file__).parent.parent / "files"
-STORE = "sqlite:///storage/spec_opt.db"
-
-STUDY = f"""
-name = "tiny"
-[search]
-sigma = [1.5]
-bias = [1.0]
-k = [1, 2]
-[data]
-source = "synthetic"
-context = 96
-horizon = 72
-max_windows = 20
-[data.synthetic]
-rows = 1000
-[target]
-checkpoint = "{DATA / "tiny_target.pth"}"
-[draft]
-checkpoint = "{DATA / "tiny_draft.pth"}"
-[decoding]
-batch_size = 5
-"""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny pair gains nothing from a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing_bench, "LEARNING_SECONDS", 0.0)
-    monkeypatch.setattr(timing_bench, "LEARNING_REPEATS", 1)
-    (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
-    (tmp_path / "growing.toml").write_text(STUDY + 'context = "growing"\n', encoding="utf-8")
-    return tmp_path
-
-
-@pytest.mark.parametrize("study", ["tiny.toml", "growing.toml"])
-def test_a_trial(study: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", study]) == 0
-    capfd.readouterr()
-
-    assert main(["bench", study, "--trial", "1", "--repeats", "2", "--json"]) == 0
-
-    document = json.loads(capfd.readouterr().out)
-    # 64 is more than there are windows; the study's own 5 is among them.
-    assert [row["batch_size"] for row in document["rows"]] == [1, 5, 8, 20]
-    for row in document["rows"]:
-        assert row["trial"] == 1
-        assert row["setting"] == {"sigma": 1.5, "bias": 1.0, "k": 2}
-        assert row["context"] == ("growing" if study == "growing.toml" else "rolling")
-        assert row["windows"] % row["batch_size"] == 0
-        assert row["speedup"] == pytest.approx(row["target_only_s"] / row["speculative_s"])
-        assert row["speedup_low"] <= row["speedup_high"]
-        assert row["predicted_speedup"] > 0.0
-        assert row["target_only_calls"] == 3 * row["windows"] / row["batch_size"]
-        assert sum(row["shares"].values()) == pytest.approx(1.0)
-        assert len(row["runs"]["speculative"]) == 2
-
-    table = read_table(optuna.load_study(study_name="tiny", storage=STORE))
-    assert [one.batch_size for one in table.speedups] == [1, 5, 8, 20]
-    measured = table.measured_speedup(1)
-    assert measured is not None
-    assert measured.device == "cpu"
-    assert all(row.result and row.result.predicted_speedup for row in table.trials)
-
-
-def test_a_given_setting_needs_no_store(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    setting = ["--sigma", "2.5", "--bias", "1", "--k", "3"]
-    assert main(["bench", "tiny.toml", *setting, "--batch-size", "4", "--repeats", "1"]) == 0
-    out = capfd.readouterr().out
-    assert "tiny: rule stride, rolling context, float32, on cpu" in out
-    assert "Speculation" in out
-    assert not (folder / "storage").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--sigma", "1"], "go together"),
-        (["--sigma", "0", "--bias", "1", "--k", "1"], "sigma"),
-        (["--sigma", "1", "--bias", "0.5", "--k", "1"], "bias >= 1 only"),
-        (["--trial", "0", "--sigma", "1", "--bias", "1", "--k", "1"], "exclude each other"),
-        (["--trial", "9"], "no completed trial 9"),
-    ],
+from spec_opt.measure.measurement import Baseline, BenchRow, Shares
+from spec_opt.results.bench import (
+    Bench,
+    bench_document,
+    bench_text,
+    merged,
+    verdict,
 )
-def test_bad_input(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny.toml"]) == 0
-    assert main(["bench", "tiny.toml", *arguments]) == 2
-    assert message in capfd.readouterr().err.splitlines()[-1]
+from spec_opt.results.table import Speedup
+
+WORSE_DRAFT = Baseline(0.40, 0.3, 0.01, 0.50, 0.4, 0.01, 0.002)
+GOOD_DRAFT = Baseline(0.44, 0.3, 0.01, 0.43, 0.3, 0.01, 0.002)
 
 
-def test_a_study_measured_otherwise(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny.toml"]) == 0
-    (folder / "tiny.toml").write_text(STUDY + "seed = 1\n", encoding="utf-8")
-    assert main(["bench", "tiny.toml", "--trial", "0"]) == 2
-    assert "measured with other models, data or decoding" in capfd.readouterr().err
+def row(batch_size: int, speedups: tuple[float, ...], trial: int | None = 3) -> BenchRow:
+    return BenchRow(
+        trial=trial,
+        setting=Setting(sigma=0.25, bias=2.0, k=3),
+        context="growing",
+        batch_size=batch_size,
+        windows=64,
+        patches=256,
+        rounds=80,
+        target_only=(2.0,) * len(speedups),
+        speculative=tuple(2.0 / speedup for speedup in speedups),
+        draft_only=(0.5,) * len(speedups),
+        predicted_speedup=1.25,
+        target_only_calls=256,
+        target_calls=80,
+        draft_calls=240,
+        shares=Shares(0.2, 0.6, 0.05, 0.15),
+        acceptance_rate=0.9,
+        mse=0.44,
+    )
 
 
-def test_a_batch_that_does_not_fit_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    speculatively = Workload.speculatively
-
-    def tight(self: Workload, index: Tensor, setting: Setting) -> Decoded:
-        # Learning costs and timing come through here; the cache does not.
-        if len(index) > 4:
-            raise torch.cuda.OutOfMemoryError
-        return speculatively(self, index, setting)
-
-    monkeypatch.setattr(Workload, "speculatively", tight)
-    setting = ["--sigma", "2.5", "--bias", "1", "--k", "3", "--repeats", "1", "--json"]
-    assert main(["bench", "tiny.toml", *setting]) == 0
-    out, err = capfd.readouterr()
-    assert [row["batch_size"] for row in json.loads(out)["rows"]] == [1]
-    assert "batch size 8 does not fit" in err
+def bench(*rows: BenchRow, baseline: Baseline = WORSE_DRAFT) -> Bench:
+    return Bench("etth1", "cpu", "float32", "point", 2, 3, rows, baseline)
 
 
-def test_batches_are_spaced_and_of_one_size() -> None:
-    for windows, size in ((255, 1), (255, 8), (255, 64), (1000, 200), (20, 64), (20, 3)):
-        batches = spaced_batches(windows, size)
-        assert {len(batch) for batch in batches} == {min(size, windows)}
-        every = torch.cat(batches)
-        assert len(set(every.tolist())) == len(every)
-        assert int(every[0]) == 0
-        assert int(every[-1]) == windows - 1
-    assert sum(map(len, spaced_batches(255, 8))) == 64
+def test_it_pays() -> None:
+    words = verdict(bench(row(1, (1.2, 1.3, 1.4)), row(64, (0.8, 0.7, 0.9))))
+    assert words == (
+        "Speculation pays here: up to 1.30 times as fast as the target alone at sigma=0.25 bias=2 "
+        "k=3, batch size 1 (1.20 to 1.40 over 3 runs), with an MSE 10.0% above the target's. "
+        "It loses at batch size 64."
+    )
+
+
+def test_it_does_not_pay_and_why() -> None:
+    words = verdict(bench(row(8, (0.5, 0.4, 0.6)), row(64, (0.4, 0.4, 0.4))))
+    assert words.startswith(
+        "Speculation does not pay here: at best it takes 2.00 times as long as the target alone, "
+        "at sigma=0.25 bias=2 k=3, batch size 8"
+    )
+    # 80 rounds in 4 s against 256 patches in 2 s.
+    assert "a round costs as much as 6.4 patches of the target alone and emits 3.2." in words
+
+
+def test_it_makes_no_clear_difference() -> None:
+    words = verdict(bench(row(1, (1.1, 0.9, 1.05))))
+    assert words.startswith("Speculation makes no clear difference here: at best it is 1.05 times")
+
+
+def test_a_clear_gain_counts_before_a_higher_median() -> None:
+    words = verdict(bench(row(1, (0.9, 1.6, 1.7)), row(8, (1.2, 1.3, 1.4))))
+    assert words.startswith("Speculation pays here: up to 1.30 times")
+    assert "batch size 8" in words
+
+
+def test_a_draft_that_is_as_good() -> None:
+    words = verdict(bench(row(1, (1.2, 1.3, 1.4)), baseline=GOOD_DRAFT))
+    assert (
+        "The draft alone is as accurate as the target on the study's windows (MSE 0.4300 against "
+        "0.4400"
+    ) in words
+    assert "It is up to 4.0 times as fast as the target (batch size 1)." in words
+    assert "draft alone" not in verdict(bench(row(1, (1.2, 1.3, 1.4))))
+
+
+def test_nothing_fits() -> None:
+    assert "no batch size fits" in verdict(bench())
+    assert "no batch size fits" in bench_text(bench())
+
+
+def test_the_document() -> None:
+    document = json.loads(json.dumps(bench_document(bench(row(8, (1.25, 1.25, 1.25))))))
+    assert document["device"] == "cpu"
+    assert document["verdict"].startswith("Speculation pays here")
+    (found,) = document["rows"]
+    assert found["setting"] == {"sigma": 0.25, "bias": 2.0, "k": 3}
+    assert (found["trial"], found["batch_size"], found["context"]) == (3, 8, "growing")
+    assert (found["target_only_s"], found["speculative_s"]) == (2.0, 1.6)
+    assert (found["speedup"], found["predicted_speedup"]) == (1.25, 1.25)
+    assert (found["speedup_low"], found["speedup_high"]) == (1.25, 1.25)
+    assert found["target_only_patches_per_s"] == 128.0
+    assert found["speculative_latency_s"] == pytest.approx(0.2)
+    assert sum(found["shares"].values()) == pytest.approx(1.0)
+    assert len(found["runs"]["speculative"]) == 3
+
+
+def test_the_table() -> None:
+    text = bench_text(bench(row(8, (1.25, 1.2, 1.3)), row(1, (1.1, 1.1, 1.1), trial=None)))
+    lines = text.splitlines()
+    assert "rule point, growing context, float32, on cpu (2 threads); medians of 3 runs" in lines[0]
+    assert lines[3].split()[:7] == ["3", "0.25", "2", "3", "8", "250.00", "200.00"]
+    assert lines[3].split()[7:10] == ["1.25", "(1.20-1.30)", "1.25"]
+    assert lines[4].split()[0] == "-"
+    assert lines[-1] == verdict(bench(row(8, (1.25, 1.2, 1.3)), row(1, (1.1, 1.1, 1.1))))
+
+
+def test_what_a_study_keeps() -> None:
+    found = bench(row(1, (1.2, 1.3, 1.4)), row(8, (0.9, 0.9, 0.9), trial=None)).speedups
+    assert found == (Speedup(3, "cpu", 1, 1.25, pytest.approx(1.3), pytest.approx(1.2)),)  # type: ignore[arg-type]
+    old = Speedup(3, "cpu", 1, 2.0, 2.0)
+    other = replace(old, device="NVIDIA H200")
+    assert merged([old, other], found) == (other, *found)

@@ -1,0 +1,140 @@
+"""`spec-opt bench`, run on the tiny pair."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from torch import Tensor
+
+from spec_opt.cli import main
+from spec_opt.config.study_file import Setting
+from spec_opt.decoding.speculative import Decoded, Workload
+from spec_opt.measure import bench as timing_bench
+from spec_opt.results.table import read_table
+
+DATA = Path(__file__).parent.parent / "files"
+STORE = "sqlite:///storage/spec_opt.db"
+
+STUDY = f"""
+name = "tiny"
+[search]
+sigma = [1.5]
+bias = [1.0]
+k = [1, 2]
+[data]
+source = "synthetic"
+context = 96
+horizon = 72
+max_windows = 20
+[data.synthetic]
+rows = 1000
+[target]
+checkpoint = "{DATA / "tiny_target.pth"}"
+[draft]
+checkpoint = "{DATA / "tiny_draft.pth"}"
+[decoding]
+batch_size = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tiny pair gains nothing from a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing_bench, "LEARNING_SECONDS", 0.0)
+    monkeypatch.setattr(timing_bench, "LEARNING_REPEATS", 1)
+    (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
+    (tmp_path / "growing.toml").write_text(STUDY + 'context = "growing"\n', encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("study", ["tiny.toml", "growing.toml"])
+def test_a_trial(study: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", study]) == 0
+    capfd.readouterr()
+
+    assert main(["bench", study, "--trial", "1", "--repeats", "2", "--json"]) == 0
+
+    document = json.loads(capfd.readouterr().out)
+    # 64 is more than there are windows; the study's own 5 is among them.
+    assert [row["batch_size"] for row in document["rows"]] == [1, 5, 8, 20]
+    for row in document["rows"]:
+        assert row["trial"] == 1
+        assert row["setting"] == {"sigma": 1.5, "bias": 1.0, "k": 2}
+        assert row["context"] == ("growing" if study == "growing.toml" else "rolling")
+        assert row["windows"] % row["batch_size"] == 0
+        assert row["speedup"] == pytest.approx(row["target_only_s"] / row["speculative_s"])
+        assert row["speedup_low"] <= row["speedup_high"]
+        assert row["predicted_speedup"] > 0.0
+        assert row["target_only_calls"] == 3 * row["windows"] / row["batch_size"]
+        assert sum(row["shares"].values()) == pytest.approx(1.0)
+        assert len(row["runs"]["speculative"]) == 2
+
+    table = read_table(optuna.load_study(study_name="tiny", storage=STORE))
+    assert [one.batch_size for one in table.speedups] == [1, 5, 8, 20]
+    measured = table.measured_speedup(1)
+    assert measured is not None
+    assert measured.device == "cpu"
+    assert all(row.result and row.result.predicted_speedup for row in table.trials)
+
+
+def test_a_given_setting_needs_no_store(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    setting = ["--sigma", "2.5", "--bias", "1", "--k", "3"]
+    assert main(["bench", "tiny.toml", *setting, "--batch-size", "4", "--repeats", "1"]) == 0
+    out = capfd.readouterr().out
+    assert "tiny: rule stride, rolling context, float32, on cpu" in out
+    assert "Speculation" in out
+    assert not (folder / "storage").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sigma", "1"], "go together"),
+        (["--sigma", "0", "--bias", "1", "--k", "1"], "sigma"),
+        (["--sigma", "1", "--bias", "0.5", "--k", "1"], "bias >= 1 only"),
+        (["--trial", "0", "--sigma", "1", "--bias", "1", "--k", "1"], "exclude each other"),
+        (["--trial", "9"], "no completed trial 9"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    assert main(["bench", "tiny.toml", *arguments]) == 2
+    assert message in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_study_measured_otherwise(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    (folder / "tiny.toml").write_text(STUDY + "seed = 1\n", encoding="utf-8")
+    assert main(["bench", "tiny.toml", "--trial", "0"]) == 2
+    assert "measured with other models, data or decoding" in capfd.readouterr().err
+
+
+def test_a_batch_that_does_not_fit_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    speculatively = Workload.speculatively
+
+    def tight(self: Workload, index: Tensor, setting: Setting) -> Decoded:
+        # Learning costs and timing come through here; the cache does not.
+        if len(index) > 4:
+            raise torch.cuda.OutOfMemoryError
+        return speculatively(self, index, setting)
+
+    monkeypatch.setattr(Workload, "speculatively", tight)
+    setting = ["--sigma", "2.5", "--bias", "1", "--k", "3", "--repeats", "1", "--json"]
+    assert main(["bench", "tiny.toml", *setting]) == 0
+    out, err = capfd.readouterr()
+    assert [row["batch_size"] for row in json.loads(out)["rows"]] == [1]
+    assert "batch size 8 does not fit" in err
