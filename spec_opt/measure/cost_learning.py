@@ -28,6 +28,9 @@ LEAST_REPEATS: Final = 3
 SCRIPTED_ACCEPTANCE: Final = 0.6
 """Makes rounds end early and late, so that steps of all sizes are timed."""
 
+Lap = tuple[Step, float]
+"""A step, and the seconds from its start to the start of the next."""
+
 
 class Stopwatch(Observer):
     """Times decodes, their steps, and the work inside the steps.
@@ -37,9 +40,8 @@ class Stopwatch(Observer):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.laps: list[tuple[Step, float]] = []
-        """Seconds from the start of each step to the start of the next. The first lap includes
-        what precedes its step; the last lasts to the end of the decode."""
+        self.laps: list[Lap] = []
+        """The first lap of a decode includes what precedes its step."""
         self.within: dict[str, float] = defaultdict(float)
         """Seconds in calls of "target" and "draft", and in "acceptance", the work of the rule."""
         self._step: Step | None = None
@@ -104,42 +106,48 @@ def learn_costs(
     """
     decodes = _Decodes(workload, batch_sizes, sigma, ks)
     decodes.run()  # the first run warms up
-    decodes.clear()
+    decodes.laps.clear()
     clock = Stopwatch(workload.device)
     began = clock.now()
     for repeat in itertools.count(1):
         decodes.run()
         if repeat >= least_repeats and clock.now() - began >= seconds:
             break
-    return decodes.costs()
+    return _costs(decodes.laps)
 
 
 def learn_costs_quickly(
-    workload: Workload, batch_size: int, *, sigma: float, ks: Sequence[int], seconds: float
+    workload: Workload, batch_size: int, *, sigma: float, largest_k: int, seconds: float
 ) -> Costs:
     """Learn costs for batches of `batch_size` in about `seconds`.
 
-    If batches of that size take longer, or more memory than the device has, smaller ones are timed
-    instead. Single windows are always timed too.
+    Times single windows and one larger batch, because from single windows alone the cost of a call
+    cannot be told from the cost of a window. The batch is as large as time and memory allow, up to
+    `batch_size`, and at least two windows, even if that takes longer.
 
     Raises:
         DecodingError: a forecast is not finite, or a single window does not fit into memory.
     """
 
-    def probe(index: Tensor) -> float:
-        decodes = _Decodes(workload, [len(index)], sigma, ks)
-        decodes.run()  # the first run warms up
-        return Stopwatch(workload.device).decode(decodes.run)
+    def timed_once(index: Tensor) -> _Decodes:
+        decodes = _Decodes(workload, [len(index)], sigma, [largest_k])
+        decodes.run()
+        return decodes
 
-    def learn(index: Tensor) -> Costs:
-        return learn_costs(workload, sorted({1, len(index)}), sigma=sigma, ks=ks, seconds=0.0)
-
-    _, taken = next(Batches(1).run(torch.zeros(1), probe))
-    # A further window never costs more than the first. `learn_costs` also warms up.
+    _, single = next(Batches(1).run(torch.zeros(1), timed_once))
+    single.laps.clear()  # the first run warms up
+    taken = Stopwatch(workload.device).decode(single.run)
+    # A further window never costs more than the first.
     affordable = int(seconds / max((LEAST_REPEATS + 1) * taken, 1e-9))
-    size = max(1, min(batch_size, len(workload.windows), affordable))
-    _, costs = next(Batches(size).run(torch.zeros(size), learn))
-    return costs
+    size = min(batch_size, len(workload.windows), max(2, affordable))
+    decodes = [single]
+    if size > 1:
+        _, batch = next(Batches(size).run(torch.zeros(size), timed_once))
+        decodes.append(batch)
+    for _ in range(LEAST_REPEATS - 1):
+        for each in decodes:
+            each.run()
+    return _costs([lap for each in decodes for lap in each.laps])
 
 
 def spaced(windows: int, count: int) -> Tensor:
@@ -148,59 +156,52 @@ def spaced(windows: int, count: int) -> Tensor:
 
 
 class _Decodes:
-    """The decodes that costs are learnt from. Together they take every kind of step.
+    """The decodes that costs are learnt from; together they take every step at every batch size.
 
-    Their random numbers are the same each time. A single window may therefore show no bonus, or no
-    second round, whatever the chance; so two more decodes accept everything and nothing.
+    Random numbers are the same each time, so a few windows may show no bonus, or no second round,
+    at the likely acceptance. Therefore one decode accepts all proposals, and another one none.
     """
 
     def __init__(
         self, workload: Workload, batch_sizes: Sequence[int], sigma: float, ks: Iterable[int]
     ) -> None:
-        self._alone, self._together = Stopwatch(workload.device), Stopwatch(workload.device)
-        self._runs: list[tuple[Stopwatch, Callable[[], object]]] = []
+        self._watch = Stopwatch(workload.device)
+        self._runs: list[Callable[[], object]] = []
+        observed = replace(workload, observer=self._watch)
+        scripts = [*((k, SCRIPTED_ACCEPTANCE) for k in sorted(set(ks))), (1, 1.0), (1, 0.0)]
+        settings = {k: Setting(sigma=sigma, bias=1.0, k=k) for k, _ in scripts}
+        for size in batch_sizes:
+            index = spaced(len(workload.windows), size)
+            self._runs.append(partial(observed.target_only, index, settings[1]))
+            for k, acceptance in scripts:
+                scripted = replace(observed, scripted_acceptance=acceptance)
+                self._runs.append(partial(scripted.speculatively, index, settings[k]))
 
-        def add(index: Tensor, k: int, acceptance: float) -> None:
-            work = replace(workload, observer=self._together, scripted_acceptance=acceptance)
-            setting = Setting(sigma=sigma, bias=1.0, k=k)
-            self._runs.append((self._together, partial(work.speculatively, index, setting)))
-
-        ks = sorted(set(ks))
-        batches = [spaced(len(workload.windows), size) for size in batch_sizes]
-        for index in batches:
-            work = replace(workload, observer=self._alone)
-            setting = Setting(sigma=sigma, bias=1.0, k=1)
-            self._runs.append((self._alone, partial(work.target_only, index, setting)))
-            for k in ks:
-                add(index, k, SCRIPTED_ACCEPTANCE)
-        add(batches[0], ks[0], 1.0)
-        add(batches[0], ks[0], 0.0)
+    @property
+    def laps(self) -> list[Lap]:
+        """All steps so far, and their seconds."""
+        return self._watch.laps
 
     def run(self) -> None:
-        """Run and time each of them once."""
-        for watch, run in self._runs:
-            watch.decode(run)
-
-    def clear(self) -> None:
-        """Forget the times so far."""
-        self._alone.laps.clear()
-        self._together.laps.clear()
-
-    def costs(self) -> Costs:
-        """What the times so far give for each kind of step."""
-        target, laps = self._alone.laps, self._together.laps
-        return Costs(
-            target_first=_cost(target, "target", "next", first=True),
-            target_next=_cost(target, "target", "next", first=False),
-            draft_first=_cost(laps, "draft", "next", first=True),
-            draft_next=_cost(laps, "draft", "next", first=False),
-            verify_first=_cost(laps, "target", "verify", first=True),
-            verify_next=_cost(laps, "target", "verify", first=False),
-            bonus=_cost(laps, "target", "bonus", first=False),
-        )
+        """Run and time each decode once."""
+        for run in self._runs:
+            self._watch.decode(run)
 
 
-def _cost(laps: Iterable[tuple[Step, float]], role: str, kind: str, *, first: bool) -> Cost:
+def _costs(laps: Sequence[Lap]) -> Costs:
+    # Only target-only decoding asks the target for the next patch.
+    return Costs(
+        target_first=_cost(laps, "target", "next", first=True),
+        target_next=_cost(laps, "target", "next", first=False),
+        draft_first=_cost(laps, "draft", "next", first=True),
+        draft_next=_cost(laps, "draft", "next", first=False),
+        verify_first=_cost(laps, "target", "verify", first=True),
+        verify_next=_cost(laps, "target", "verify", first=False),
+        bonus=_cost(laps, "target", "bonus", first=False),
+    )
+
+
+def _cost(laps: Sequence[Lap], role: str, kind: str, *, first: bool) -> Cost:
     """What a step costs, by the median time of equal steps; 0 if there was none."""
     seconds: dict[Step, list[float]] = defaultdict(list)
     for step, taken in laps:
@@ -209,7 +210,7 @@ def _cost(laps: Iterable[tuple[Step, float]], role: str, kind: str, *, first: bo
     return fit_cost([(step, statistics.median(taken)) for step, taken in seconds.items()])
 
 
-def fit_cost(laps: Sequence[tuple[Step, float]]) -> Cost:
+def fit_cost(laps: Sequence[Lap]) -> Cost:
     """fixed + per_row * rows + per_proposal * proposals with no part negative.
 
     A least-squares fit of relative errors, so that short laps count as much as long ones.

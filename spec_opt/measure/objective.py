@@ -114,7 +114,7 @@ class StudyObjective:
                 self.evaluator.workload,
                 batch_size,
                 sigma=sigma,
-                ks=(1, search.k.high if isinstance(search.k, IntRange) else max(search.k)),
+                largest_k=search.k.high if isinstance(search.k, IntRange) else max(search.k),
                 # Longer where trials of different workers are compared by their speedup.
                 seconds=3.0 if "speedup" in search.objectives else 0.5,
             )

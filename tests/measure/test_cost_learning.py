@@ -153,13 +153,26 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
     wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0)
     for seconds, longest in ((0.1, 1000.0), (1500.0, 3000.0), (1e9, 1e9)):
         began = clock.at
-        costs = learn_costs_quickly(work, 64, sigma=0.1, ks=(1, 4), seconds=seconds)
+        costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=seconds)
         assert clock.at - began < longest
         if seconds > 1.0:
             for acceptance in ((0.3,), (0.9, 0.9, 0.9)):
                 assert predicted_speedup(acceptance, 7, costs, 64) == pytest.approx(
                     predicted_speedup(acceptance, 7, wanted, 64), rel=0.05
                 )
+
+
+def test_a_cost_per_window_is_learnt_even_if_batches_take_too_long(clock: Clock) -> None:
+    """Single windows alone would price a batch of 64 like one of 1."""
+    work = workload(clock)
+    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0)
+    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=0.1)
+    for acceptance in ((0.3,), (0.9, 0.9, 0.9)):
+        assert predicted_speedup(acceptance, 7, costs, 64) == pytest.approx(
+            predicted_speedup(acceptance, 7, wanted, 64), rel=0.05
+        )
+    for step in (costs.target_first, costs.target_next, costs.bonus):
+        assert step.expected(1.0, 64) == pytest.approx(36.0)
 
 
 @pytest.mark.parametrize("start", range(4))
@@ -186,19 +199,19 @@ def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Workload, "speculatively", tight)
     limit = 9
-    costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, ks=(1, 4), seconds=1e9)
+    costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, largest_k=4, seconds=1e9)
     assert max(size for size in seen if size <= limit) == 8
     assert 64 in seen
     assert costs.target_next.expected(1.0, 8) == pytest.approx(8.0)
     limit = 0
     with pytest.raises(DecodingError, match="too little memory"):
-        learn_costs_quickly(workload(clock), 64, sigma=0.1, ks=(1, 4), seconds=1e9)
+        learn_costs_quickly(workload(clock), 64, sigma=0.1, largest_k=4, seconds=1e9)
 
 
 def test_a_single_window(clock: Clock) -> None:
     work = workload(clock)
     work = replace(work, windows=random_windows(1, 2, 2, 2))
-    costs = learn_costs_quickly(work, 64, sigma=0.1, ks=(1, 4), seconds=1.0)
+    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=1.0)
     assert costs.target_first.expected(1.0, 1) == pytest.approx(4.5)
     assert costs.bonus == Cost(0.0, 0.0)  # the horizon is one patch: there is none
     assert predicted_speedup((0.5,), 1, costs, 1) == pytest.approx(4.5 / (4.5 + 0.55))
