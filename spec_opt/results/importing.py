@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, select, update
@@ -19,7 +24,7 @@ from sqlalchemy import Connection, select, update
 from spec_opt.config.messages import first_problem
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import DataError, StudyError
-from spec_opt.results.statistics import OBJECTIVES, quiet_optuna, space_of
+from spec_opt.results.statistics import OBJECTIVES, quiet_optuna
 from spec_opt.results.wording import plural
 from spec_opt.study.space import PARAMETERS, params_of
 from spec_opt.study.store import Store, trial_params, trial_values, trials
@@ -230,10 +235,20 @@ def _add_missing(
     missing = [trial for identity, trial in new.items() if identity not in present]
     if missing:
         stored = [dict(zip(PARAMETERS, row.params, strict=True)) for row in held]
-        space = space_of([*stored, *(trial.params for trial in missing)])
+        space = _space_of([*stored, *(trial.params for trial in missing)])
         add_trials(connection, study_id, missing, space, TrialState.COMPLETE)
         _share(connection, study_id, space)
     return len(missing)
+
+
+def _space_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
+    """The smallest numeric distributions that hold all the settings, given as parameters."""
+    values = {name: [setting[name] for setting in settings] for name in PARAMETERS}
+    return {
+        "sigma": FloatDistribution(min(values["sigma"]), max(values["sigma"])),
+        "bias": FloatDistribution(min(values["bias"]), max(values["bias"])),
+        "k": IntDistribution(int(min(values["k"])), int(max(values["k"]))),
+    }
 
 
 def _values(connection: Connection, study_id: int) -> Mapping[int, list[float]]:

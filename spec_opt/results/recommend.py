@@ -10,6 +10,7 @@ Equal results go to the mildest setting (`table.mildness`), so the order of tria
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,28 +27,22 @@ SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The thresholds of a quality scenario, in this study's numbers."""
+    """What a scenario asks of a trial, in this study's numbers."""
 
-    min_acceptance: float
-    max_mse: float
-    origin: str
-    """Where `max_mse` comes from, in words."""
+    text: str
+    min_k: int = 1
+    min_acceptance: float = 0.0
+    max_mse: float = math.inf
 
     def hold(self, point: Point) -> bool:
-        """Whether a trial meets both."""
-        return self.reaches(point) and self.is_accurate(point)
+        """Whether a trial meets all of them."""
+        return point.setting.k >= self.min_k and self.reaches(point) and self.is_accurate(point)
 
     def reaches(self, point: Point) -> bool:
         return point.result.acceptance_rate >= self.min_acceptance
 
     def is_accurate(self, point: Point) -> bool:
         return point.result.mse <= self.max_mse
-
-    def __str__(self) -> str:
-        return (
-            f"MSE <= {self.max_mse:.4f} ({self.origin}) "
-            f"and acceptance >= {percent(self.min_acceptance)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -118,16 +113,16 @@ def recommend(
         scenario: Which of the three.
         thresholds: `[recommend]` of the study file; see `limits_of`.
     """
-    limits = limits_of(table, thresholds)
-    eligible = ranked(table, scenario, limits)
+    bounds = bounds_of(table, scenario, limits_of(table, thresholds))
+    eligible = ranked(table, scenario, bounds)
     if not eligible:
-        return _nothing(table, scenario, limits)
+        return _nothing(table, scenario, bounds)
     chosen, target = eligible[0], table.target_mse
     return Recommendation(
         scenario=scenario,
         point=chosen,
         mse_ratio=None if target is None else chosen.result.mse / target,
-        why=_why(table, scenario, limits, eligible),
+        why=_why(table, scenario, bounds, eligible),
         close=_close(eligible),
         would_change=_smaller_k(table, chosen) if scenario == "speed" else None,
         cautions=cautions(table, chosen),
@@ -135,38 +130,34 @@ def recommend(
     )
 
 
-def ranked(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> list[Point]:
+def ranked(table: StudyTable, scenario: Scenario, bounds: Bounds) -> list[Point]:
     """The trials that meet a scenario, the best first."""
-    if not table.points:
-        return []
-    if scenario == "speed":
-        found = [p for p in table.points if p.setting.k >= limits.speed.min_k]
-        accepts = any(p.result.acceptance_rate > 0 for p in found)
-        return sorted(found, key=by_acceptance) if accepts else []
-    bounds = bounds_of(table, scenario, limits)
     found = [p for p in table.points if bounds.hold(p)]
-    return sorted(found, key=by_mse if scenario == "quality" else give_up(bounds, found))
+    if scenario == "speed" and not any(p.result.acceptance_rate > 0 for p in found):
+        return []
+    orders = {"speed": by_acceptance, "quality": by_mse, "balanced": give_up(bounds, found)}
+    return sorted(found, key=orders[scenario])
 
 
-def bounds_of(
-    table: StudyTable, scenario: Literal["quality", "balanced"], limits: RecommendConfig
-) -> Bounds:
-    """The thresholds of a scenario; an MSE ratio refers to the target's own MSE.
+def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
+    """The bounds of a scenario; an MSE ratio refers to the target's own MSE.
 
-    A study without that baseline (imported results) takes its lowest MSE instead, and says so. The
-    table must hold a completed trial.
+    A study without that baseline (imported results) takes its lowest MSE instead, and says so.
     """
+    if scenario == "speed":
+        return Bounds(f"k >= {limits.speed.min_k}", min_k=limits.speed.min_k)
     asked = limits.quality if scenario == "quality" else limits.balanced
-    if asked.max_mse is not None:
-        return Bounds(asked.min_acceptance, asked.max_mse, "max_mse")
-    ratio = asked.max_mse_ratio
-    if table.target_mse is not None:
-        origin, reference = "the target alone", table.target_mse
-    else:
-        origin, reference = "the lowest MSE here", min(p.result.mse for p in table.points)
-    return Bounds(
-        asked.min_acceptance, ratio * reference, f"{ratio:g} times {origin}, {reference:.4f}"
-    )
+    max_mse, origin = asked.max_mse, "max_mse"
+    if max_mse is None:
+        reference, name = table.target_mse, "the target alone"
+        if reference is None:
+            lowest = min((p.result.mse for p in table.points), default=math.inf)
+            reference, name = lowest, "the lowest MSE here"
+        max_mse = asked.max_mse_ratio * reference
+        origin = f"{asked.max_mse_ratio:g} times {name}, {reference:.4f}"
+    acceptance = asked.min_acceptance
+    text = f"MSE <= {max_mse:.4f} ({origin}) and acceptance >= {percent(acceptance)}"
+    return Bounds(text, min_acceptance=acceptance, max_mse=max_mse)
 
 
 def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Callable[[Point], tuple[float, ...]]:
@@ -194,16 +185,7 @@ _MERITS = {
 }
 
 
-def _terms(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> str:
-    """What a scenario asks of a trial."""
-    if scenario == "speed":
-        return f"k >= {limits.speed.min_k}"
-    return str(bounds_of(table, scenario, limits))
-
-
-def _why(
-    table: StudyTable, scenario: Scenario, limits: RecommendConfig, eligible: Sequence[Point]
-) -> str:
+def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequence[Point]) -> str:
     """Why the first of the eligible trials is the choice, and what it gives."""
     chosen, merit = eligible[0], "is the only one"
     if len(eligible) > 1:
@@ -212,7 +194,7 @@ def _why(
     if table.target_mse is not None:
         against = relative(chosen.result.mse, table.target_mse)
         facts += f", {against} the target alone ({table.target_mse:.4f})"
-    return f"Trial {chosen.number} {merit} with {_terms(table, scenario, limits)}: {facts}."
+    return f"Trial {chosen.number} {merit} with {bounds.text}: {facts}."
 
 
 def _smaller_k(table: StudyTable, chosen: Point) -> str | None:
@@ -257,17 +239,24 @@ def _rounds(point: Point) -> float:
     return point.result.patches_per_round or 0.0
 
 
-def _nothing(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Recommendation:
+def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommendation:
     """Why no trial meets a scenario, and what to try."""
     advice: tuple[str, ...] = ()
     if not table.points:
         why = _no_results(table)
+    elif bounds.min_k > (largest := max(p.setting.k for p in table.points)):
+        why = (
+            f"No trial has {bounds.text} (recommend.speed.min_k); the largest tried is {largest}, "
+            f"{bounds.min_k - largest} short: add a larger k to [search], or lower min_k."
+        )
     elif scenario == "speed":
-        why = _no_speed(table, limits.speed.min_k)
-        if max(p.setting.k for p in table.points) >= limits.speed.min_k:
-            advice = remedies(table, low_acceptance=True)
+        count = sum(p.setting.k >= bounds.min_k for p in table.points)
+        why = (
+            f"Of {plural(count, 'trial')} with {bounds.text} none accepts a single proposal: "
+            "speculation only adds work here."
+        )
+        advice = remedies(table, low_acceptance=True)
     else:
-        bounds = bounds_of(table, scenario, limits)
         why = _shortfall(table, bounds)
         advice = remedies(table, low_acceptance=not any(map(bounds.reaches, table.points)))
     return Recommendation(scenario, None, None, why, None, None, cautions(table, None), advice)
@@ -284,23 +273,9 @@ def _no_results(table: StudyTable) -> str:
     )
 
 
-def _no_speed(table: StudyTable, min_k: int) -> str:
-    largest = max(point.setting.k for point in table.points)
-    if largest < min_k:
-        return (
-            f"No trial has k >= {min_k} (recommend.speed.min_k); the largest tried is {largest}, "
-            f"{min_k - largest} short: add a larger k to [search], or lower min_k."
-        )
-    count = sum(point.setting.k >= min_k for point in table.points)
-    return (
-        f"Of {plural(count, 'trial')} with k >= {min_k} none accepts a single proposal: "
-        "speculation only adds work here."
-    )
-
-
 def _shortfall(table: StudyTable, bounds: Bounds) -> str:
     """Which threshold fails, and the trials that come closest to it."""
-    parts = [f"No trial has {bounds}."]
+    parts = [f"No trial has {bounds.text}."]
     if table.target_mse is not None and bounds.max_mse < table.target_mse:
         parts.append(
             f"The limit lies below the target's own MSE ({table.target_mse:.4f}), which "
