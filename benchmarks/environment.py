@@ -1,4 +1,4 @@
-"""What a benchmark's numbers belong to: machine, versions, commit, date."""
+"""Where and when a benchmark ran: machine, versions, commit, date."""
 
 import os
 import platform

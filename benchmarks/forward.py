@@ -1,10 +1,10 @@
-"""One next-patch forward of the target: the lean one against one that computes every position.
+"""Forward pass of the target for the next patch, compared with one that computes every position.
 
     python -m benchmarks.forward
 
-Both are ours and give the same numbers; runs alternate, medians are compared. Before it, what it
-brings that the C library keeps freed memory (`models/device.py`): that cannot be undone in a
-process, so those runs do not alternate.
+Both are spec-opt's and give the same numbers; runs alternate, medians are compared. Before that it
+measures the effect of letting the C library keep freed memory (`models/device.py`). A process
+cannot undo that, so those runs do not alternate.
 """
 
 import statistics
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def kept_memory() -> None:
-    """The lean forward of large batches before and after freed memory is kept."""
+    """The lean forward pass on large batches, before and after freed memory is kept."""
     forwards = [
         (case, batch, network(case), torch.randn(batch, case[4], CHANNELS))
         for case in CASES

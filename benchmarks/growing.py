@@ -1,4 +1,4 @@
-"""Growing contexts beside rolling ones, on the trained ETTh1 pair: time of the target, and errors.
+"""Growing and rolling contexts compared on the trained ETTh1 pair: time in the target, and errors.
 
 SPEC_OPT_SHARED=folder python -m benchmarks.growing [--threads 2] [--no-times | --no-errors]
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def target_times() -> None:
-    """Seconds inside the target, rolling and growing in turns; weights do not matter here."""
+    """Time in the target, rolling and growing alternating; the weights do not matter here."""
     print(
         "| d_model/heads/feedforward/layers | context | batch | what | rolling, ms | growing, ms "
         "| ratio (spread) | goal |\n|---|---|---|---|---|---|---|---|"
@@ -91,7 +91,7 @@ def target_times() -> None:
 
 
 def made_up(sizes: tuple[int, int, int, int], context: int, mode: ContextMode) -> Workload:
-    """A target of these sizes and a small draft, on noise; horizon 336, 7 channels."""
+    """An untrained target of these sizes and a small draft, on noise; horizon 336, 7 channels."""
     torch.manual_seed(0)
     target = TimerXL(TimerXLConfig(96, *sizes)).eval()
     draft = TimerXL(TimerXLConfig(96, 64, 2, 128, 1, stochastic=True)).eval()
@@ -103,7 +103,7 @@ def made_up(sizes: tuple[int, int, int, int], context: int, mode: ContextMode) -
 
 def target_seconds(workload: Workload, batch: int, *, alone: bool) -> float:
     watch, index = Stopwatch(torch.device("cpu")), torch.arange(batch)
-    # Scripted, so that both modes accept the same proposals: 60 %, by dice.
+    # Scripted at random, so that both modes accept the same 60 % of proposals.
     work = replace(workload, observer=watch, scripted_acceptance=0.6)
     setting = Setting(sigma=0.25, bias=1.0, k=3)
     if alone:
@@ -131,7 +131,7 @@ def errors() -> None:
 
 
 class Strided:
-    """A network whose memory places tokens otherwise."""
+    """A network whose cache gives tokens other positions."""
 
     def __init__(self, network: TimerXL, stride: int) -> None:
         self._network, self._stride = network, stride
@@ -145,7 +145,7 @@ class Strided:
 
 
 def positions() -> None:
-    """MSE of each model alone, its appended tokens placed in two ways."""
+    """MSE of each model alone, with two ways to number appended tokens."""
     print("| alone | horizon | rolling | growing, c·N + n | growing, c·(N + M) + n |")
     print("|---|---|---|---|---|")
     tokens = CONTEXT // 96

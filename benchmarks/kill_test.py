@@ -1,13 +1,13 @@
-"""Many studies under fire: workers and launcher get SIGKILL, every setting must stand once.
+"""Run studies while SIGKILL hits workers and launcher: every setting must be complete exactly once.
 
     python -m benchmarks.kill_test --runs 50 --store sqlite
     python -m benchmarks.kill_test --runs 50 --store postgres
 
-Each run: `spec-opt run --workers 4` on the grid of 80 settings with an objective that takes
-`--seconds` and no models; worker, launcher and store are the real ones, with a heartbeat every
-0.5 s and a grace of 3 s. Killed, at random shares of the work (start-up included): four times one
-worker, once all workers, and once the launcher alone, or the launcher and its workers at the same
-moment; after that the same command is given again. An embedded Postgres server is used.
+Each run is `spec-opt run --workers 4` on the grid of 80 settings, with an objective that takes
+`--seconds` and needs no models. Worker, launcher and store are the real ones, with a heartbeat
+every 0.5 s and a grace period of 3 s. At random points of the work, start-up included, one worker
+is killed four times, all workers once, and once either the launcher alone or the launcher with its
+workers; after that the same command is given again. Postgres is an embedded server.
 """
 
 import argparse

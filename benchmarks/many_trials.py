@@ -1,11 +1,11 @@
-"""How long results take on a study of many trials: import, report, recommendation, export.
+"""Time to import, report, recommend and export on a study of many trials.
 
-    python -m benchmarks.many_trials              # 10,000 rows, seconds of each
+    python -m benchmarks.many_trials              # 10,000 rows
     python -m benchmarks.many_trials --rows 2000
 
-The rows are imported from a table as the old sweep script wrote them, into an SQLite store in a
-temporary folder, and read back from there by each command. A second study has as many trials with
-all that a worker measures, in memory.
+The rows are imported from a table in the format of the old sweep script into an SQLite store in a
+temporary folder, and each command reads them back from there. A second study, in memory, has as
+many trials with everything that a worker measures.
 """
 
 import argparse

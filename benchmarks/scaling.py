@@ -1,8 +1,8 @@
-"""How the cost of a grid grows with its settings and its windows, on the trained ETTh1 pair.
+"""How the cost of a grid grows with its settings and windows, on the trained ETTh1 pair.
 
     SPEC_OPT_SHARED=folder python -m benchmarks.scaling [--rule stride] [--windows 255]
 
-Each cell is a fresh evaluator on all settings of a grid.
+Each cell measures all settings of a grid with a new evaluator.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WINDOWS = (255, 1000, 2545)
 
 
 def grid(sigmas: list[float], biases: list[float], most_proposals: int) -> list[Setting]:
-    """In the order of a study's grid: all settings of one sigma together."""
+    """Settings in the order of a study's grid: all of one sigma together."""
     ks = range(1, most_proposals + 1)
     return [Setting(sigma=s, bias=b, k=k) for s, b, k in product(sigmas, biases, ks)]
 

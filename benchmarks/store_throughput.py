@@ -1,13 +1,13 @@
-"""How many trials a second a store bears: real workers, an objective that takes no time.
+"""Trials per second that a store sustains, with real workers and an objective that takes no time.
 
     python -m benchmarks.store_throughput                       # the table
     python -m benchmarks.store_throughput --sampler tpe --workers 1 --settings 100
     python -m benchmarks.store_throughput --long                # 8 workers on SQLite for 2 minutes
 
-Every trial is a claim, a result with all its attributes, and the worker's own bookkeeping. One
-worker's seconds per trial are thus the store's share of a trial, and an upper bound of it. SQLite
-lies on the disk of the temporary folder, Postgres is an embedded server with its usual durability.
-A sampler's thinking is in it too, which grows with the trials so far.
+Each trial is a claim, a result with all its attributes, and the worker's own bookkeeping, so one
+worker's seconds per trial are an upper bound of the store's share. The SQLite file is on the disk
+of the temporary folder; Postgres is an embedded server with its default durability. The time
+includes the sampler's own, which grows with the number of trials.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Result:
 
 
 def search(sampler: str, settings: int) -> dict[str, Any]:
-    """So many trials in a space without repeats, or a grid of about so many settings."""
+    """A search of `settings` trials in a continuous space, or a grid of about as many settings."""
     if sampler != "grid":
         return {
             "sampler": sampler,
@@ -99,7 +99,7 @@ def work(
         if summary.fail:
             error = f"{summary.fail} trials failed"
     except Exception as failure:  # noqa: BLE001 - what reaches a user is the result
-        # The others would wait for this one for ever; at a barrier that is aborted they fail too.
+        # Otherwise the others would wait for this one for ever.
         together.abort()
         error = f"{type(failure).__name__}: {failure}"
     results.put(WorkerResult(trials, time.monotonic() - began, error))
@@ -126,7 +126,7 @@ def measure(url: str, workers: int, space: dict[str, Any], seconds: float) -> Re
         for trial in load_study(store, "stand-in").optuna_study().get_trials(deepcopy=False)
         if trial.state is TrialState.COMPLETE
     ]
-    assert len(complete) == len(set(complete)), "a setting stands twice"
+    assert len(complete) == len(set(complete)), "a setting is complete twice"
     store.close()
     trials = [result.trials for result in ended]
     return Result(
@@ -141,7 +141,7 @@ def measure(url: str, workers: int, space: dict[str, Any], seconds: float) -> Re
 
 @contextmanager
 def stores(kinds: list[str]) -> Iterator[dict[str, Callable[[], str]]]:
-    """Each kind of store, as a function that gives the URL of a new one."""
+    """For each kind of store, a function that makes one and returns its URL."""
     made: dict[str, Callable[[], str]] = {}
     with tempfile.TemporaryDirectory(prefix="spec-opt-throughput-") as name:
         numbers = iter(range(10**6))
@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("--long-seconds", type=float, default=120.0)
     parser.add_argument("--long-settings", type=int, default=24000)
     options = parser.parse_args()
-    # Imports torch, which the worker processes do without.
+    # Imports torch, which worker processes do not need.
     from benchmarks.environment import describe
 
     print(describe() + "\n")

@@ -1,10 +1,10 @@
-"""The guide's 80 settings on the trained ETTh1 pair, 255 windows, as one whole process.
+"""The guide's 80 settings on the trained ETTh1 pair and 255 windows, as one whole process.
 
     SPEC_OPT_SHARED=folder python -m benchmarks.sweep [--repeats 5] [--rule stride] [--no-plain]
 
-The folder holds data/ETTh1.csv, checkpoints/ and reference/stride_sweep_etth1_255_windows.csv: the
-same grid as 80 processes of the research code on a 2-core machine. Beside it: our plain decoder,
-without the cache, over the same settings, in the same run.
+The folder has data/ETTh1.csv, checkpoints/ and reference/stride_sweep_etth1_255_windows.csv, the
+times of 80 processes of the research code for the same grid on a 2-core machine. For comparison the
+same run also decodes all settings with our plain decoder, without the cache.
 """
 
 import argparse
@@ -123,18 +123,18 @@ def reference(shared: Path) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain decoder over all settings, held against the cache."""
+    """The plain decoder over all settings, compared with the cache."""
 
     seconds: float
     settings: int
     equal: int
-    """Settings whose counters are the same through the cache."""
+    """Settings with the same counters in both."""
     gap: float
-    """Largest difference of a forecast's value, over those settings."""
+    """Largest difference between forecast values, over those settings."""
 
 
 def without_cache(config: StudyConfig) -> Plain:
-    """Decode all settings plainly, models and windows at hand."""
+    """Decode all settings with the plain decoder; loading is not timed."""
     data = config.data
     windows = load_dataset(data).windows(
         data.split, data.context, data.horizon, data.window_stride, data.max_windows

@@ -1,9 +1,9 @@
-"""`spec-opt` with a stopwatch: where the seconds of a whole process go.
+"""`spec-opt` with a stopwatch: the time that each part of a process takes.
 
     python -m benchmarks.timed_run PARTS.json run STUDY --storage URL
 
-Writes the seconds of each part to PARTS.json. The parts are measured by wrapping functions, so the
-package knows nothing of it. STARTED, in the environment, is when the parent started this process.
+Writes the seconds of each part to PARTS.json. It wraps functions from outside, so the package needs
+no code for this. STARTED, in the environment, is the time at which the parent started this process.
 """
 
 import json
@@ -21,7 +21,7 @@ counts: dict[str, int] = defaultdict(int)
 
 
 def timed(owner: Any, name: str, part: str) -> None:
-    """Replace `owner.name` by itself with a stopwatch; a part inside another is counted once."""
+    """Wrap `owner.name` in a stopwatch; a part inside another is counted once."""
     function: Callable[..., Any] = owner.__dict__[name]
     bound = function.__func__ if isinstance(function, classmethod) else function
 
