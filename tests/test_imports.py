@@ -18,6 +18,7 @@ ROOMS = ["cli", "results", "study", "measure", "decoding", "models", "data", "co
 HOMES = {
     "optuna": ("study", "results"),
     "sqlalchemy": ("study", "results"),
+    "click": ("cli",),
     "torch": ("data", "models", "decoding", "measure"),
 }
 """Rooms that may import a library."""
