@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-_UNION_TAGS: Final = ("list", "range")
+_UNION_TAGS: Final = ("list", "range", "column", "none", "shares", "dates")
 """Parts of a place that the reader of a study file knows nothing of."""
 
 _LONGEST_VALUE: Final = 60
@@ -59,7 +59,7 @@ def _describe(problem: ErrorDetails, table: type[BaseModel]) -> str:
         case kind if kind in _ALLOWED:
             bounds = problem.get("ctx", {}).items()
             message = _ALLOWED[kind].format(**{name: _bound(value) for name, value in bounds})
-            if kind == "tuple_type" and problem["loc"][-1] in _UNION_TAGS:
+            if kind == "tuple_type" and problem["loc"][-1] == "list":
                 message += ", or a range, {low = ..., high = ...}"
         case _:
             message = problem["msg"][:1].lower() + problem["msg"][1:]

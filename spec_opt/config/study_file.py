@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     ValidationError,
@@ -18,9 +19,11 @@ from pydantic import (
 from spec_opt.config.messages import first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
 from spec_opt.config.values import (
+    ColumnName,
     ContextMode,
     Factor,
     FloatSpace,
+    GapFilling,
     IntSpace,
     ObjectiveName,
     PositiveInt,
@@ -30,11 +33,16 @@ from spec_opt.config.values import (
     Sampler,
     Seed,
     Split,
+    Splits,
     Table,
+    TimeColumn,
+    distinct,
     matching,
 )
 from spec_opt.errors import ConfigError
 
+SYNTHETIC = "synthetic"
+"""The source that is made up instead of read."""
 QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
 
@@ -143,7 +151,15 @@ class DataConfig(Table):
     """`[data]`: which windows of which series settings are measured on."""
 
     source: str = Field(min_length=1)
-    """A CSV path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
+    """A file's path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
+    time: TimeColumn | None = None
+    """The column that says when rows were taken; found if absent. False: rows are evenly spaced."""
+    channels: Annotated[tuple[ColumnName, ...], AfterValidator(distinct)] | None = None
+    """The columns to forecast; all that can be channels if absent."""
+    gaps: GapFilling | None = None
+    """How missing rows and empty cells are filled; refused if absent."""
+    splits: Splits | None = None
+    """Shares, or dates; the standard ones of a known series or 0.7, 0.1 and 0.2 if absent."""
     split: Split = "validation"
     context: PositiveInt
     """Points of the past that a model sees."""
@@ -154,6 +170,13 @@ class DataConfig(Table):
     max_windows: PositiveInt | None = None
     """Evenly spaced among those; all of them if absent."""
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> Self:
+        for key in ("time", "channels", "gaps"):
+            if self.source == SYNTHETIC and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for files: source = '{SYNTHETIC}' has nothing to read")
+        return self
 
 
 class DecodingConfig(Table):
@@ -284,11 +307,11 @@ def read_study(reference: str) -> StudyConfig:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
-    for role in ("target", "draft"):
+    for table, key in (("target", "checkpoint"), ("draft", "checkpoint"), ("data", "source")):
         try:
-            _resolve_checkpoint(document.get(role), path.parent)
+            _resolve(document.get(table), key, path.parent)
         except (RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(f"{path}: {role}.checkpoint: not a path: {error}") from error
+            raise ConfigError(f"{path}: {table}.{key}: not a path: {error}") from error
     try:
         # By way of JSON, in which strict mode reads an array as a tuple and a string as a path.
         return StudyConfig.model_validate_json(json.dumps(document, default=str))
@@ -296,14 +319,20 @@ def read_study(reference: str) -> StudyConfig:
         raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
 
 
-def _resolve_checkpoint(table: Any, folder: Path) -> None:
-    """Make a relative checkpoint path absolute: from the working folder, else the study file's."""
-    if not isinstance(table, dict) or not isinstance(table.get("checkpoint"), str):
+def _resolve(table: Any, key: str, folder: Path) -> None:
+    """Find what a relative path names, from the working folder or else the study file's.
+
+    A checkpoint's path becomes absolute. A source may also be a name, or a file elsewhere: it is
+    changed only if a file beside the study file is meant.
+    """
+    if not isinstance(table, dict) or not isinstance(table.get(key), str):
         return
-    if not table["checkpoint"]:
+    if key == "checkpoint" and not table[key]:
         raise ValueError("it is empty")
-    given = Path(table["checkpoint"]).expanduser()
+    given = Path(table[key]).expanduser()
     beside = folder / given
-    table["checkpoint"] = str(
-        (beside if beside.exists() and not given.exists() else given).resolve()
-    )
+    is_beside = beside.exists() and not given.exists()
+    if key == "checkpoint":
+        table[key] = str((beside if is_beside else given).resolve())
+    elif is_beside and beside.is_file() and table[key] != SYNTHETIC:
+        table[key] = str(beside.resolve())

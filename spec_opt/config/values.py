@@ -1,6 +1,9 @@
 """The values that a study file may hold: words, numbers within bounds, lists and ranges."""
 
+import itertools
+import math
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,6 +21,7 @@ ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
 Sampler = Literal["grid", "tpe", "random", "nsga2"]
+GapFilling = Literal["forward-fill", "interpolate"]
 ObjectiveName = Literal["acceptance_rate", "mse", "speedup"]
 
 
@@ -37,6 +41,13 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("must list at least one value")
     return values
+
+
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """At least one, and none twice."""
+    if len(set(_not_empty(names))) < len(names):
+        raise ValueError("must not list a name twice")
+    return names
 
 
 def _in_proportion(value: float) -> float:
@@ -104,3 +115,45 @@ IntSpace = Annotated[
     Annotated[IntChoices, Tag("list")] | Annotated[IntRange, Tag("range")],
     Discriminator(_list_or_range),
 ]
+
+
+ColumnName = Annotated[str, Field(min_length=1)]
+TimeColumn = Annotated[
+    Annotated[ColumnName, Tag("column")] | Annotated[Literal[False], Tag("none")],
+    Discriminator(lambda value: "none" if isinstance(value, bool) else "column"),
+]
+"""The column of times; false for rows that are evenly spaced whatever the file says."""
+
+
+def _whole(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if not math.isclose(sum(shares), 1.0, abs_tol=1e-9) or min(shares) <= 0:
+        raise ValueError("three shares must be positive and add up to 1")
+    return shares
+
+
+def _ascending(dates: tuple[datetime, ...]) -> tuple[datetime, ...]:
+    if len(dates) not in (2, 3) or any(a >= b for a, b in itertools.pairwise(map(utc, dates))):
+        raise ValueError(
+            "must be the first dates of validation and test, ascending, and perhaps where test ends"
+        )
+    return dates
+
+
+def utc(date: datetime) -> datetime:
+    """A date without its offset, which is the file's own clock or UTC."""
+    return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
+
+
+def _shares_or_dates(value: Any) -> str:
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    return "dates" if isinstance(first, (str, datetime)) else "shares"
+
+
+# Not strict: a date alone is its midnight.
+_Date = Annotated[datetime, Field(strict=False)]
+Splits = Annotated[
+    Annotated[tuple[float, float, float], AfterValidator(_whole), Tag("shares")]
+    | Annotated[tuple[_Date, ...], AfterValidator(_ascending), Tag("dates")],
+    Discriminator(_shares_or_dates),
+]
+"""Shares of the rows for train, validation and test, or the dates at which the last two begin."""

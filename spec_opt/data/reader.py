@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spec_opt.config.values import GapFilling, TimeColumn
 from spec_opt.data.table_file import Table, listed, read_table, shown
 from spec_opt.data.time_grid import Grid, counts_rows, numbers_rows, place
 from spec_opt.data.timestamps import (
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1e100
 """Larger values are refused: their squares would overflow."""
-GapFilling = Literal["forward-fill", "interpolate"]
 Role = Literal["time", "clock", "calendar", "counter", "numbered", "channel"]
 _LEFT_OUT_AS: Final[Mapping[Role, str]] = {
     "time": "a time",
@@ -48,6 +48,7 @@ _LEFT_OUT_AS: Final[Mapping[Role, str]] = {
     "counter": "a row counter",
     "numbered": "a row counter",
 }
+_NOT_CHOSEN: Final = "not chosen"
 
 _TIME_NAMES: Final = ("datetime", "timestamp", "ds", "date", "time", "unix", "epoch")
 """Without punctuation; a column of such a name must hold times. Likelier ones first."""
@@ -70,32 +71,52 @@ class TimeAxis:
     """`[T]`, of the series' rows; None of a counter."""
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """A series as its file has it, oldest row first, and what was recognised on the way."""
+@dataclass(frozen=True)
+class LeftOut:
+    """A column that is neither a channel nor the time."""
 
+    name: str
+    kind: str
+    """What it was taken for, or "not chosen"."""
+
+    def __str__(self) -> str:
+        return self.name if self.kind == _NOT_CHOSEN else f"{self.name} ({self.kind})"
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A multichannel series in its own units, oldest row first, and how it was read."""
+
+    name: str
+    """A known name, the file's stem, or "synthetic"."""
     values: NDArray[np.float64]
     """`[T, C]`, all finite."""
     columns: tuple[str, ...]
     """C names."""
-    source_columns: tuple[str, ...] = ()
-    """All numeric columns of the file that could be channels."""
+    file: str = ""
+    """The file's name; empty where there is none."""
     time: TimeAxis | None = None
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     """Columns that are neither channels nor the time, and what each was taken for."""
     filled: int = 0
     """Rows that were missing and cells that were empty, filled in as `data.gaps` says."""
     notes: tuple[str, ...] = ()
     """What a reader may not expect: rows sorted, no header, …"""
 
+    @property
+    def all_channels(self) -> frozenset[str]:
+        """The channels, and those that the study file leaves out."""
+        left = (column.name for column in self.left_out if column.kind == _NOT_CHOSEN)
+        return frozenset([*self.columns, *left])
+
 
 def read_series_file(
     path: Path,
     *,
-    time: str | Literal[False] | None = None,
+    time: TimeColumn | None = None,
     channels: Sequence[str] | None = None,
     gaps: GapFilling | None = None,
-) -> Reading:
+) -> Series:
     """Read a delimited text file or a Parquet file as a series.
 
     Args:
@@ -119,24 +140,19 @@ def read_series_file(
     notes = (*table.notes, *([grid.disorder] if grid and grid.disorder else []))
     for note in notes:
         logger.warning("%s: %s", path, note)
-    return Reading(
+    return Series(
+        path.stem,
         values,
         chosen,
-        source_columns=tuple(
-            name for name in table.names if roles.get(name, "channel") == "channel"
-        ),
+        file=path.name,
         time=_time_axis(used, grid) if grid else None,
-        left_out=tuple(
-            (name, _LEFT_OUT_AS.get(roles.get(name, "channel"), "not chosen")) for name in left
-        ),
+        left_out=tuple(LeftOut(name, _LEFT_OUT_AS.get(roles[name], _NOT_CHOSEN)) for name in left),
         filled=filled,
         notes=notes,
     )
 
 
-def _check_names(
-    table: Table, time: str | Literal[False] | None, channels: Sequence[str] | None
-) -> None:
+def _check_names(table: Table, time: TimeColumn | None, channels: Sequence[str] | None) -> None:
     """Names in the study file are columns, and none is asked to be two things."""
     for key, name in [("time", time), *(("channels", name) for name in channels or ())]:
         if isinstance(name, str) and name not in table.names:
@@ -199,7 +215,7 @@ def _role(table: Table, name: str) -> Role:
 
 
 def _find_time(
-    table: Table, roles: Mapping[str, Role], time: str | Literal[False] | None
+    table: Table, roles: Mapping[str, Role], time: TimeColumn | None
 ) -> tuple[tuple[str, ...], list[Axis]]:
     """The columns that together say when rows were taken, and every reading of them.
 

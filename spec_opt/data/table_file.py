@@ -34,16 +34,21 @@ def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names in a row, the rest of a long list as a count."""
+def listed(names: Iterable[str], count: int | None = None) -> str:
+    """Names in a row, the rest of a long list as a number.
+
+    Args:
+        count: how many there are in all, if `names` are but the first of them.
+    """
     names = list(names)
-    text, count = "", 0
-    for name in names:
+    total = len(names) if count is None else count
+    text = ""
+    for i, name in enumerate(names):
         longer = f"{text}, {shown(name)}" if text else shown(name)
         if text and len(longer) > LONGEST_SHOWN:
-            return f"{text}, … {len(names) - count} more"
-        text, count = longer, count + 1
-    return text
+            return f"{text}, … {total - i} more"
+        text = longer
+    return text if total == len(names) else f"{text}, … {total - len(names)} more"
 
 
 # --- numbers as text ------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """A series becomes a dataset: split in time, standardised on its training rows, and windowed."""
 
 import hashlib
+import itertools
 import logging
 import math
 from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
 from functools import cached_property
+from typing import Final, get_args
 
 import numpy as np
 import torch
@@ -12,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spec_opt.config.study_file import DataConfig
-from spec_opt.config.values import Split
-from spec_opt.data.series import KNOWN, Series, load_series
+from spec_opt.config.values import Split, Splits, utc
+from spec_opt.data.reader import Series
+from spec_opt.data.series import known_series, load_series
 from spec_opt.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 HOURS_PER_MONTH = 30 * 24
 """The ETT collection's splits are counted in months of 30 days."""
+DEFAULT_SHARES: Final = (0.7, 0.1, 0.2)
 LARGEST_STANDARDISED = 1e18
 """Beyond it, float32 would overflow as soon as a value is squared (and the data are nonsense)."""
 
@@ -46,29 +52,56 @@ class Borders:
                 return self.test
 
 
-def borders_of(name: str, rows: int) -> Borders:
-    """The standard borders of a known series, else 0.7 / 0.1 / 0.2 of the rows.
+def borders_of(series: Series, splits: Splits | None = None) -> Borders:
+    """The borders that a study file asks for, or a known series has, or 0.7, 0.1 and 0.2 give.
 
-    A known name with fewer rows than its borders need is split by shares too, with a warning.
+    A known series is known by its name, or by what all of the ETT collection have in common: a
+    renamed copy is still split as in the literature. One with fewer rows than its borders need is
+    split by shares, with a warning.
 
     Raises:
-        DataError: there are too few rows to give every split one.
+        DataError: a split would have no rows, or dates are given for a series without times.
     """
-    if name in KNOWN:
-        month = HOURS_PER_MONTH * KNOWN[name].rows_per_hour
+    rows = len(series.values)
+    if splits is not None and isinstance(splits[0], datetime):
+        return _borders_at(series, splits)
+    if splits is not None:
+        return _shares(series.name, rows, splits)
+    if (known := known_series(series)) is not None:
+        month = HOURS_PER_MONTH * known.rows_per_hour
         if rows >= 20 * month:
             return _consecutive(12 * month, 16 * month, 20 * month)
         logger.warning(
             "%s has %d rows, fewer than its standard borders need (%d): split 0.7 / 0.1 / 0.2",
-            name,
+            series.name,
             rows,
             20 * month,
         )
-    # Integers, because 0.7 * 90 is less than 63.
-    train, test = rows * 7 // 10, rows // 5
+    return _shares(series.name, rows, DEFAULT_SHARES)
+
+
+def _shares(name: str, rows: int, shares: tuple[float, float, float]) -> Borders:
+    # By the decimals that were written, because 0.7 * 90 is less than 63.
+    train, test = (int(Fraction(repr(share)) * rows) for share in (shares[0], shares[2]))
     if not 0 < train < rows - test < rows:
         raise DataError(f"{name}: {rows} rows are too few for a train, validation and test split")
     return _consecutive(train, rows - test, rows)
+
+
+def _borders_at(series: Series, dates: tuple[datetime, ...]) -> Borders:
+    """Validation and test from the first rows that are not before these dates."""
+    if series.time is None or series.time.times is None:
+        raise DataError(f"{series.name}: data.splits gives dates, but the series has no times")
+    rows = len(series.values)
+    found = np.searchsorted(series.time.times, np.array([utc(date) for date in dates], "M8[ns]"))
+    borders = [0, *(int(row) for row in found), *([rows] if len(dates) == 2 else [])]
+    for (start, stop), split in zip(itertools.pairwise(borders), get_args(Split), strict=True):
+        if start >= stop:
+            raise DataError(
+                f"{series.name}: data.splits leaves no rows for {split}: "
+                f"the series is from {series.time.first} to {series.time.last}"
+            )
+    return _consecutive(*borders[1:])
 
 
 def _consecutive(train: int, validation: int, test: int) -> Borders:
@@ -201,13 +234,13 @@ class Dataset:
         return Windows(self.values, torch.from_numpy(starts), context, horizon, self.series.columns)
 
 
-def make_dataset(series: Series) -> Dataset:
+def make_dataset(series: Series, splits: Splits | None = None) -> Dataset:
     """Split a series and standardise it by its training rows.
 
     Raises:
-        DataError: too few rows to split, or a value beyond all proportion to the training rows.
+        DataError: see `borders_of`; or a value beyond all proportion to the training rows.
     """
-    borders = borders_of(series.name, len(series.values))
+    borders = borders_of(series, splits)
     scaler = Scaler.fit(series.values[: borders.train.stop], series.columns)
     standardised = scaler.standardise(series.values[: borders.test.stop])
     wild = ~(np.abs(standardised) <= LARGEST_STANDARDISED)
@@ -226,4 +259,4 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
         DataError: see `load_series` and `make_dataset`.
     """
-    return make_dataset(load_series(config.source, config.synthetic))
+    return make_dataset(load_series(config), config.splits)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import IntRange
+from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import load_dataset
 from spec_opt.errors import DecodingError
 from spec_opt.measure.cost_learning import learn_costs_quickly
@@ -43,6 +44,8 @@ class StudyObjective:
     evaluator: Evaluator
     fingerprints: Fingerprints
     config: StudyConfig
+    series: SeriesSummary
+    """What was read."""
     _baseline: Baseline | None = field(default=None, repr=False)
     _costs: Costs | None = field(default=None, repr=False)
 
@@ -55,6 +58,8 @@ class StudyObjective:
             TrainingError: training a model failed.
         """
         dataset = load_dataset(config.data)
+        series = summarise(dataset, config.data)
+        log.info("%s", series)
         data = config.data
         windows = dataset.windows(
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
@@ -68,7 +73,7 @@ class StudyObjective:
             decoding=decoding_fingerprint(config.decoding),
         )
         evaluator = Evaluator(models.target, models.draft, windows, config.decoding)
-        return cls(evaluator, fingerprints, config)
+        return cls(evaluator, fingerprints, config, series)
 
     @property
     def device(self) -> str:

@@ -280,7 +280,8 @@ BAD = {
     "a key in the wrong table": (
         MINIMAL + "target = 3",
         "data.target: unknown key; known here: "
-        "source, split, context, horizon, window_stride, max_windows, synthetic",
+        "source, time, channels, gaps, splits, split, context, horizon, window_stride, "
+        "max_windows, synthetic",
     ),
     "a number for a table": (TARGET + "training = 3", "target.training = 3: must be a table"),
     "a list for a table": (

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from spec_opt.data.reader import GapFilling, Reading, read_series_file
+from spec_opt.config.values import GapFilling, TimeColumn
+from spec_opt.data.reader import Series, read_series_file
 from spec_opt.errors import DataError
 
 ROWS = 60
@@ -27,10 +27,10 @@ def read(
     folder: Path,
     frame: pd.DataFrame | str | bytes,
     *,
-    time: str | Literal[False] | None = None,
+    time: TimeColumn | None = None,
     channels: Sequence[str] | None = None,
     gaps: GapFilling | None = None,
-) -> Reading:
+) -> Series:
     """The series of a file with this content."""
     path = folder / "plant.csv"
     if isinstance(frame, pd.DataFrame):
@@ -40,7 +40,7 @@ def read(
     return read_series_file(path, time=time, channels=channels, gaps=gaps)
 
 
-def same(reading: Reading) -> bool:
+def same(reading: Series) -> bool:
     """Whether it is `load` and `heat`, bit for bit."""
     return reading.columns == ("load", "heat") and np.array_equal(
         reading.values, np.stack([LOAD, HEAT], axis=1)

@@ -1,6 +1,7 @@
 """Splits, scaling and windows."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec_opt.config.study_file import DataConfig, SyntheticConfig
-from spec_opt.config.values import Split
-from spec_opt.data.series import Series
+from spec_opt.config.values import Split, Splits
+from spec_opt.data.reader import LeftOut, Series, TimeAxis
 from spec_opt.data.windows import Borders, Dataset, Windows, borders_of, load_dataset, make_dataset
 from spec_opt.errors import DataError
 
@@ -24,6 +25,10 @@ def ramp(rows: int, channels: int = 2, name: str = "ramp") -> Dataset:
     return make_dataset(Series(name, values, tuple(f"c{i}" for i in range(channels))))
 
 
+def borders(name: str, rows: int, splits: Splits | None = None) -> Borders:
+    return borders_of(Series(name, np.zeros((rows, 1)), ("a",)), splits)
+
+
 # --- borders --------------------------------------------------------------------------------------
 
 
@@ -31,7 +36,7 @@ def ramp(rows: int, channels: int = 2, name: str = "ramp") -> Dataset:
     ("name", "factor"), [("ETTh1", 1), ("ETTh2", 1), ("ETTm1", 4), ("ETTm2", 4)]
 )
 def test_standard_borders(name: str, factor: int) -> None:
-    assert borders_of(name, 17420 * factor) == Borders(
+    assert borders(name, 17420 * factor) == Borders(
         range(8640 * factor),
         range(8640 * factor, 11520 * factor),
         range(11520 * factor, 14400 * factor),
@@ -39,30 +44,69 @@ def test_standard_borders(name: str, factor: int) -> None:
 
 
 def test_known_name_with_too_few_rows_is_split_by_shares(caplog: pytest.LogCaptureFixture) -> None:
-    assert borders_of("ETTh1", 14400).test.stop == 14400
+    assert borders("ETTh1", 14400).test.stop == 14400
     assert caplog.text == ""
     with caplog.at_level(logging.WARNING, logger="spec_opt"):
-        assert borders_of("ETTh1", 14399) == borders_of("other", 14399)
+        assert borders("ETTh1", 14399) == borders("other", 14399)
     assert "14399 rows, fewer than its standard borders need (14400)" in caplog.text
 
 
 @given(st.integers(5, 10**6))
 def test_shares(rows: int) -> None:
-    borders = borders_of("other", rows)
+    found = borders("other", rows)
     # In tenths, so that the test does not round as floats do.
-    assert 10 * len(borders.train) <= 7 * rows < 10 * (len(borders.train) + 1)
-    assert 10 * len(borders.test) <= 2 * rows < 10 * (len(borders.test) + 1)
-    assert len(borders.validation) >= 1
-    assert borders.train.start == 0
-    assert borders.train.stop == borders.validation.start
-    assert borders.validation.stop == borders.test.start
-    assert borders.test.stop == rows
+    assert 10 * len(found.train) <= 7 * rows < 10 * (len(found.train) + 1)
+    assert 10 * len(found.test) <= 2 * rows < 10 * (len(found.test) + 1)
+    assert len(found.validation) >= 1
+    assert found.train.start == 0
+    assert found.train.stop == found.validation.start
+    assert found.validation.stop == found.test.start
+    assert found.test.stop == rows
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])
 def test_too_few_rows_to_split(rows: int) -> None:
     with pytest.raises(DataError, match=f"{rows} rows are too few"):
-        borders_of("other", rows)
+        borders("other", rows)
+
+
+def test_given_shares() -> None:
+    assert borders("ETTh1", 17420, (0.6, 0.2, 0.2)) == Borders(
+        range(10452), range(10452, 13936), range(13936, 17420)
+    )
+    assert borders("other", 90, (0.7, 0.1, 0.2)) == borders("other", 90)
+    with pytest.raises(DataError, match="9 rows are too few"):
+        borders("other", 9, (0.9, 0.05, 0.05))
+
+
+def daily(rows: int) -> Series:
+    times = np.datetime64("2016-07-01", "ns") + np.arange(rows) * np.timedelta64(1, "D")
+    axis = TimeAxis(("date",), "daily", "2016-07-01", str(times[-1])[:10], times)
+    return Series("plant", np.zeros((rows, 1)), ("a",), time=axis)
+
+
+def test_given_dates() -> None:
+    first, second, third = (datetime(2016, 7, day) for day in (11, 16, 21))
+    assert borders_of(daily(30), (first, second)) == Borders(
+        range(10), range(10, 15), range(15, 30)
+    )
+    assert borders_of(daily(30), (first, second, third)).test == range(15, 20)
+    with pytest.raises(DataError, match="no rows for test: the series is from 2016-07-01 to"):
+        borders_of(daily(15), (first, second))
+    with pytest.raises(DataError, match="gives dates, but the series has no times"):
+        borders("other", 100, (first, second))
+
+
+@pytest.mark.parametrize(("rows", "train"), [(17420, 8640), (69680, 34560), (17421, 12194)])
+def test_a_renamed_copy_of_a_known_series_has_its_borders(rows: int, train: int) -> None:
+    columns = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+    series = Series("mine", np.zeros((rows, 7)), columns)
+    assert len(borders_of(series).train) == train
+    # Some of its channels are not chosen.
+    left = tuple(LeftOut(name, "not chosen") for name in columns[:-1])
+    chosen = Series("mine", np.zeros((rows, 1)), ("OT",), left_out=left)
+    assert borders_of(chosen) == borders_of(series)
+    assert borders("mine", rows) == borders("other", rows)
 
 
 # --- scaler ---------------------------------------------------------------------------------------
@@ -242,7 +286,10 @@ def test_fingerprint_follows_what_numbers_depend_on() -> None:
 
 def test_load_dataset_of_a_study(tmp_path: Path) -> None:
     path = tmp_path / "plant.csv"
-    path.write_text("date,a,b\n" + "".join(f"d{i},{i},{i % 7}\n" for i in range(50)))
+    path.write_text(
+        "date,a,b\n"
+        + "".join(f"2016-01-01 {i // 60:02}:{i % 60:02},{i % 5},{i % 7}\n" for i in range(50))
+    )
     dataset = load_dataset(DataConfig(source=str(path), context=4, horizon=2))
     assert dataset.series.name == "plant"
     assert dataset.values.shape == (50, 2)
