@@ -107,10 +107,9 @@ def worker(config: StudyConfig, url: str) -> int:
 @json_option
 def train(config: StudyConfig, as_json: bool) -> None:
     """Make target and draft only, and say where they are."""
-    from spec_opt.data.windows import load_dataset
-    from spec_opt.models.training import prepare_models
+    from spec_opt.measure.objective import load_inputs
 
-    models = prepare_models(config, load_dataset(config.data))
+    _, _, models = load_inputs(config)
     document, lines = {}, []
     for role, model, path in (
         ("target", models.target, models.target_path),

@@ -7,15 +7,36 @@ from typing import Protocol
 from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import IntRange
 from spec_opt.data.summary import SeriesSummary, summarise
-from spec_opt.data.windows import load_dataset
+from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.errors import DecodingError
 from spec_opt.measure.cost_learning import learn_costs_quickly
 from spec_opt.measure.cost_model import Costs, acceptance_by_position, predicted_speedup
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
-from spec_opt.models.training import prepare_models
+from spec_opt.models.training import Models, prepare_models
 
 log = logging.getLogger(__name__)
+
+
+def load_inputs(config: StudyConfig) -> tuple[Dataset, SeriesSummary, Models]:
+    """The series and the models of a study; logs what was read.
+
+    It is logged before training, which takes long, but after checkpoints are loaded: of bad input,
+    only what is wrong is said.
+
+    Raises:
+        InputError: the series, a checkpoint or the device does not fit the study.
+        TrainingError: training a model failed.
+    """
+    dataset = load_dataset(config.data)
+    series = summarise(dataset, config.data)
+    to_train = config.draft.checkpoint is None
+    if to_train:
+        log.info("%s", series)
+    models = prepare_models(config, dataset)
+    if not to_train:
+        log.info("%s", series)
+    return dataset, series, models
 
 
 class Objective(Protocol):
@@ -57,14 +78,11 @@ class StudyObjective:
             InputError: the series, a checkpoint or the device does not fit the study.
             TrainingError: training a model failed.
         """
-        dataset = load_dataset(config.data)
-        series = summarise(dataset, config.data)
-        log.info("%s", series)
+        dataset, series, models = load_inputs(config)
         data = config.data
         windows = dataset.windows(
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
         )
-        models = prepare_models(config, dataset)
         # Casting models to the precision of decoding would change their hash.
         fingerprints = Fingerprints(
             target=models.target.fingerprint,

@@ -78,6 +78,7 @@ def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
     first = capfd.readouterr()
     assert "Pareto front of tiny: of 8 completed trials" in first.out
     assert "Target alone: MSE" in first.out
+    assert "train 700, validation 100, test 200 rows; 20 windows\n" in first.err
     assert "8 of 8 trials done" in first.err
 
     assert main(["run", "tiny.toml"]) == 0
@@ -131,7 +132,8 @@ def test_export_to_a_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> No
 @pytest.mark.usefixtures("folder")
 def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny.toml"]) == 0
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
+    assert err.startswith("synthetic: 1,000 rows, 3 channels (channel_0, channel_1, channel_2);")
     assert "tiny_target.pth" in out
     assert "tiny_draft.pth" in out
 
@@ -200,7 +202,9 @@ def test_a_worker_that_failed_withholds_no_result(
     launched(monkeypatch)
     assert main(["run", "tiny.toml", "--workers", "2"]) == 1
     failed = "1 of 2 workers failed; see logs/tiny/worker-1.log"
-    assert capfd.readouterr().err == f"spec-opt: error: {failed}\n"
+    series, error = capfd.readouterr().err.splitlines()
+    assert series.startswith("synthetic: 1,000 rows, 3 channels")
+    assert error == f"spec-opt: error: {failed}"
     assert main(["run", "tiny.toml"]) == 0
     capfd.readouterr()
     assert main(["run", "tiny.toml", "--workers", "2"]) == 0
