@@ -15,7 +15,7 @@ import click
 from pydantic_core import to_jsonable_python
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TaskProgressColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -144,10 +144,9 @@ def line_of(snapshot: Snapshot) -> str:
 def panel_of(snapshot: Snapshot) -> RenderableType:
     """A snapshot for a terminal: a bar, progress and workers, the front so far, the last errors."""
     now, table = snapshot.now, snapshot.table
-    parts: list[RenderableType] = [
-        ProgressBar(total=max(1, now.total), completed=now.total - now.missing, width=60),
-        Text("\n".join(_progress_lines(now))),
-    ]
+    bar = Progress(BarColumn(), TaskProgressColumn())
+    bar.add_task("", total=max(1, now.total), completed=now.total - now.missing)
+    parts: list[RenderableType] = [bar, Text("\n".join(_progress_lines(now)))]
     if table.front:
         columns = [Column(heading, justify="right") for heading in HEADINGS]
         rows = Table(*columns, box=None, padding=(0, 2), title="front so far", title_justify="left")

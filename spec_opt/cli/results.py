@@ -90,14 +90,12 @@ def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int
 @study_command
 @json_option
 @click.option("--split", type=click.Choice(["validation", "test"]), default="test")
-@click.option(
-    "--trial",
-    type=click.IntRange(0),
-    metavar="N",
-    help="This trial instead; on the split it was tuned on, a replay.",
-)
+@click.option("--trial", type=click.IntRange(0), metavar="N", help="Only this trial.")
 def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: int | None) -> None:
-    """Measure the Pareto settings again, on the test split."""
+    """Measure the Pareto settings again, on the test split.
+
+    A trial measured on the split that it was tuned on is a replay: its numbers must be the same.
+    """
     from spec_opt.cli import service
     from spec_opt.results import confirmation
 

@@ -1,4 +1,4 @@
-"""The command line, run: streams, exit codes, bad input, a second run, Ctrl-C."""
+"""The command line as a user runs it: streams, exit codes, bad input, resuming, Ctrl-C."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from spec_opt.study.store import Store, open_store
 
 DATA = Path(__file__).parent.parent / "files"
 
-# Checkpoints, so that nothing trains: the tiny pair forecasts 24 points from multiples of 24.
+# With checkpoints nothing is trained; the tiny pair has patches of 24 points.
 STUDY = f"""
 name = "tiny"
 [search]
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spec_opt(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program itself, in the current folder."""
+    """Run the program in the current folder."""
     return subprocess.run(
         [sys.executable, "-m", "spec_opt", *arguments],
         capture_output=True,
@@ -91,7 +91,7 @@ def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_json_stands_alone_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tiny.toml", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert document["study"] == "tiny"
@@ -181,7 +181,7 @@ def test_two_processes_share_the_work(capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("folder")
-def test_bad_input_with_many_workers_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_with_many_workers_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
     Path("tiny.toml").write_text(STUDY.replace("tiny_draft.pth", "absent.pth"), encoding="utf-8")
     assert main(["run", "tiny.toml", "--workers", "2"]) == 2
     assert capfd.readouterr().err.count("error: ") == 1
@@ -189,14 +189,14 @@ def test_bad_input_with_many_workers_is_told_once(capfd: pytest.CaptureFixture[s
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Let workers do nothing, and end like that."""
+    """Replace the worker processes by this outcome."""
     logs = (Path("logs/tiny/worker-1.log"),)
     summary = LaunchSummary(interrupted=False, restarts=0, given_up=logs, bad_input=False)
     monkeypatch.setattr("spec_opt.cli.service.launch", lambda *_, **__: replace(summary, **changes))
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_worker_that_failed_withholds_no_result(
+def test_results_are_shown_although_a_worker_failed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched(monkeypatch)
@@ -214,7 +214,7 @@ def test_a_worker_that_failed_withholds_no_result(
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_interruption_before_there_is_a_study(
+def test_an_interruption_before_the_study_exists(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched(monkeypatch, interrupted=True, bad_input=True)
@@ -226,8 +226,8 @@ def test_an_interruption_before_there_is_a_study(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_look_in_vain_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While workers start, there is one every second."""
+def test_looking_for_a_study_in_vain_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The live view looks every second while workers start."""
     config, url = read_study("tiny.toml"), "sqlite:///store.db"
     open_store(url).close()
     closed: list[Store] = []
@@ -238,7 +238,7 @@ def test_a_look_in_vain_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_training_that_was_killed_is_said(
+def test_a_killed_training_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -341,7 +341,7 @@ def replaced(old: str, new: str) -> Callable[[Path], list[str]]:
 
 
 def with_series(text: str) -> Callable[[Path], list[str]]:
-    """A CSV in which something is wrong."""
+    """A run on a CSV with this content."""
 
     def prepare(folder: Path) -> list[str]:
         (folder / "series.csv").write_text(text, encoding="utf-8")
@@ -351,7 +351,7 @@ def with_series(text: str) -> Callable[[Path], list[str]]:
 
 
 def with_target(content: bytes) -> Callable[[Path], list[str]]:
-    """A checkpoint in which something is wrong."""
+    """A run with this content as the target's checkpoint."""
 
     def prepare(folder: Path) -> list[str]:
         (folder / "model.pth").write_bytes(content)
@@ -446,7 +446,7 @@ def test_bad_input(
 
 
 def started_with_200_settings(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """A run that has come some way; so many settings take long enough to be interrupted there."""
+    """A run with a few trials complete, large enough to be interrupted before it ends."""
     text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
     (folder / "tiny.toml").write_text(text, encoding="utf-8")
     process = subprocess.Popen(
@@ -459,7 +459,7 @@ def started_with_200_settings(folder: Path, *arguments: str) -> "subprocess.Pope
     return process
 
 
-def test_a_study_whose_worker_was_sent_away_is_not_done(folder: Path) -> None:
+def test_a_study_whose_worker_was_stopped_is_not_done(folder: Path) -> None:
     process = started_with_200_settings(folder, "--workers", "1")
     study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
     os.kill(int(study.trials[0].user_attrs["worker"].rpartition(":")[2]), signal.SIGTERM)
@@ -491,7 +491,7 @@ def test_an_interrupted_run_resumes(folder: Path, name: signal.Signals) -> None:
 
 
 def complete_trials(store: Path) -> int:
-    """Read without opening the store as Optuna would, which makes the tables it misses."""
+    """Read the file directly: Optuna would create missing tables."""
     if not store.exists():
         return 0
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
@@ -504,8 +504,8 @@ def complete_trials(store: Path) -> int:
     return int(count)
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    """As `| head` does once it has what it wants."""
+def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
+    """As with `| head`, which exits once it has enough lines."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "spec_opt", "--help"]
@@ -514,7 +514,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_an_exit_that_is_not_ours_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exit_raised_elsewhere_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(*_: object) -> None:
         raise SystemExit(3)
 
@@ -530,7 +530,7 @@ def test_without_a_command_there_is_help(capfd: pytest.CaptureFixture[str]) -> N
     assert "error" not in err.splitlines()[0]
 
 
-def test_memory_that_runs_out_is_one_line(
+def test_running_out_of_memory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def prepare(*_: object) -> None:
@@ -543,10 +543,10 @@ def test_memory_that_runs_out_is_one_line(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_study_of_failures_is_no_success(
+def test_a_study_whose_trials_all_fail_is_no_success(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where a sampler could go on: all its trials are spent."""
+    """Also with a sampler that could draw more settings: n_trials is used up."""
     text = (folder / "tiny.toml").read_text(encoding="utf-8")
     sampled = text.replace("[search]", '[search]\nsampler = "random"\nn_trials = 3')
     (folder / "tiny.toml").write_text(sampled, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is shown while a study runs."""
+"""The live view of a study, and the text and document of `status`."""
 
 import io
 import threading
@@ -65,6 +65,7 @@ def test_a_study_before_and_after(study: Study) -> None:
     assert after.now.is_done
     assert line_of(after).startswith("stand-in: 8 of 8 trials done, best so far")
     panel = shown(after)
+    assert panel.splitlines()[0].endswith("100%")
     assert "8 of 8" in panel
     assert "front so far" in panel
     assert "8 complete, 0 running, 0 waiting, 0 failed" in panel
@@ -139,7 +140,7 @@ def test_finished_trials_are_read_once(study: Study) -> None:
 
 
 def test_no_last_look_after_an_error(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
-    """It may be the store that is gone: the look would wait for it."""
+    """The store itself may be gone, and another look would wait for it."""
 
     def fail() -> None:
         with LiveView(lambda: study):
