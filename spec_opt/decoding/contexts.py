@@ -195,8 +195,8 @@ class GrowingReading(Reading):
         self._memory = model.remember(buffer.observed, buffer.patches - 1)
         self._known = torch.zeros(buffer.batch, dtype=torch.int64)
         """[B]: how many times of each row are validly cached."""
-        self._ahead: Tensor | None = None
-        """[B, P, C]: the means that `bonus` returns."""
+        self._ahead = torch.empty(0)
+        """[B, P, C]: the means that `bonus` returns after a verification."""
 
     def next(self, rows: Tensor, positions: Tensor) -> Gaussian:
         mean, variance = self._read(rows, positions, 1)
@@ -216,8 +216,6 @@ class GrowingReading(Reading):
 
     def bonus(self, rows: Tensor, positions: Tensor) -> Tensor:
         del positions
-        if self._ahead is None:
-            raise DecodingError("a bonus patch was requested before any verification")
         return self._ahead[self._buffer.to_device(rows)]
 
     def invalidate(self, rows: Tensor, positions: Tensor) -> None:

@@ -63,14 +63,6 @@ class Draws:
         """The draws of the rows `index` [n]: n rows."""
         return Draws(self.seed, self.windows[index], self.positions[index])
 
-    def repeat(self, times: int) -> "Draws":
-        """Each row `times` times in a row: B rows -> B * times rows."""
-        return Draws(
-            self.seed,
-            self.windows.repeat_interleave(times),
-            self.positions.repeat_interleave(times),
-        )
-
     def uniform(self, purpose: Purpose, attempts: Tensor | int = 0) -> Tensor:
         """[B] numbers, uniform on [0, 1), float64 with 32 random bits."""
         first, *_ = self._words(purpose, attempts, blocks=1)

@@ -96,7 +96,12 @@ class PrefixCache:
         self._requests: dict[Role, int] = {"target": 0, "draft": 0}
         self._evaluations: dict[Role, int] = {"target": 0, "draft": 0}
         self._evictions = 0
-        self._uniforms: dict[int, Tensor] = {}
+        roots = torch.arange(len(self._starts), device=self._device)
+        self._uniform = [
+            self._draws(roots, depth).uniform(Purpose.ACCEPTANCE)
+            for depth in range(workload.patches)
+        ]
+        """[W] for each position: decides on acceptance, under all settings."""
 
     def _new_tree(self) -> PrefixTree:
         patch_shape = self._workload.target.patch, self._values.shape[1]
@@ -137,7 +142,8 @@ class PrefixCache:
         # Rule `point` proposes the draft's means too; the draft's term is 0 there, as it is here.
         edge, answer = _ALONE[role]
 
-        def make(missing: Tensor) -> Patches:
+        def make(missing: Tensor, draws: Draws) -> Patches:
+            del draws
             return Patches(self._tree.answer(answer, missing))
 
         errors = []
@@ -203,7 +209,7 @@ class PrefixCache:
             self._workload.target.patch * self._values.shape[1],
         )
         alpha = acceptance_probability(log_ratio, setting.bias)
-        accepted = self._uniform(depth)[tree.window.rows[nodes]] <= alpha
+        accepted = self._uniform[depth][tree.window.rows[nodes]] <= alpha
         result = proposals.clone()
         result[~accepted] = self._replace(nodes[~accepted], depth, setting)
         return result, accepted
@@ -211,27 +217,26 @@ class PrefixCache:
     def _propose(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
         self._ask("draft", nodes, depth)
 
-        def make(missing: Tensor) -> Patches:
+        def make(missing: Tensor, draws: Draws) -> Patches:
             draft = self._draft(missing)
-            proposal = self._rule.propose(draft, setting.sigma, self._draws(missing, depth))
+            proposal = self._rule.propose(draft, setting.sigma, draws)
             return Patches(proposal, self._rule.draft_term(proposal, draft, setting.sigma))
 
         edge = self._rule.proposal_edge(setting.sigma, stochastic=self._stochastic)
         return self._extend(nodes, edge, depth, make)
 
     def _replace(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
-        def make(missing: Tensor) -> Patches:
+        def make(missing: Tensor, draws: Draws) -> Patches:
             mean = self._tree.answer(Answer.TARGET_MEAN, missing)
-            draws = self._draws(missing, depth)
             patch, exhausted = self._rule.replace(self._draft(missing), mean, setting, draws)
             return Patches(patch, exhausted=exhausted)
 
         return self._extend(nodes, self._rule.replacement_edge(setting), depth, make)
 
     def _add_bonus(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
-        def make(missing: Tensor) -> Patches:
+        def make(missing: Tensor, draws: Draws) -> Patches:
             mean = self._tree.answer(Answer.TARGET_MEAN, missing)
-            return Patches(self._rule.bonus(mean, setting, self._draws(missing, depth)))
+            return Patches(self._rule.bonus(mean, setting, draws))
 
         return self._extend(nodes, self._rule.bonus_edge(setting), depth, make)
 
@@ -242,14 +247,14 @@ class PrefixCache:
         return Gaussian(mean, self._tree.answer(Answer.DRAFT_VARIANCE, nodes))
 
     def _extend(
-        self, nodes: Tensor, edge: Edge, depth: int, make: Callable[[Tensor], Patches]
+        self, nodes: Tensor, edge: Edge, depth: int, make: Callable[[Tensor, Draws], Patches]
     ) -> Tensor:
         """The prefixes one patch longer than `nodes` [n]; missing ones are made and stored."""
         children = self._tree.children(nodes, edge)
         missing = torch.nonzero(children == NONE).squeeze(1)
         if len(missing):
             parents = nodes[missing]
-            made = make(parents)
+            made = make(parents, self._draws(parents, depth))
             require_finite(made.patch)
             errors = self._against_truth(parents, depth, made.patch)
             children[missing] = self._tree.add_children(parents, edge, made, errors)
@@ -259,7 +264,7 @@ class PrefixCache:
         """Squared and absolute error of `patch` after `nodes`, within the horizon: [n, 2]."""
         windows, length = self._workload.windows, self._workload.target.patch
         points = min(length, windows.horizon - depth * length)
-        first = self._starts[self._tree.window.rows[nodes]] + windows.context + depth * length
+        first = self._starts_of(nodes) + windows.context + depth * length
         truth = self._values.unfold(0, points, 1)[first].transpose(1, 2)
         error = (patch[:, :points] - truth).to(torch.float64)
         return torch.stack([error.square().sum(dim=(1, 2)), error.abs().sum(dim=(1, 2))], dim=1)
@@ -290,21 +295,18 @@ class PrefixCache:
         workload = self._workload
         model = workload.target if role == "target" else workload.draft
         length = workload.windows.context
-        starts = self._starts[self._tree.window.rows[nodes]]
+        starts = self._starts_of(nodes)
         observed = self._values.unfold(0, length, 1)[starts].transpose(1, 2)
         series = torch.cat([observed, *self._tree.emitted(nodes, depth)], dim=1)
         return workload.contexts.forecast(model, series, length)
 
     def _draws(self, nodes: Tensor, depth: int) -> Draws:
-        windows = self._starts[self._tree.window.rows[nodes]]
-        return Draws(self._workload.seed, windows, torch.full_like(windows, depth))
+        starts = self._starts_of(nodes)
+        return Draws(self._workload.seed, starts, torch.full_like(starts, depth))
 
-    def _uniform(self, depth: int) -> Tensor:
-        """[W]: the numbers that decide on acceptance at one position, for all windows."""
-        if depth not in self._uniforms:
-            draws = Draws(self._workload.seed, self._starts, torch.full_like(self._starts, depth))
-            self._uniforms[depth] = draws.uniform(Purpose.ACCEPTANCE)
-        return self._uniforms[depth]
+    def _starts_of(self, nodes: Tensor) -> Tensor:
+        """The first rows of the nodes' windows, which key their random numbers: [n]."""
+        return self._starts[self._tree.window.rows[nodes]]
 
     def _chunks(self) -> Iterator[Tensor]:
         """The roots of all windows, in chunks whose walks fit the limit; makes room before each."""

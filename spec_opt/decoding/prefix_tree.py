@@ -109,18 +109,9 @@ class PrefixTree:
         """[n]: 1 where thinning used up its tries."""
         self._answer_row = column(torch.int64, len(Answer))
         """[n, 3]: the rows of `_answers` that belong to the node."""
+        # All columns by node, in the order in which `_append` fills them.
+        self._columns = [member for member in vars(self).values() if isinstance(member, Column)]
         self._answers = column(torch.float32, *patch_shape)
-        self._columns = (
-            self.window,
-            self.parent,
-            self.drafted,
-            self.patch,
-            self.errors,
-            self.draft_term,
-            self.target_term,
-            self.exhausted,
-            self._answer_row,
-        )
         self._children: dict[Edge, Tensor] = {}
         """By edge: the child of each node, NONE for a node without one."""
         roots = torch.arange(windows, device=device)

@@ -206,8 +206,8 @@ class ExactRule(SamplingRule):
         each = rows.repeat_interleave(at_once)
         attempts = torch.arange(first_attempt, first_attempt + at_once, device=rows.device)
         attempts = attempts.repeat(len(rows))
-        row_draws = draws.rows(rows).repeat(at_once)
-        noise = row_draws.normal(Purpose.TARGET_PATCH, (points, channels), attempts)
+        draws = draws.rows(each)
+        noise = draws.normal(Purpose.TARGET_PATCH, (points, channels), attempts)
         drawn = target_mean[each] + setting.sigma * noise.to(target_mean.dtype)
         variance = None if draft.variance is None else draft.variance[each]
         log_ratio = self.log_ratio(
@@ -219,7 +219,7 @@ class ExactRule(SamplingRule):
         # q / p = 1 / r
         keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
         # NaN compares as false and is therefore kept: decoding then stops instead of trying on.
-        kept = ~(row_draws.uniform(Purpose.THINNING, attempts) >= keep)
+        kept = ~(draws.uniform(Purpose.THINNING, attempts) >= keep)
         return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
 
     def replacement_edge(self, setting: Setting) -> Edge:

@@ -222,7 +222,7 @@ class _Decoder:
 
     def _propose(self, active: Tensor, wanted: Tensor) -> _Proposals:
         """Draft the positions of the round in turn; the proposals go into the buffer."""
-        rows_of, positions, terms = [], [], []
+        terms: list[Tensor] = []
         means: list[Tensor] = []
         variances: list[Tensor] = []
         for slot in range(int(wanted.max())):
@@ -235,16 +235,13 @@ class _Decoder:
                 proposal = self.rule.propose(draft, self.setting.sigma, draws)
                 terms.append(self.rule.draft_term(proposal, draft, self.setting.sigma))
             self.buffer.write(rows, position, proposal)
-            rows_of.append(rows)
-            positions.append(position)
             means.append(draft.mean)
             if draft.variance is not None:
                 variances.append(draft.variance)
+        member, slots = pairs(wanted)
+        draft = Gaussian(torch.cat(means), torch.cat(variances) if variances else None)
         return _Proposals(
-            rows=torch.cat(rows_of),
-            position=torch.cat(positions),
-            draft=Gaussian(torch.cat(means), torch.cat(variances) if variances else None),
-            draft_term=torch.cat(terms),
+            active[member], self.emitted[active[member]] + slots, draft, torch.cat(terms)
         )
 
     def _verify(self, active: Tensor, wanted: Tensor) -> Tensor:

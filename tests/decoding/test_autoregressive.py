@@ -63,7 +63,7 @@ def test_noise_is_that_of_the_window_and_position() -> None:
         torch.testing.assert_close(forecast[:, 2 * position : 2 * position + 2], expected)
 
 
-def test_the_model_is_asked_once_for_each_patch() -> None:
+def test_the_model_is_called_once_for_each_patch() -> None:
     model = Counting(Constant(torch.zeros(4, 1)))
     windows = random_windows(3, 8, 10, 1)
 

@@ -1,4 +1,4 @@
-"""Running out of memory: smaller batches, said once, the same numbers."""
+"""Out of memory: smaller batches, one warning, the same numbers."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ from .stubs import random_windows
 
 
 def scarce(limit: int) -> list[int]:
-    """The batches that work gets done in, where only `limit` items fit; those refused negative."""
+    """Sizes of the batches when only `limit` items fit; failed ones are negative."""
     seen: list[int] = []
 
     def work(batch: Tensor) -> Tensor:

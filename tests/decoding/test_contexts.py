@@ -63,7 +63,7 @@ def test_the_buffer_gives_runs_that_reach_back_any_number_of_points() -> None:
 
 
 def test_growing_forecasts_are_those_of_the_longer_series() -> None:
-    """Each patch of the target alone is one full pass over all before it, statistics frozen."""
+    """Each patch equals that of one full pass over all before it, with frozen statistics."""
     target, _ = pair(3)
     context = random_windows(5, CONTEXT, 1, 2).contexts().double()
 

@@ -19,7 +19,7 @@ from .stubs import decode, random_windows
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-def test_the_dice_are_the_same() -> None:
+def test_random_numbers_are_the_same() -> None:
     windows, positions = torch.arange(1000) * 7, torch.arange(1000) % 5
     here = Draws(2**40 + 3, windows, positions)
     there = Draws(2**40 + 3, windows.cuda(), positions.cuda())

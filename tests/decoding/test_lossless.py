@@ -75,7 +75,7 @@ decoders = pytest.mark.parametrize("decode", [decode_plainly, decode_with_cache]
 
 
 class WrongResidual(ExactRule):
-    """Exact acceptance, but a rejection is answered by a plain draw from the target."""
+    """Exact acceptance, but a rejected proposal is replaced by a plain draw from the target."""
 
     def replace(
         self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws

@@ -1,4 +1,4 @@
-"""Random numbers: right, keyed, and independent of each other."""
+"""Random numbers: the published values, keyed, and independent of each other."""
 
 import math
 
@@ -13,7 +13,7 @@ from .stubs import CRITICAL, kolmogorov, normal_cdf
 
 
 def draws(windows: int, positions: int = 1, seed: int = 7) -> Draws:
-    """Every pair of so many windows and positions."""
+    """One row for every pair of a window and a position."""
     return Draws(
         seed,
         torch.arange(windows).repeat_interleave(positions),
@@ -22,7 +22,7 @@ def draws(windows: int, positions: int = 1, seed: int = 7) -> Draws:
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
-    """Pearson's, times the root of the size: a standard normal if they are independent."""
+    """Pearson's correlation times the square root of the size: standard normal if independent."""
     pair = torch.stack([first.flatten(), second.flatten()]).double()
     return float(torch.corrcoef(pair)[0, 1]) * math.sqrt(pair.shape[1])
 
@@ -80,7 +80,7 @@ def test_normals_are_normal() -> None:
     assert abs(float(values.pow(4).mean()) - 3) < 4 * math.sqrt(96 / count)
 
 
-def test_each_element_of_a_patch_is_normal_and_unrelated_to_the_others() -> None:
+def test_elements_of_a_patch_are_normal_and_uncorrelated() -> None:
     sample = draws(8_000).normal(Purpose.PROPOSAL, (2, 3)).flatten(1)
 
     for first in range(6):
@@ -102,7 +102,7 @@ def test_a_patch_can_be_large() -> None:
     assert len(set(sample[0].flatten().tolist())) > 0.95 * sample[0].numel()
 
 
-def test_a_window_is_dealt_the_same_in_any_company_and_order() -> None:
+def test_a_window_has_the_same_numbers_in_any_batch_and_order() -> None:
     together = draws(40, positions=3)
     shuffled = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     apart = together.rows(shuffled)
@@ -118,7 +118,7 @@ def test_a_window_is_dealt_the_same_in_any_company_and_order() -> None:
 
 def test_repeated_rows_take_attempts() -> None:
     each = draws(3)
-    repeated = each.repeat(4)
+    repeated = each.rows(torch.arange(3).repeat_interleave(4))
     attempts = torch.arange(4).repeat(3)
 
     together = repeated.normal(Purpose.TARGET_PATCH, (2, 2), attempts).view(3, 4, 2, 2)
@@ -154,7 +154,7 @@ def test_seed_window_position_purpose_and_attempt_each_make_other_numbers() -> N
 
 
 def test_no_two_keys_share_a_number() -> None:
-    """32 bits each: with all keys distinct, repeats are as rare as birthdays make them."""
+    """32 bits each: with distinct keys, repeats are as rare as the birthday problem predicts."""
     every = draws(50, positions=10)
     uniforms = torch.cat(
         [every.uniform(purpose, attempt) for purpose in Purpose for attempt in range(5)]
@@ -164,7 +164,7 @@ def test_no_two_keys_share_a_number() -> None:
     assert len(set(uniforms.tolist())) >= len(uniforms) - 1
 
 
-def test_neighbouring_windows_and_positions_are_unrelated() -> None:
+def test_neighbouring_windows_and_positions_are_uncorrelated() -> None:
     grid = draws(400, positions=50).uniform(Purpose.ACCEPTANCE).view(400, 50)
 
     assert abs(correlation(grid[1:], grid[:-1])) < 4
@@ -180,7 +180,7 @@ def test_no_rows_no_numbers() -> None:
 
 @pytest.mark.parametrize("word", [0, 0xFF, 0xFFFFFFFF])
 def test_the_rarest_words_make_finite_normals(monkeypatch: pytest.MonkeyPatch, word: int) -> None:
-    """One in 16 million words would be the logarithm of 0, were it not kept from it."""
+    """One word in 16 million would give the logarithm of 0 without the offset."""
 
     def rare(counter: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
         return tuple(torch.full_like(part, word) for part in counter)

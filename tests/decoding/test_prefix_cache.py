@@ -39,7 +39,7 @@ def target(reference_dir: Path) -> Forecaster:
 
 @pytest.fixture(scope="module")
 def drafts(target: Forecaster, reference_dir: Path) -> dict[str, Forecaster]:
-    """The tiny draft, which is far off; and drafts that are near enough to be accepted."""
+    """The tiny draft, which is far off, and drafts near enough to be accepted."""
     return {
         "own": load_model(reference_dir / "tiny_draft.pth"),
         "near": Near(target, 0.08, 0.25),
@@ -187,7 +187,7 @@ class TestMemory:
         assert statistics.limit_bytes == limit
         assert (statistics.evictions == 0) == (kibibytes == self.WHOLE)
 
-    def test_more_memory_means_fewer_questions(
+    def test_more_memory_means_fewer_evaluations(
         self, pair: Pair, windows: Windows, order: list[Setting]
     ) -> None:
         asked = []
@@ -201,9 +201,7 @@ class TestMemory:
         assert asked == sorted(asked, reverse=True)
         assert asked[0] > 3 * asked[-1]
 
-    def test_the_chain_of_proposals_outlives_other_sigmas(
-        self, pair: Pair, windows: Windows
-    ) -> None:
+    def test_the_chain_of_proposals_is_kept_longest(self, pair: Pair, windows: Windows) -> None:
         """A sigma at which all is accepted needs the chain only, which is evaluated once."""
         chain = Setting(sigma=50.0, bias=1.0, k=7)
         cache = PrefixCache(workload(*pair, "stride", windows, SEED), limit_bytes=160 * 1024)
@@ -244,9 +242,9 @@ class TestMemory:
         torch.testing.assert_close(tight.alone("draft"), roomy.alone("draft"), rtol=1e-5, atol=1e-5)
 
 
-class TestQuestions:
+class TestEvaluations:
     @pytest.mark.parametrize("rule", ["stride", "exact", "point"])
-    def test_no_prefix_is_asked_about_twice(
+    def test_no_prefix_is_evaluated_twice(
         self, target: Forecaster, drafts: dict[str, Forecaster], rule: str
     ) -> None:
         counting = Counting(target), Counting(drafts["near"])
@@ -267,7 +265,7 @@ class TestQuestions:
         assert statistics.evictions == 0
         assert 0.0 < statistics.hit_rate < 1.0
 
-    def test_a_setting_again_asks_nothing(
+    def test_a_repeated_setting_needs_no_evaluation(
         self, target: Forecaster, drafts: dict[str, Forecaster]
     ) -> None:
         counting = Counting(target), Counting(drafts["own"])
@@ -357,7 +355,7 @@ def test_walks_after_the_baselines_are_not_disturbed(
         assert_same(cache.walk(setting, forecast=True), pair, "point", setting, windows)
 
 
-def test_met_bounds_are_counted_as_the_plain_decoder_counts(
+def test_exhausted_thinning_is_counted_as_in_the_plain_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Few tries and a draft close to the target: many replacements use up their tries."""

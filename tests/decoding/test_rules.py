@@ -1,4 +1,4 @@
-"""The rules' formulas against reference values, and against themselves written out."""
+"""The rules' formulas, against reference values and written out by hand."""
 
 import math
 from itertools import pairwise
@@ -100,7 +100,7 @@ def test_acceptance_probabilities_are_those_of_the_reference(
                 )
 
 
-def test_the_reference_probabilities_test_something(reference: Arrays) -> None:
+def test_the_reference_probabilities_vary(reference: Arrays) -> None:
     tuned = reference["tuned_alpha_f64"]
     inside = (tuned > 0.01) & (tuned < 0.99)
 
@@ -190,7 +190,7 @@ def test_proposals_are_samples_of_the_draft(name: str, draws: Draws) -> None:
     torch.testing.assert_close(borrowed, mean + 0.5 * noise)
 
 
-def test_rule_stride_answers_with_a_draw_from_the_target(draws: Draws) -> None:
+def test_rule_stride_replaces_by_a_draw_from_the_target(draws: Draws) -> None:
     draft, target_mean = Gaussian(torch.zeros(6, 2, 3), None), torch.ones(6, 2, 3)
     setting = Setting(sigma=0.5, bias=1.0, k=1)
     expected = 1.0 + 0.5 * draws.normal(Purpose.TARGET_PATCH, (2, 3))
@@ -217,7 +217,7 @@ def test_rule_exact_keeps_a_first_draw_that_the_draft_could_not_have_made(draws:
 
 
 def test_thinning_tries_in_the_order_of_attempts(draws: Draws) -> None:
-    """Batches of tries grow, and shrink with the rows: what is found does not depend on that."""
+    """The number of tries in a batch varies; the result does not depend on it."""
     draft = Gaussian(torch.zeros(6, 1, 1), torch.full((6, 1, 1), 0.25))
     target_mean = torch.full((6, 1, 1), 0.05)
     setting = Setting(sigma=0.5, bias=1.0, k=1)
@@ -243,7 +243,7 @@ def test_thinning_tries_in_the_order_of_attempts(draws: Draws) -> None:
 
 
 def test_the_bound_on_thinning_is_reported(draws: Draws) -> None:
-    """A draft that equals the target leaves no residual at all: every try is in vain."""
+    """A draft that equals the target leaves no residual: every try fails."""
     same = torch.zeros(6, 1, 1)
     draft = Gaussian(same, torch.full_like(same, 0.25))
     setting = Setting(sigma=0.5, bias=1.0, k=1)
@@ -255,9 +255,7 @@ def test_the_bound_on_thinning_is_reported(draws: Draws) -> None:
     torch.testing.assert_close(replacement, 0.5 * last)
 
 
-def test_only_rows_that_met_the_bound_are_reported(
-    draws: Draws, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_exhausted_rows_are_reported(draws: Draws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "THINNING_BOUND", 3)
     means = torch.tensor([0.0, 50.0, 0.0, 50.0, 50.0, 0.0]).view(6, 1, 1)
     draft = Gaussian(means, torch.full_like(means, 0.25))
@@ -268,7 +266,7 @@ def test_only_rows_that_met_the_bound_are_reported(
     assert exhausted.tolist() == [True, False, True, False, False, True]
 
 
-def test_thinning_does_not_try_on_when_there_are_no_numbers(draws: Draws) -> None:
+def test_thinning_stops_at_nan(draws: Draws) -> None:
     draft = Gaussian(torch.zeros(6, 1, 1), torch.full((6, 1, 1), 0.25))
     target_mean, setting = torch.full((6, 1, 1), torch.nan), Setting(sigma=0.5, bias=1.0, k=1)
 
@@ -303,7 +301,7 @@ def test_probabilities_are_safe_at_the_extremes() -> None:
     assert rising[-1] == 1.0
 
 
-def test_edges_name_what_shapes_a_patch_and_nothing_else() -> None:
+def test_edges_hold_all_that_a_patch_depends_on_and_nothing_else() -> None:
     one, other_bias = Setting(sigma=0.5, bias=2.0, k=1), Setting(sigma=0.5, bias=5.0, k=3)
     other_sigma = Setting(sigma=0.25, bias=2.0, k=1)
     for name, rule in RULES.items():

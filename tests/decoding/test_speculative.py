@@ -30,7 +30,7 @@ from .stubs import (
 )
 
 SURE = Setting(sigma=0.01, bias=1.0, k=3)
-"""Under rule `point`: means that agree are accepted, means a unit apart are not."""
+"""Under rule `point`, accepts equal means and rejects means a unit apart."""
 
 
 def decode(
@@ -60,12 +60,12 @@ def counts_up(last: Tensor) -> Tensor:
 
 
 def errs_after_two(last: Tensor) -> Tensor:
-    """Agrees with counting up, except after a 2, where it is a unit too high."""
+    """Counts up, but is a unit too high after a 2."""
     return last + 1.0 + (last == 2.0)
 
 
 class TestByHand:
-    """The target counts up from the last value; where the draft errs, it is rejected for sure."""
+    """The target counts up from the last value; the draft's errors are always rejected."""
 
     def test_every_decision_of_three_windows(self) -> None:
         context = torch.tensor([[[0.0]], [[2.0]], [[-10.0]]])
@@ -94,7 +94,7 @@ class TestByHand:
         assert decoded.target_evaluations == len(target.contexts) == 18 + 2
 
     def test_a_rejection_hides_what_follows(self) -> None:
-        """Proposals after a rejection are neither tested nor emitted, right as they may be."""
+        """Proposals after a rejection are neither tested nor emitted, even if they are right."""
         context = torch.tensor([[[2.0]]])
 
         decoded = decode(
@@ -107,7 +107,7 @@ class TestByHand:
         assert decoded.counters.proposed.tolist() == [3 + 2]
 
     def test_chance_decides_where_the_rule_leaves_it_to_chance(self) -> None:
-        """Rule `point`, a constant gap: accepted where the die is at most alpha, and not else."""
+        """Rule `point`, a constant gap: accepted exactly where the uniform is at most alpha."""
         target, draft = Constant(torch.zeros(1, 1)), Constant(torch.full((1, 1), 0.5))
         setting = Setting(sigma=0.5, bias=1.2, k=1)
         alpha = 1.2 * torch.exp(torch.tensor(-0.5))
@@ -289,7 +289,7 @@ def test_all_rejected_is_the_target_alone(tiny: tuple[Forecaster, Forecaster]) -
     torch.testing.assert_close(decoded.forecast, alone, rtol=0, atol=1e-5)
 
 
-def test_a_seed_gives_the_same_forecast_again_and_another_seed_another() -> None:
+def test_a_seed_fixes_the_forecast() -> None:
     target, draft = Stub(2, counts_up), Stub(2, counts_up)
     setting, context = Setting(sigma=0.3, bias=1.0, k=2), torch.zeros(8, 2, 1)
 

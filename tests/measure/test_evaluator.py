@@ -1,4 +1,4 @@
-"""Settings measured: what the numbers are, by hand, by the plain way, and on real data."""
+"""Measured settings: by hand, against the plain decoder, and on real data."""
 
 import csv
 import logging
@@ -27,7 +27,7 @@ CPU = DecodingConfig(device="cpu")
 
 @pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:
-    """Evaluators set the precision of products for the process."""
+    """Evaluators set the precision of matrix products for the whole process."""
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -130,7 +130,7 @@ class TestBaseline:
 
 
 def counted(measurement: Measurement) -> Measurement:
-    """What was counted; errors, costs and times left out."""
+    """The counters only, without errors, costs and times."""
     return replace(
         measurement,
         mse=0.0,
@@ -202,7 +202,7 @@ class TestMeasure:
         assert measurement.evaluation_seconds > 0
 
     def test_all_rejected_by_hand(self) -> None:
-        """Means that are far apart: the target's forecast again, a patch a round."""
+        """Means that are far apart: the target's forecast, one patch per round."""
         windows = windows_of(6, context=4, horizon=7, channels=2)
         config = DecodingConfig(device="cpu", rule="point")
         evaluator = Evaluator(shifted_mean(0.3), shifted_mean(50.0), windows, config)
@@ -230,7 +230,7 @@ class TestMeasure:
         assert sum(measurement.tested_by_position) == measurement.tested
 
     def test_standard_errors_cover(self) -> None:
-        """Windows far apart, a target that adds noise: another seed's MSE is within reach."""
+        """The acceptance rates of many seeds spread as their standard errors say."""
         windows = windows_of(200, context=4, horizon=4, channels=1, stride=9)
         pair = shifted_mean(0.0), shifted_mean(0.2, log_variance=0.0)
         setting = Setting(sigma=1.0, bias=1.0, k=1)
@@ -314,7 +314,7 @@ class TestInput:
         with pytest.raises(InputError, match=r"data\.context = 5 must be a multiple .* 2 points"):
             Evaluator(shifted_mean(0.0), shifted_mean(0.0), windows_of(2, 5, 4, 1), CPU)
 
-    def test_a_gpu_that_is_not_there(self) -> None:
+    def test_a_missing_gpu(self) -> None:
         config = DecodingConfig(device="cuda:99")
 
         with pytest.raises(ConfigError, match=r"decoding\.device = 'cuda:99': .* use 'cpu'"):
@@ -329,7 +329,7 @@ class TestInput:
         assert Evaluator(*pair, windows, DecodingConfig(device="auto")).device.type == "cpu"
 
 
-def test_the_decoding_fingerprint_is_of_what_decides_the_numbers() -> None:
+def test_the_decoding_fingerprint_covers_what_the_numbers_depend_on() -> None:
     base = decoding_fingerprint(DecodingConfig())
 
     for same in ({"device": "cpu"}, {"batch_size": 7}):
@@ -370,7 +370,7 @@ class TestRealPair:
     def test_the_grid_agrees_with_the_research_code(
         self, grid: list[tuple[dict[str, str], Measurement]]
     ) -> None:
-        """Where all or nothing is accepted, only the noise differs; elsewhere counting does too."""
+        """If all or nothing is accepted, only noise differs; otherwise the counting does too."""
         assert len(grid) == 80
         for row, measurement in grid:
             decided = float(row["acceptance_pct"]) in (0.0, 100.0)
