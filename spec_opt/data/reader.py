@@ -104,6 +104,11 @@ class Series:
     """What a reader may not expect: rows sorted, no header, …"""
 
     @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.file or self.name
+
+    @property
     def all_channels(self) -> frozenset[str]:
         """The channels, and those that the study file leaves out."""
         left = (column.name for column in self.left_out if column.kind == _NOT_CHOSEN)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from spec_opt.data.table_file import LONGEST_SHOWN, Table, shown
 from spec_opt.errors import DataError
 
+FIRST_YEAR, LAST_YEAR = 1700, 2250
+"""What nanoseconds since 1970 can hold in 64 bits, rounded; other years are misprints."""
 DAY_NS, HOUR_NS, SECOND_NS = 86_400 * 10**9, 3600 * 10**9, 10**9
 Ticks = NDArray[np.int64] | NDArray[np.float64]
 
@@ -165,7 +167,8 @@ def _parse(cells: "pd.Series[Any]", format_: str) -> "pd.Series[pd.Timestamp]":
         quarter = text.where(text.str.fullmatch(_QUARTER.pattern).fillna(False))
         month = quarter.str[-1].map({"1": "01", "2": "04", "3": "07", "4": "10"})
         text, format_ = quarter.str[:4] + "-" + month, "ISO8601"
-    return pd.to_datetime(text, format=format_, errors="coerce", utc=True)
+    times = pd.to_datetime(text, format=format_, errors="coerce", utc=True)
+    return times.where(times.dt.year.between(FIRST_YEAR, LAST_YEAR))
 
 
 def _of_times(
@@ -370,8 +373,9 @@ def assembled(table: Table, parts: Mapping[str, str]) -> Axis:
     dates = pd.to_datetime(
         pd.DataFrame({"year": 1, "month": 1, "day": 1} | fields), errors="coerce"
     )
-    if dates.isna().any() or fields["year"].min() < 1600:
-        row = int(np.argmax(dates.isna() | (fields["year"] < 1600)))
+    dates = dates.where(dates.dt.year.between(FIRST_YEAR, LAST_YEAR))
+    if dates.isna().any():
+        row = int(np.argmax(dates.isna()))
         cells = "-".join(f"{fields[part][row]:g}" for part in fields)
         raise DataError(f"{table.path}: {label}, {table.at(row)} = {cells} is not a date")
     return Axis(label, _nanoseconds(dates) + offsets_of(table, parts), is_time=True)
