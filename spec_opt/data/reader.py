@@ -286,7 +286,8 @@ def _with_clock(
     table: Table, name: str, axes: list[Axis], clocks: Sequence[str], parts: Mapping[str, str]
 ) -> tuple[tuple[str, ...], list[Axis]]:
     """Dates whose time of day has a column of its own, put together."""
-    if not axes or not all(_is_date(axis) for axis in axes) or _distinct(axes[0]):
+    dates = [axis for axis in axes if axis.is_time]
+    if not dates or not all(_is_date(axis) for axis in dates) or _distinct(dates[0]):
         return (name,), axes
     if clocks:
         offsets = clock_offsets(table, f"column '{shown(clocks[0])}'", table.column(clocks[0]))
@@ -299,7 +300,7 @@ def _with_clock(
     label = "columns " + ", ".join(f"'{shown(column)}'" for column in used)
     return used, [
         Axis(label, axis.ticks + offsets, is_time=True, convention=axis.convention, zone=axis.zone)
-        for axis in axes
+        for axis in dates
     ]
 
 

@@ -239,7 +239,7 @@ def _compact(numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:
     return None if times.isna().any() else _nanoseconds(times)
 
 
-def _epoch(numbers: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _epoch(numbers: Ticks) -> NDArray[np.int64] | None:
     """Seconds, milliseconds, microseconds or nanoseconds since 1970."""
     for per_second in (1, 10**3, 10**6, 10**9):
         if (
@@ -264,7 +264,7 @@ def _excel(numbers: NDArray[np.float64]) -> NDArray[np.int64] | None:
     return seconds.astype(np.int64) * SECOND_NS + EXCEL_DAY_ZERO_NS
 
 
-def whole(numbers: NDArray[np.float64]) -> bool:
+def whole(numbers: Ticks) -> bool:
     """Whether all are finite whole numbers."""
     return bool(np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all())
 
@@ -281,10 +281,9 @@ def exact(table: Table, name: str) -> Ticks:
 
 
 def epoch_or_compact(numbers: Ticks) -> bool:
-    """Whether numbers can hardly be anything but times, whatever their column is called."""
-    if np.issubdtype(numbers.dtype, np.floating) and not whole(numbers):  # type: ignore[arg-type]
-        return False
-    return _epoch(numbers) is not None or _compact(numbers.astype(np.int64)) is not None
+    """Whether numbers are in the range of epochs, or written like dates."""
+    compact = whole(numbers) and _compact(numbers.astype(np.int64)) is not None
+    return compact or _epoch(numbers) is not None
 
 
 def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
