@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -42,6 +43,11 @@ def app(verbose: bool) -> None:
         force=True,
     )
     logging.getLogger("spec_opt").setLevel(logging.INFO)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal on stdout; None for a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def study_file(reference: str) -> StudyConfig:

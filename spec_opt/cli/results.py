@@ -18,6 +18,7 @@ from spec_opt.cli.common import (
     study_argument,
     study_command,
     study_file,
+    terminal_width,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def recommend(
         choices = recommend_all(table, config.recommend)
     else:
         choices = (recommended(table, scenario, config.recommend),)
-    show(render(choices, style))
+    show(render(choices, style, table=table, width=terminal_width()))
 
 
 @study_command

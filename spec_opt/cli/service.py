@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spec_opt.cli.common import command_line
+from spec_opt.cli.common import command_line, terminal_width
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.study_file import StudyConfig
@@ -56,10 +56,11 @@ def table_of(study: Study) -> StudyTable:
 
 def results_text(config: StudyConfig, table: StudyTable) -> str:
     """The end of `run`: the front, and the recommended settings."""
+    front = front_text(table, terminal_width())
     if not table.points:
-        return front_text(table)
+        return front
     choices = recommend_all(table, config.recommend)
-    return f"{front_text(table)}\n\n{render(choices, 'text')}"
+    return f"{front}\n\n{render(choices, 'text', table=table, width=terminal_width())}"
 
 
 def results_document(config: StudyConfig, table: StudyTable, url: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 `publish` puts them into the store as notes and custom graphs; `serve` runs the dashboard, for this
 machine only, and publishes again whenever trials have ended.
-
-What the dashboard shows of ours, in the attributes where optuna-dashboard looks for it.
 """
 
 from __future__ import annotations
@@ -21,48 +19,45 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.errors import InputError, SpecOptError, StudyError
+from spec_opt.results.document import Block, Text, as_markdown
 from spec_opt.results.figures import figures
-from spec_opt.results.recommend import Recommendation, recommend_all
-from spec_opt.results.render import TITLES, common_sentences, flags
+from spec_opt.results.recommend import recommend_all
+from spec_opt.results.render import choices, flags
 from spec_opt.results.statistics import quiet_optuna
 from spec_opt.results.table import Point, StudyTable, read_table
 from spec_opt.results.wording import outcome, percent, relative
-from spec_opt.study.store import (
-    BUSY_SECONDS,
-    Store,
-    open_store,
-    parse_url,
-    study_system_attributes,
-    trials,
-)
+from spec_opt.study.store import Store, open_store, study_system_attributes, trials
 from spec_opt.study.trials import lock_study
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+log = logging.getLogger(__name__)
+
 CHUNK = 2045
 """optuna-dashboard cuts what it stores into pieces of this many characters."""
-
 SIGNATURE = "*Written by spec-opt.*"
-"""Ends each of our notes: one without it is somebody's own."""
-
+"""Ends each of our notes; a note without it was written by a person."""
 CARD_HEIGHT = 450
-"""Pixels: the dashboard's cards cut what is higher."""
-
+"""Pixels; the dashboard's cards cut off higher figures."""
 MOST_NOTES = 1000
 """With more trials than this only those of the front get a note: the dashboard loads them all."""
+REFRESH_SECONDS = 5.0
+"""Seconds between two looks for trials that have ended."""
+LOCAL_NAMES = ("127.0.0.1", "localhost")
+OUTAGES = (SpecOptError, SQLAlchemyError, StorageInternalError)
+"""Errors of a store that does not answer, which is asked again."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be shown."""
+    """What the dashboard shows of a study."""
 
     note: str
     trial_notes: Mapping[int, str]
@@ -72,58 +67,66 @@ class Content:
 
 
 def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Content:
-    """Notes and graphs of a study; a study without results has a note that says so."""
+    """Notes and graphs of a study; the note of a study without results says so."""
     recommendations = recommend_all(table, thresholds)
     drawn = figures(table, recommendations)
     for figure in drawn.values():
         figure.update_layout(height=CARD_HEIGHT)
     noted = table.points if len(table.points) <= MOST_NOTES else table.front
+    states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
+    note = (
+        Text("Which setting to use", "heading"),
+        *choices(recommendations, table),
+        Text(f"Trials: {states or 'none yet'}; {len(table.front)} on the front."),
+        Text(SIGNATURE),
+    )
     return Content(
-        note=_study_note(table, recommendations),
+        note=as_markdown(note),
         trial_notes={point.number: _trial_note(table, point) for point in noted},
         graphs={name: figure.to_json() for name, figure in drawn.items()},
     )
 
 
+def _trial_note(table: StudyTable, point: Point) -> str:
+    result = point.result
+    facts = outcome(point)
+    if table.target_mse is not None:
+        facts += f", {relative(result.mse, table.target_mse)} the target alone"
+    blocks: list[Block] = [Text(f"**{point.setting}**"), Text(facts)]
+    blocks.append(Text(flags(point.setting), "code"))
+    if result.acceptance_se is not None and result.mse_se is not None:
+        errors = f"acceptance {percent(result.acceptance_se)}, MSE {result.mse_se:.4f}"
+        blocks.append(Text(f"Standard errors: {errors}"))
+    return as_markdown([*blocks, Text(SIGNATURE)])
+
+
 def write_contents(connection: Connection, study_id: int, content: Content) -> None:
-    """Put notes and graphs into the store, in one transaction; others' notes stay."""
+    """Put notes and graphs into the store, in one transaction; notes of people stay."""
     lock_study(connection, study_id)
-    stored = _stored(connection, study_id)
-    changes: dict[str, object] = {}
-    changes |= _note_changes(stored, "dashboard:", content.note)
-    for number, trial_id in _trial_ids(connection, study_id).items():
-        if number in content.trial_notes:
-            note = content.trial_notes[number]
-            changes |= _note_changes(stored, f"dashboard:{trial_id}:", note)
+    table = study_system_attributes
+    of_study = table.c.study_id == study_id
+    query = select(table.c.key, table.c.value_json).where(
+        of_study, table.c.key.startswith("dashboard:")
+    )
+    stored = {key: json.loads(text) for key, text in connection.execute(query)}
+    query = select(trials.c.number, trials.c.trial_id).where(trials.c.study_id == study_id)
+    ids = {row.number: row.trial_id for row in connection.execute(query)}
+    changes = _note_changes(stored, "dashboard:", content.note)
+    for number, note in content.trial_notes.items():
+        changes |= _note_changes(stored, f"dashboard:{ids[number]}:", note)
     for name, figure in content.graphs.items():
         changes |= _pieces(stored, f"dashboard:plot_data:{name}:", figure)
-    table = study_system_attributes
     changed = {key: value for key, value in changes.items() if stored.get(key) != value}
-    for keys in _batches(list(changed)):
-        connection.execute(delete(table).where(table.c.study_id == study_id, table.c.key.in_(keys)))
-    if changed:
-        rows = [
-            {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-            for key, value in changed.items()
-        ]
-        connection.execute(insert(table), rows)
-
-
-def _stored(connection: Connection, study_id: int) -> dict[str, object]:
-    table = study_system_attributes
-    query = select(table.c.key, table.c.value_json).where(
-        table.c.study_id == study_id, table.c.key.startswith("dashboard:")
-    )
-    return {key: json.loads(text) for key, text in connection.execute(query)}
-
-
-def _trial_ids(connection: Connection, study_id: int) -> dict[int, int]:
-    query = select(trials.c.number, trials.c.trial_id).where(trials.c.study_id == study_id)
-    return {row[0]: row[1] for row in connection.execute(query)}
+    if not changed:
+        return
+    old = delete(table).where(of_study, table.c.key == bindparam("old_key"))
+    connection.execute(old, [{"old_key": key} for key in changed])
+    rows = [{"key": key, "value_json": json.dumps(value)} for key, value in changed.items()]
+    connection.execute(insert(table).values(study_id=study_id), rows)
 
 
 def _note_changes(stored: Mapping[str, object], owner: str, note: str) -> dict[str, object]:
-    """The attributes of a note, its version counted up; none where somebody wrote their own."""
+    """The attributes of a note with its version counted up; none where a person wrote the note."""
     text_prefix, version_key = f"{owner}note_str:", f"{owner}note_ver"
     before = "".join(str(stored[key]) for key in _keys(stored, text_prefix))
     if before == note or (before and not before.rstrip().endswith(SIGNATURE)):
@@ -134,64 +137,15 @@ def _note_changes(stored: Mapping[str, object], owner: str, note: str) -> dict[s
 
 
 def _keys(stored: Mapping[str, object], prefix: str) -> list[str]:
-    """The keys of a text's pieces that are stored, in order."""
+    """The keys of a text's stored pieces, in order."""
     return list(takewhile(stored.__contains__, (f"{prefix}{i}" for i in count())))
 
 
 def _pieces(stored: Mapping[str, object], prefix: str, text: str) -> dict[str, object]:
-    """A text in pieces; pieces of a longer text that stood there before become empty."""
-    starts = range(0, len(text), CHUNK)
-    pieces: dict[str, object] = {
-        f"{prefix}{i}": text[start : start + CHUNK] for i, start in enumerate(starts)
-    }
+    """A text in pieces; pieces left of a longer text become empty."""
+    pieces = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
     emptied: dict[str, object] = dict.fromkeys(_keys(stored, prefix), "")
-    return emptied | pieces
-
-
-def _batches(keys: list[str], size: int = 500) -> list[list[str]]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]
-
-
-def _study_note(table: StudyTable, recommendations: tuple[Recommendation, ...]) -> str:
-    common = common_sentences(recommendations)
-    lines = ["## Which setting to use", ""]
-    for r in recommendations:
-        heading = "no trial meets this" if r.point is None else f"`{r.point.setting}`"
-        lines += [f"### {TITLES[r.scenario]}: {heading}", "", r.why, ""]
-        if r.point is not None:
-            lines += [f"    {flags(r.point.setting)}", ""]
-        own = r.own(common)
-        lines += [f"- {sentence}" for sentence in own] + [""] if own else []
-    if common:
-        lines += ["### Know before you use it", "", *(f"- {s}" for s in common), ""]
-    states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
-    lines += [f"Trials: {states or 'none yet'}; {len(table.front)} on the front.", "", SIGNATURE]
-    return "\n".join(lines)
-
-
-def _trial_note(table: StudyTable, point: Point) -> str:
-    result = point.result
-    facts = outcome(point)
-    if table.target_mse is not None:
-        facts += f", {relative(result.mse, table.target_mse)} the target alone"
-    lines = [f"**{point.setting}**", "", facts, "", f"    {flags(point.setting)}", ""]
-    if result.acceptance_se is not None and result.mse_se is not None:
-        lines += [
-            f"Standard errors: acceptance {percent(result.acceptance_se)}, MSE {result.mse_se:.4f}",
-            "",
-        ]
-    return "\n".join([*lines, SIGNATURE])
-
-
-log = logging.getLogger(__name__)
-
-REFRESH_SECONDS = 5.0
-"""How often the store is asked whether trials have ended."""
-
-LOCAL_NAMES = ("127.0.0.1", "localhost")
-
-OUTAGES = (SpecOptError, SQLAlchemyError, StorageInternalError)
-"""What a store raises that does not answer: it is asked again."""
+    return emptied | {f"{prefix}{i}": piece for i, piece in enumerate(pieces)}
 
 
 def publish(
@@ -221,8 +175,8 @@ def serve(
 ) -> None:
     """Run the dashboard until interrupted.
 
-    The dashboard has no log-in, so that it is bound to this machine alone, and answers only
-    requests that a page of its own, or no page, has made.
+    The dashboard has no log-in, so it is bound to this machine and answers only requests from its
+    own pages, or from no page.
 
     Args:
         url: URL of the store.
@@ -233,22 +187,28 @@ def serve(
         on_ready: Called with the dashboard's address once it answers.
 
     Raises:
-        InputError: the host is not this machine's own, or the port is taken.
+        InputError: the host is not this machine, or the port is taken.
         StudyError: there is no store, or no study of a name.
         StoreError: the store cannot be reached.
     """
-    _check_loopback(host)
+    if host not in LOCAL_NAMES:
+        raise InputError(
+            f"--host {host}: the dashboard has no log-in and can delete studies, so it is served "
+            "to this machine only (127.0.0.1); from elsewhere, forward the port with "
+            "`ssh -L 8080:127.0.0.1:8080 HOST`"
+        )
     store = open_store(url, create=False)
-    storage = _reading_storage(store, url)
     for name in names:
         store.optuna_study(name)
-    with _server(host, port, guarded(_dashboard(storage))) as server:
+    from optuna_dashboard import wsgi  # takes two seconds to import
+
+    with quiet_optuna():
+        application = wsgi(store.storage)
+    with _server(host, port, guarded(application)) as server:
         stop = threading.Event()
+        arguments = (store, names, thresholds, stop)
         refresher = threading.Thread(
-            target=_keep_fresh,
-            args=(store, storage, names, thresholds, stop),
-            name="publish",
-            daemon=True,
+            target=_keep_fresh, args=arguments, name="publish", daemon=True
         )
         refresher.start()
         if on_ready is not None:
@@ -263,7 +223,7 @@ def serve(
 def guarded(application: WSGIApplication) -> WSGIApplication:
     """The application, closed to other sites that the browser may have open.
 
-    A forged Host (DNS rebinding) is refused, and so is any request that a foreign page sends.
+    A forged Host (DNS rebinding) is refused, and so is any request that another site's page sends.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
@@ -271,48 +231,14 @@ def guarded(application: WSGIApplication) -> WSGIApplication:
         origin = environ.get("HTTP_ORIGIN", f"http://{host}")
         if host.rsplit(":", 1)[0] not in LOCAL_NAMES or origin != f"http://{host}":
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"This dashboard answers to pages of its own on this machine only.\n"]
+            return [b"This dashboard answers only pages of its own, on this machine.\n"]
         return application(environ, start_response)
 
     return answer
 
 
-def _check_loopback(host: str) -> None:
-    if host not in LOCAL_NAMES:
-        raise InputError(
-            f"--host {host}: the dashboard has no log-in and can delete studies, so it is served "
-            "to this machine only (127.0.0.1); from elsewhere, forward the port with "
-            "`ssh -L 8080:127.0.0.1:8080 HOST`"
-        )
-
-
-def _dashboard(storage: BaseStorage) -> WSGIApplication:
-    # Takes two seconds to import.
-    from optuna_dashboard import wsgi
-
-    with quiet_optuna():
-        application: WSGIApplication = wsgi(storage)
-    return application
-
-
-def _reading_storage(store: Store, url: str) -> BaseStorage:
-    """A storage for the dashboard, whose reading does not hold up the workers.
-
-    Our own storage takes SQLite's write lock for every transaction; the dashboard mostly reads.
-    """
-    where = parse_url(url)
-    if where.kind != "sqlite":
-        return store.storage
-    return RDBStorage(
-        where.url.replace("{", "{{").replace("}", "}}"),
-        engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-        skip_table_creation=True,
-    )
-
-
 def _keep_fresh(
     store: Store,
-    storage: BaseStorage,
     names: Sequence[str],
     thresholds: RecommendConfig | None,
     stop: threading.Event,
@@ -320,14 +246,14 @@ def _keep_fresh(
     """Publish each study at first, and again when trials have ended or a speedup was measured."""
     published: dict[str, object] = {}
     while True:
-        for name in names or _names(storage):
+        for name in names or _names(store):
             try:
-                study = optuna.load_study(study_name=name, storage=storage)
+                study = store.optuna_study(name)
                 news = (_ended(store, study._study_id), study.user_attrs.get("speedups"))
                 if published.get(name) != news:
                     published[name] = news
                     publish(store, study, thresholds)
-            except (StudyError, KeyError) as error:
+            except StudyError as error:
                 log.debug("study %s not published: %s", name, error)
             except OUTAGES as error:
                 log.warning("study %s not published, trying again: %s", name, error)
@@ -336,16 +262,17 @@ def _keep_fresh(
             return
 
 
-def _names(storage: BaseStorage) -> list[str]:
+def _names(store: Store) -> list[str]:
     """The studies in the store; none while it does not answer."""
     try:
-        return optuna.get_all_study_names(storage)
+        return optuna.get_all_study_names(store.storage)
     except OUTAGES as error:
         log.warning("no study published, trying again: %s", error)
         return []
 
 
 def _ended(store: Store, study_id: int) -> Mapping[TrialState, int]:
+    """The number of ended trials in each state."""
     query = (
         select(trials.c.state, func.count())
         .where(trials.c.study_id == study_id, trials.c.datetime_complete.is_not(None))

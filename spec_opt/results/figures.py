@@ -81,13 +81,17 @@ MOST_LINES = 6
 def figures(
     table: StudyTable, recommendations: Sequence[Recommendation] = ()
 ) -> dict[str, go.Figure]:
-    """All figures by name, in the order of `PLOTS`; a study without trials gives figures too."""
+    """All figures by name, in the order of `PLOTS`; `layout.meta` says how to read each.
+
+    A study without trials gives figures that say so.
+    """
     frame = _frame(table) if table.points else pd.DataFrame()
     drawn = {}
-    for name, (title, draw) in _FIGURES.items():
+    for name, (title, draw, reading) in _FIGURES.items():
         made = draw(table, frame) if table.points else "No completed trial yet"
-        figure = drawn[name] = _placeholder(made) if isinstance(made, str) else made
-        figure.update_layout(title_text=title, margin={"l": 64, "r": 24, "t": 76, "b": 64})
+        figure = drawn[name] = _empty(220, made) if isinstance(made, str) else made
+        figure.update_layout(title_text=title, meta=reading)
+        figure.update_layout(margin={"l": 64, "r": 24, "t": 76, "b": 64})
     if table.points:
         _ring_recommended(drawn["pareto_frontier"], frame, recommendations)
     return drawn
@@ -148,12 +152,14 @@ def _ranges_of_k(k: pd.Series[int]) -> list[str]:
     return [f"k = {a}" if a == b else f"k = {a} to {b}" for a, b in zip(low, high, strict=True)]
 
 
-def _placeholder(message: str) -> go.Figure:
-    """A figure that says why there is nothing to draw."""
-    middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
-    figure = go.Figure(layout={"height": 220, "template": STYLE})
-    figure.add_annotation(text=message, showarrow=False, font={"size": 15}, **middle)
-    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+def _empty(height: int = 500, message: str = "") -> go.Figure:
+    """A figure without data; a message says why nothing will be drawn."""
+    figure = go.Figure(layout={"height": height, "template": STYLE})
+    if message:
+        figure.update_xaxes(visible=False).update_yaxes(visible=False)
+        middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+        figure.add_annotation(text=message, showarrow=False, font={"size": 15}, **middle)
+    return figure
 
 
 def _grouped(
@@ -243,7 +249,7 @@ def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     others, remark = _thinned(frame[~frame["pareto"]])
     if above := int((frame["mse"] > limit).sum()):
         remark += f"; {plural(above, 'worse trial')} above the frame"
-    figure = go.Figure(layout={"height": 500, "template": STYLE})
+    figure = _empty()
     _add(figure, "other trials", others, "acceptance", color=PALE, size=7, line_width=0)
     # With three objectives the front also holds trials off this line: others have a lower MSE.
     steps = front[front["mse"] == front["mse"].cummin()]
@@ -296,7 +302,7 @@ def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     measured = frame[frame["measured"].notna()]
     if predicted.empty and measured.empty:
         return "No speedup predicted or measured yet: run spec-opt bench"
-    figure = go.Figure(layout={"height": 500, "template": STYLE})
+    figure = _empty()
     if not predicted.empty:
         by_k = predicted.sort_values("k", kind="stable")
         figure = _grouped(px.scatter, by_k, "ks", x="predicted_speedup", y="mse")
@@ -385,19 +391,26 @@ def _acceptance_by_position(_: StudyTable, frame: pd.DataFrame) -> go.Figure | s
     return figure.update_layout(title_subtitle_text="accepted of tested, pooled over bias and k")
 
 
-_FIGURES: Mapping[str, tuple[str, Callable[[StudyTable, pd.DataFrame], go.Figure | str]]] = {
-    "pareto_frontier": ("Pareto front", _pareto_frontier),
-    "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse),
-    "acceptance_heatmap": (
-        "Acceptance (%) by sigma and bias",
+_Draw = Callable[[StudyTable, pd.DataFrame], go.Figure | str]
+_FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
+    "pareto_frontier": ("Pareto front", _pareto_frontier,
+        "Each diamond is a setting that no other beats in every objective. Between them the line "
+        "shows the lowest MSE at that acceptance or more."),
+    "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
+        "Every trial; bars are one standard error over the windows."),
+    "acceptance_heatmap": ("Acceptance (%) by sigma and bias",
         partial(_heatmap, "acceptance", "acceptance (%)", 1, "higher"),
-    ),
-    "mse_heatmap": ("MSE by sigma and bias", partial(_heatmap, "mse", "MSE", 4, "lower")),
-    "k_effect": ("Effect of k", _k_effect),
-    "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position),
-    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse),
-}
-"""The title of each figure, and what draws it, or says why there is nothing to draw."""
+        "How much sigma and bias let through."),
+    "mse_heatmap": ("MSE by sigma and bias", partial(_heatmap, "mse", "MSE", 4, "lower"),
+        "What it costs in error. A wide range within a cell means that k matters there."),
+    "k_effect": ("Effect of k", _k_effect,
+        "More proposals per round: fewer verifications if they are accepted."),
+    "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position,
+        "Whether later proposals of a round are accepted less often."),
+    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
+        "What the cost model expects of each setting, and what was measured."),
+}  # fmt: skip
+"""The title of each figure, what draws it (or says why it is empty), and how to read it."""
 
 PLOTS = tuple(_FIGURES)
 """Names of the figures, which are also the names of their files, in the order of the report."""

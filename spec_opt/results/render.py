@@ -1,26 +1,22 @@
-"""Recommendations as text, JSON, TOML, or command-line flags.
-
-The Pareto front as a table for a terminal.
-"""
+"""Recommendations as text, JSON, TOML or command-line flags, and the Pareto front as text."""
 
 from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import StudyError
+from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Text, as_text
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import (
     acceptance_text,
-    aligned,
     exact,
     mse_text,
-    outcome,
+    percent,
     relative,
     setting_cells,
 )
@@ -32,13 +28,26 @@ TITLES = {
     "quality": "Maintain quality",
     "balanced": "Balanced",
 }
+COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
 
 
-def render(recommendations: Sequence[Recommendation], style: RecommendFormat) -> str:
+def render(
+    recommendations: Sequence[Recommendation],
+    style: RecommendFormat,
+    *,
+    table: StudyTable | None = None,
+    width: int | None = None,
+) -> str:
     """The recommendations in one format, without a trailing newline.
 
+    Args:
+        recommendations: One, or one for each scenario.
+        style: The format.
+        table: Adds speedups to the text.
+        width: Columns of the terminal, for the text.
+
     Raises:
-        StudyError: toml or flags are asked of a single scenario that nothing meets: there is no
+        StudyError: toml or flags are asked of a single scenario that no trial meets: there is no
             setting to print, and a script must not go on without one.
     """
     if style in ("toml", "flags") and len(recommendations) == 1:
@@ -47,7 +56,7 @@ def render(recommendations: Sequence[Recommendation], style: RecommendFormat) ->
             raise StudyError(f"{only.scenario}: {only.why}")
     match style:
         case "text":
-            return as_text(recommendations)
+            return as_text(choices(recommendations, table), width)
         case "json":
             documents = [as_document(r) for r in recommendations]
             one = documents[0] if len(documents) == 1 else documents
@@ -58,65 +67,62 @@ def render(recommendations: Sequence[Recommendation], style: RecommendFormat) ->
             return "\n".join(_as_flags(r, len(recommendations) > 1) for r in recommendations)
 
 
-def as_text(recommendations: Sequence[Recommendation]) -> str:
-    """Headings with indented sentences, for a terminal; what holds for all stands once, last."""
-    common = common_sentences(recommendations)
-    blocks = [_block(r, common) for r in recommendations]
-    if common:
-        blocks.append("\n".join(["Know before you use it", *(_wrapped(c, "- ") for c in common)]))
-    return "\n\n".join(blocks)
-
-
-def _block(recommendation: Recommendation, common: Sequence[str]) -> str:
-    title, point = TITLES[recommendation.scenario], recommendation.point
-    if point is None:
-        heading = f"{title}: no trial meets this"
-    else:
-        heading = f"{title}: {point.setting}  (trial {point.number}: {outcome(point)})"
-    body = [recommendation.why, recommendation.close, recommendation.would_change]
-    lines = [_wrapped(sentence) for sentence in body if sentence]
-    lines += [_wrapped(sentence, "- ") for sentence in recommendation.own(common)]
-    return "\n".join([heading, *lines])
-
-
-def common_sentences(recommendations: Sequence[Recommendation]) -> list[str]:
-    """The cautions and advice that all of them share, in the order of the first."""
+def choices(
+    recommendations: Sequence[Recommendation], table: StudyTable | None = None
+) -> tuple[Block, ...]:
+    """Each recommendation, then what to know of all of them; `table` adds speedups."""
     lists = [r.cautions + r.advice for r in recommendations]
-    return [s for s in lists[0] if all(s in other for other in lists)] if lists else []
+    common = tuple(s for s in lists[0] if all(s in other for other in lists))
+    cards = tuple(_choice(r, common, table) for r in recommendations)
+    caution = Section((Text("Know before you use it", "subheading"), Bullets(common)))
+    return (Section(cards, "cards"), *((caution,) if common else ()))
 
 
-def _wrapped(sentence: str, bullet: str = "") -> str:
-    return textwrap.fill(
-        sentence,
-        width=96,
-        initial_indent=f"  {bullet}",
-        subsequent_indent="  " + " " * len(bullet),
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+def _choice(r: Recommendation, common: Sequence[str], table: StudyTable | None) -> Section:
+    answer = "no trial meets this" if r.point is None else f"`{r.point.setting}`"
+    blocks: list[Block] = [Text(f"{TITLES[r.scenario]}: {answer}", "subheading")]
+    if r.point is not None:
+        blocks += [_facts(r.point, r.mse_ratio, table), Text(flags(r.point.setting), "code")]
+    blocks.append(Text(r.why))
+    details: list[Block] = [Text(text) for text in (r.close, r.would_change) if text]
+    summary = "What was close, what would change it" if details else "What to try"
+    if own := r.own(common):
+        details.append(Bullets(own))
+    if details:
+        blocks.append(Section(details, summary=summary))
+    return Section(blocks, "card")
+
+
+def _facts(point: Point, mse_ratio: float | None, table: StudyTable | None) -> Facts:
+    pairs = [("acceptance", percent(point.result.acceptance_rate))]
+    pairs.append(("MSE", f"{point.result.mse:.4f}"))
+    if mse_ratio is not None:
+        pairs.append(("MSE / target's", f"{mse_ratio:.3f}"))
+    if table is not None:
+        measured = table.measured_speedup(point.number)
+        if measured is not None:
+            pairs.append(("best measured speedup", f"{measured.speedup:.2f}x"))
+        elif point.result.predicted_speedup is not None:
+            pairs.append(("predicted speedup", f"{point.result.predicted_speedup:.2f}x"))
+    return Facts((*pairs, ("trial", str(point.number))))
 
 
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
-    """The JSON form; `trial` and what depends on it are null where nothing meets the scenario."""
+    """The JSON form; `trial` and its numbers are null where no trial meets the scenario."""
     setting = recommendation.setting
+    names = ("mse_ratio", "reason", "why", "close", "would_change", "cautions", "advice")
     return {
         "scenario": recommendation.scenario,
         "trial": recommendation.trial,
         "setting": None if setting is None else setting.model_dump(),
         "acceptance_rate": recommendation.acceptance_rate,
         "mse": recommendation.mse,
-        "mse_ratio": recommendation.mse_ratio,
-        "reason": recommendation.reason,
-        "why": recommendation.why,
-        "close": recommendation.close,
-        "would_change": recommendation.would_change,
-        "cautions": list(recommendation.cautions),
-        "advice": list(recommendation.advice),
+        **{name: getattr(recommendation, name) for name in names},
     }
 
 
 def flags(setting: Setting) -> str:
-    """The setting as the flags of the decoding scripts that the old sweep was made with."""
+    """The setting as flags of the decoding scripts that the sweep guide uses."""
     return (
         f"--spec_sigma {exact(setting.sigma)} --spec_accept_bias {exact(setting.bias)} "
         f"--spec_k {setting.k}"
@@ -140,49 +146,46 @@ def _as_flags(recommendation: Recommendation, several: bool) -> str:
     return flags(setting) + (f"  # {scenario}" if several else "")
 
 
-_HEADINGS = ("trial", "sigma", "bias", "k", "acceptance", "MSE", "against target", "patches/round")
+def front_text(table: StudyTable, width: int | None = None) -> str:
+    """The front for a terminal of `width` columns."""
+    return as_text(front(table), width)
 
 
-def front_text(table: StudyTable) -> str:
+def front(table: StudyTable) -> tuple[Block, ...]:
     """The front from the highest acceptance down, and the baselines.
 
-    Settings with equal results are one line, the mildest of them named.
+    Settings with equal results share a row, which names the mildest.
     """
     if not table.front:
-        return "No trial has completed yet."
-    blocks = table.distinct_front
-    rows = [_HEADINGS, *(_row(block, table.target_mse) for block in blocks)]
+        return (Text("No trial has completed yet."),)
+    columns = [*COLUMNS, "against target", "patches per round"]
+    rows = [_front_row(table, block) for block in table.distinct_front]
     if "speedup" in table.objectives:
-        speedups = [f"{block[0].result.predicted_speedup or math.nan:.2f}" for block in blocks]
-        column = ["predicted speedup", *speedups]
-        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
-    lines = [f"Pareto front of {table.name}: {_size(table, len(blocks))}", ""]
-    heading, *body = aligned(rows)
-    lines.append(heading)
-    for line, block in zip(body, blocks, strict=True):
-        alike = f"  (and {len(block) - 1} with equal results)" if len(block) > 1 else ""
-        lines.append(f"{line}{alike}")
-    return "\n".join([*lines, "", *_baselines(table)])
-
-
-def _size(table: StudyTable, distinct: int) -> str:
-    among = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
-    return among if distinct == len(table.front) else f"{among}, with {distinct} distinct results"
-
-
-def _row(block: Sequence[Point], target_mse: float | None) -> tuple[str, ...]:
-    point = block[0]
-    result = point.result
+        columns.append("predicted speedup")
+        for row, block in zip(rows, table.distinct_front, strict=True):
+            row.append(f"{block[0].result.predicted_speedup or math.nan:.2f}")
+    size = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
+    if len(table.distinct_front) < len(table.front):
+        size += f", with {len(table.distinct_front)} distinct results"
+        columns.append("")
+        for row, (_, *others) in zip(rows, table.distinct_front, strict=True):
+            row.append(f"(and {len(others)} with equal results)" if others else "")
+    levels = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
     return (
-        str(point.number),
-        *setting_cells(point.setting),
-        acceptance_text(result),
-        mse_text(result),
-        "" if target_mse is None else relative(result.mse, target_mse),
-        "" if result.patches_per_round is None else f"{result.patches_per_round:.2f}",
+        Text(f"Pareto front of {table.name}: {size}", "heading"),
+        Table(columns, rows),
+        Text(" ".join(levels)),
     )
 
 
-def _baselines(table: StudyTable) -> list[str]:
-    lines = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
-    return [" ".join(lines)] if lines else []
+def _front_row(table: StudyTable, block: Sequence[Point]) -> list[str]:
+    result, target = block[0].result, table.target_mse
+    against = "" if target is None else relative(result.mse, target)
+    per_round = result.patches_per_round
+    return [*cells(block[0]), against, "" if per_round is None else f"{per_round:.2f}"]
+
+
+def cells(point: Point) -> tuple[str, ...]:
+    """A trial under `COLUMNS`."""
+    outcome = acceptance_text(point.result), mse_text(point.result)
+    return (str(point.number), *setting_cells(point.setting), *outcome)

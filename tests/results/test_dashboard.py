@@ -1,6 +1,7 @@
 """What the dashboard shows of ours, who may ask it, and the page itself in a browser."""
 
 import http.client
+import sqlite3
 import threading
 import time
 import wsgiref.simple_server
@@ -223,6 +224,22 @@ def test_it_answers_and_is_fresh_when_trials_end(url: str, monkeypatch: pytest.M
         wait_until(lambda: "6 complete" in get_note(study))
         assert "sigma=0.3 bias=1 k=4" in get_note(study)
     store.close()
+
+
+def test_it_reads_while_a_worker_holds_the_write_lock(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(url, monkeypatch) as address:
+        with open_store(url) as store:
+            study = store.optuna_study("given")
+            wait_until(lambda: "5 complete" in get_note(study))
+        writer = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        status, body = get(address, f"/api/studies/{study._study_id}")
+        writer.execute("ROLLBACK")
+        writer.close()
+    assert status == 200
+    assert b'"trial_id"' in body
 
 
 def test_an_outage_while_studies_are_listed_is_outlived(
