@@ -7,9 +7,12 @@ import bz2
 import codecs
 import csv
 import gzip
+import io
+import itertools
 import lzma
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +26,7 @@ from spec_opt.errors import DataError
 
 HEAD_BYTES: Final = 1 << 20
 """How much of a file is looked at to see what it is; its first line must end within."""
-SNIFFED_LINES: Final = 20
+SNIFFED_ROWS: Final = 20
 MOST_COLUMNS: Final = 10_000
 LONGEST_SHOWN: Final = 60
 
@@ -180,9 +183,9 @@ def _checked(table: Table) -> Table:
     frame = table.frame.iloc[: filled[-1] + 1 if len(filled) else 0]
     if frame.empty:
         raise DataError(f"{table.path}: has a header but no rows")
-    for number, name in enumerate(table.names, start=1):
-        if name in table.names[: number - 1] and name:
-            raise DataError(f"{table.path}: the header names column '{shown(name)}' twice")
+    twice = next((name for name, n in Counter(table.names).items() if n > 1 and name), None)
+    if twice is not None:
+        raise DataError(f"{table.path}: the header names column '{shown(twice)}' twice")
     # What a delimiter at the end of each line leaves behind.
     unnamed = [i for i, name in enumerate(table.names) if not name]
     empty = [i for i in unnamed if frame.iloc[:, i].isna().all()]
@@ -245,23 +248,20 @@ _MARKS: Final = {
 }
 
 
-def _opener(magic: bytes) -> Callable[..., IO[Any]]:
-    for start, opener in _OPENERS.items():
-        if magic.startswith(start):
-            return opener
-    return open
-
-
 def _read_head(path: Path) -> bytes:
     """The beginning of the file, unpacked."""
-    with path.open("rb") as file:
-        magic = file.read(16)
-    with _opener(magic)(path, "rb") as file:
+    with _opener(path)(path, "rb") as file:
         head: bytes = file.read(HEAD_BYTES)
     for start, what in _OTHER_KINDS.items():
         if head.startswith(start):
             raise DataError(f"{path}: is {what}")
     return head
+
+
+def _opener(path: Path) -> Callable[..., IO[Any]]:
+    with path.open("rb") as file:
+        magic = file.read(8)
+    return next((opener for start, opener in _OPENERS.items() if magic.startswith(start)), open)
 
 
 def _read_text(path: Path, head: bytes) -> Table:
@@ -287,85 +287,101 @@ def _encoding(path: Path, head: bytes) -> str:
     return "utf-16-le" if odd else "utf-16-be" if even else "utf-8"
 
 
-def _read_encoded(path: Path, head: bytes, encoding: str) -> Table:
-    text = codecs.getincrementaldecoder(encoding)().decode(head)
-    lines = text.splitlines()[:SNIFFED_LINES]
-    if not lines or not lines[0].strip():
-        raise DataError(f"{path}: empty, or its first line is; a header of column names is needed")
-    if len(head) == HEAD_BYTES and len(text.splitlines()) < 2:
-        raise DataError(f"{path}: line 1 is longer than {HEAD_BYTES:,} bytes: not a table")
-    _check_width(path, max(len(_cells(lines[0], delimiter)) for delimiter in _DELIMITERS))
-    delimiter = _delimiter(lines)
-    cells = [_cells(line, delimiter) for line in lines]
-    has_header = _has_header(path, cells)
-    names = cells[0] if has_header else [f"c{i}" for i in range(len(cells[0]))]
-    for number, row in enumerate(cells[1:], start=2):
-        if len(row) > len(names):  # pandas would take the surplus for an index
-            raise DataError(
-                f"{path}: line {number} has {len(row)} cells, the header {len(names)}"
-                + ("; a decimal comma needs another delimiter" if delimiter == "," else "")
-            )
+@dataclass(frozen=True)
+class _Layout:
+    """How a text file is laid out, as its first lines show."""
 
-    def read(dtype: type[str] | None = None) -> pd.DataFrame:
-        with _opener(head_of(path))(path, "rt", encoding=encoding, newline="") as file:
+    encoding: str
+    delimiter: str
+    names: list[str]
+    has_header: bool
+    first: int
+    """The line of the first row."""
+
+    def read(self, path: Path, dtype: type[str] | None = None) -> pd.DataFrame:
+        """All of the file; numbers and texts are told apart by pandas unless `dtype` is given."""
+        with _opener(path)(path, "rt", encoding=self.encoding, newline="") as file:
             frame = pd.read_csv(
                 file,
-                sep=r"\s+" if delimiter == " " else delimiter,
-                header=0 if has_header else None,
-                names=list(range(len(names))),
+                sep=r"\s+" if self.delimiter == " " else self.delimiter,
+                header=0 if self.has_header else None,
+                names=list(range(len(self.names))),  # pandas would rename duplicates
                 index_col=False,
                 skip_blank_lines=False,  # one in the middle is a missing row, not a row less
                 skipinitialspace=True,
                 low_memory=False,
                 dtype=dtype,
             )
-        frame.columns = pd.Index(names)
+        frame.columns = pd.Index(self.names)
         return frame
 
-    frame = read()
+
+def _read_encoded(path: Path, head: bytes, encoding: str) -> Table:
+    layout = _layout(path, codecs.getincrementaldecoder(encoding)().decode(head), encoding)
+    frame = layout.read(path)
     style = _number_style(path, frame)
     if style != NumberStyle():
-        frame = read(str)  # "1.234" may have been taken for a little more than one
-    notes = () if has_header else (f"no header: columns named {listed(names)}",)
-    return Table(path, frame, 2 if has_header else 1, style=style, notes=notes)
+        frame = layout.read(path, str)  # "1.234" may have been taken for a little more than one
+    notes = () if layout.has_header else (f"no header: columns named {listed(layout.names)}",)
+    return Table(path, frame, layout.first, style=style, notes=notes)
 
 
-def head_of(path: Path) -> bytes:
-    """The first bytes of a file, as they are on disk."""
-    with path.open("rb") as file:
-        return file.read(16)
+def _layout(path: Path, text: str, encoding: str) -> _Layout:
+    """What the beginning of a file shows.
+
+    Raises:
+        DataError: it begins with an empty line, or with one that is too long or wide, or may be a
+            header or a row; or a line has more cells than the header.
+    """
+    if not io.StringIO(text).readline().strip():
+        raise DataError(f"{path}: empty, or its first line is; a header of column names is needed")
+    if len(text) > HEAD_BYTES // 8 and "\n" not in text and "\r" not in text:
+        raise DataError(f"{path}: line 1 is longer than {len(text):,} characters: not a table")
+    samples = {delimiter: _sample(text, delimiter) for delimiter in _DELIMITERS}
+    _check_width(path, max(len(rows[0]) for rows, _ in samples.values()))
+    delimiter = max(_DELIMITERS, key=lambda delimiter: _score(samples[delimiter][0]))
+    rows, lines = samples[delimiter]
+    has_header = _has_header(path, rows)
+    names = rows[0] if has_header else [f"c{i}" for i in range(len(rows[0]))]
+    for row, line in zip(rows[1:], lines[:-1], strict=True):
+        if len(row) > len(names):  # pandas would take the surplus for an index
+            raise DataError(
+                f"{path}: line {line + 1} has {len(row)} cells, the header {len(names)}"
+                + ("; a decimal comma needs another delimiter" if delimiter == "," else "")
+            )
+    return _Layout(encoding, delimiter, names, has_header, lines[0] + 1 if has_header else 1)
+
+
+def _sample(text: str, delimiter: str) -> tuple[list[list[str]], list[int]]:
+    """The cells of the first rows, and the line on which each row ends."""
+    if delimiter == " ":
+        rows = [line.split() for line in itertools.islice(io.StringIO(text), SNIFFED_ROWS)]
+        return rows, list(range(1, len(rows) + 1))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    rows, lines = [], []
+    try:
+        for row in itertools.islice(reader, SNIFFED_ROWS):
+            rows.append([cell.strip() for cell in row])
+            lines.append(reader.line_num)
+    except csv.Error:  # a cell beyond all proportion, which pandas can read
+        pass
+    return rows or [text.splitlines()[0].split(delimiter)], lines or [1]
+
+
+def _score(rows: list[list[str]]) -> tuple[bool, float, bool, int]:
+    """How well a delimiter explains the first rows: cells that make sense, as many as names.
+
+    A delimiter that does not occur gives one cell a line, which is right for a single channel.
+    """
+    cells = [cell for row in rows[1:] or rows for cell in row]
+    sense = sum(_kind(cell) != "text" for cell in cells) / max(len(cells), 1)
+    widest, header = max((len(row) for row in rows[1:]), default=len(rows[0])), len(rows[0])
+    return widest <= header and sense > 0, sense, widest == header, header
 
 
 def _check_width(path: Path, width: int) -> None:
     if width > MOST_COLUMNS:
         raise DataError(f"{path}: has {width:,} columns; at most {MOST_COLUMNS:,} can be read")
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == " ":
-        return line.split()
-    try:
-        row = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-    except csv.Error:  # a cell beyond all proportion, which pandas can read
-        row = line.split(delimiter)
-    return [cell.strip() for cell in row]
-
-
-def _delimiter(lines: list[str]) -> str:
-    """The delimiter by which lines have as many cells as the first, and the cells make sense.
-
-    A delimiter that does not occur gives one cell a line, which is right for a single channel.
-    """
-
-    def score(delimiter: str) -> tuple[bool, float, bool, int]:
-        rows = [_cells(line, delimiter) for line in lines]
-        cells = [cell for row in rows[1:] or rows for cell in row]
-        sense = sum(_kind(cell) != "text" for cell in cells) / max(len(cells), 1)
-        widest = max((len(row) for row in rows[1:]), default=len(rows[0]))
-        header = len(rows[0])
-        return widest <= header and sense > 0, sense, widest == header, header
-
-    return max(_DELIMITERS, key=score)
 
 
 def _has_header(path: Path, cells: list[list[str]]) -> bool:

@@ -140,6 +140,19 @@ def test_a_first_line_that_may_be_both(tmp_path: Path, text: str) -> None:
     assert "may be a header of numbers or a row" in message
 
 
+def test_names_of_two_lines(tmp_path: Path) -> None:
+    text = TEXT.replace("heat", '"heat\n(°C)"')
+    assert read(tmp_path, text).columns == ("load", "heat\n(°C)")
+    bad = text.replace(f"{HEAT[3]}\n", "x\n")
+    assert "column 'heat (°C)', line 6 = 'x'" in refused(tmp_path, bad)
+
+
+def test_many_columns(tmp_path: Path) -> None:
+    wide = pd.DataFrame({f"c{i}": LOAD for i in range(2_000)})
+    assert read(tmp_path, wide).values.shape == (ROWS, 2_000)
+    assert "names column 'c0' twice" in refused(tmp_path, wide.rename(columns={"c1": "c0"}))
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
