@@ -11,11 +11,13 @@ import click
 from spec_opt.cli import results, running  # noqa: F401
 from spec_opt.cli.common import INTERRUPTED, KEPT, app, say
 from spec_opt.cli.interrupts import terminate_as_interrupt
+from spec_opt.config.machine import set_up_threads
 from spec_opt.errors import SpecOptError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    set_up_threads()
     stdout = sys.stdout
     try:
         with terminate_as_interrupt():

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from spec_opt.config.machine import usable_cores
 from spec_opt.errors import InputError
 from spec_opt.study.worker import Stop
 
@@ -73,14 +74,6 @@ def gpu_environments(gpus: Sequence[str]) -> list[dict[str, str]]:
         names = visible.split(",")
         gpus = [names[int(gpu)].strip() for gpu in gpus]
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def parse_gpus(text: str, count: Callable[[], int]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spec_opt.cli.interrupts import stop_on_signals
+from spec_opt.config.machine import usable_cores
 from spec_opt.errors import InputError
 from spec_opt.study.launch import (
     LaunchSummary,
@@ -19,7 +20,6 @@ from spec_opt.study.launch import (
     gpu_environments,
     launch,
     parse_gpus,
-    usable_cores,
 )
 
 QUICK = Restarts(at_most=3, first_wait=0.05, longest_wait=0.2, kill_after=2.0)
