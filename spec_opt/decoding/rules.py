@@ -42,6 +42,12 @@ def target_edge(sigma: float) -> Edge:
     return ("target", sigma)
 
 
+def select(draft: Gaussian, rows: Tensor) -> Gaussian:
+    """Some rows of a Gaussian: `rows` [n] -> [n, P, C]."""
+    mean, variance = draft
+    return Gaussian(mean[rows], None if variance is None else variance[rows])
+
+
 def draft_variance(draft: Gaussian, sigma: float) -> Tensor:
     """The draft's variance [B, P, C]; sigma^2 for a draft that has no variance of its own."""
     if draft.variance is not None:
@@ -180,11 +186,16 @@ class ExactRule(SamplingRule):
             at_once = max(1, _THINNING_ELEMENTS // (len(waiting) * points * channels))
             # As many tries as each row has had so far (1, 1, 2, 4, ...), so that few are wasted.
             at_once = min(at_once, max(1, tried), THINNING_BOUND - tried)
-            drawn, kept = self._try(draft, target_mean, setting, draws, waiting, tried, at_once)
-            first = kept.to(torch.int8).argmax(dim=1)
+            each = waiting.repeat_interleave(at_once)
+            attempts = torch.arange(tried, tried + at_once, device=each.device).repeat(len(waiting))
+            drawn, kept = self._try(
+                select(draft, each), target_mean[each], setting, draws.rows(each), attempts
+            )
+            kept = kept.view(len(waiting), at_once)
             settled = kept.any(dim=1)
-            first = torch.where(settled, first, at_once - 1)
-            patch[waiting] = drawn[torch.arange(len(waiting), device=drawn.device), first]
+            chosen = torch.where(settled, kept.to(torch.int8).argmax(dim=1), at_once - 1)
+            first = torch.arange(len(waiting), device=each.device) * at_once
+            patch[waiting] = drawn[first + chosen]
             waiting = waiting[~settled]
             tried += at_once
         exhausted = torch.zeros(batch, dtype=torch.bool, device=target_mean.device)
@@ -192,35 +203,22 @@ class ExactRule(SamplingRule):
         return patch, exhausted
 
     def _try(
-        self,
-        draft: Gaussian,
-        target_mean: Tensor,
-        setting: Setting,
-        draws: Draws,
-        rows: Tensor,
-        first_attempt: int,
-        at_once: int,
+        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws, attempts: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Draws from p, [n, at_once, P, C], and whether thinning keeps each, bool [n, at_once]."""
+        """A draw from p for each row, [n, P, C], and whether thinning keeps it, bool [n]."""
         _, points, channels = target_mean.shape
-        each = rows.repeat_interleave(at_once)
-        attempts = torch.arange(first_attempt, first_attempt + at_once, device=rows.device)
-        attempts = attempts.repeat(len(rows))
-        draws = draws.rows(each)
         noise = draws.normal(Purpose.TARGET_PATCH, (points, channels), attempts)
-        drawn = target_mean[each] + setting.sigma * noise.to(target_mean.dtype)
-        variance = None if draft.variance is None else draft.variance[each]
+        drawn = target_mean + setting.sigma * noise.to(target_mean.dtype)
         log_ratio = self.log_ratio(
-            self.draft_term(drawn, Gaussian(draft.mean[each], variance), setting.sigma),
-            self.target_term(drawn, target_mean[each]),
+            self.draft_term(drawn, draft, setting.sigma),
+            self.target_term(drawn, target_mean),
             setting.sigma,
             points * channels,
         )
         # q / p = 1 / r
         keep = 1.0 - torch.exp(-log_ratio).clamp(max=min(setting.bias, 1.0))
         # NaN compares as false and is therefore kept: decoding then stops instead of trying on.
-        kept = ~(draws.uniform(Purpose.THINNING, attempts) >= keep)
-        return drawn.view(len(rows), at_once, points, channels), kept.view(len(rows), at_once)
+        return drawn, ~(draws.uniform(Purpose.THINNING, attempts) >= keep)
 
     def replacement_edge(self, setting: Setting) -> Edge:
         return ("residual", setting.sigma, min(setting.bias, 1.0))

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import torch
@@ -70,9 +69,9 @@ def _row(
     batches = spaced_batches(len(workload.windows), batch_size)
     target_only, speculative, draft_only = interleave(
         [
-            partial(_each, batches, partial(workload.target_only, setting=case.setting)),
-            partial(_each, batches, partial(workload.speculatively, setting=case.setting)),
-            partial(_each, batches, workload.draft_only),
+            lambda: [workload.target_only(index, case.setting) for index in batches],
+            lambda: [workload.speculatively(index, case.setting) for index in batches],
+            lambda: [workload.draft_only(index) for index in batches],
         ],
         repeats,
         workload.device,
@@ -121,11 +120,6 @@ def interleave(
     return list(zip(*turns[1:], strict=True))
 
 
-def _each(batches: Sequence[Tensor], work: Callable[[Tensor], object]) -> None:
-    for index in batches:
-        work(index)
-
-
 def _shares(
     workload: Workload, batches: Sequence[Tensor], setting: Setting
 ) -> tuple[list[Decoded], Shares]:
@@ -136,8 +130,5 @@ def _shares(
     total = watch.decode(
         lambda: decoded.extend(observed.speculatively(index, setting) for index in batches)
     )
-    draft, verification, acceptance = (
-        watch.within[name] / total for name in ("draft", "target", "acceptance")
-    )
-    overhead = max(0.0, 1.0 - draft - verification - acceptance)
-    return decoded, Shares(draft, verification, acceptance, overhead)
+    inside = [watch.within[name] / total for name in ("draft", "target", "acceptance")]
+    return decoded, Shares(*inside, overhead=max(0.0, 1.0 - sum(inside)))

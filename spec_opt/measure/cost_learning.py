@@ -55,6 +55,7 @@ class Stopwatch(Observer):
 
     def decode(self, work: Callable[[], object]) -> float:
         """Run a decode and return its seconds."""
+        self._step = None
         began = self._began = self.now()
         work()
         ended = self.now()
@@ -104,7 +105,8 @@ def learn_costs(
     Raises:
         DecodingError: a forecast is not finite.
     """
-    decodes = _Decodes(workload, batch_sizes, sigma, ks)
+    batches = [spaced(len(workload.windows), size) for size in batch_sizes]
+    decodes = _Decodes(workload, batches, sigma, ks)
     decodes.run()  # the first run warms up
     decodes.laps.clear()
     clock = Stopwatch(workload.device)
@@ -130,19 +132,20 @@ def learn_costs_quickly(
     """
 
     def timed_once(index: Tensor) -> _Decodes:
-        decodes = _Decodes(workload, [len(index)], sigma, [largest_k])
+        decodes = _Decodes(workload, [index], sigma, [largest_k])
         decodes.run()
         return decodes
 
-    _, single = next(Batches(1).run(torch.zeros(1), timed_once))
+    windows = len(workload.windows)
+    _, single = next(Batches(1).run(spaced(windows, 1), timed_once))
     single.laps.clear()  # the first run warms up
     taken = Stopwatch(workload.device).decode(single.run)
     # A further window never costs more than the first.
     affordable = int(seconds / max((LEAST_REPEATS + 1) * taken, 1e-9))
-    size = min(batch_size, len(workload.windows), max(2, affordable))
+    size = min(batch_size, windows, max(2, affordable))
     decodes = [single]
     if size > 1:
-        _, batch = next(Batches(size).run(torch.zeros(size), timed_once))
+        _, batch = next(Batches(size).run(spaced(windows, size), timed_once))
         decodes.append(batch)
     for _ in range(LEAST_REPEATS - 1):
         for each in decodes:
@@ -156,22 +159,21 @@ def spaced(windows: int, count: int) -> Tensor:
 
 
 class _Decodes:
-    """The decodes that costs are learnt from; together they take every step at every batch size.
+    """The decodes that costs are learnt from; each batch [B] of windows takes every step in them.
 
     Random numbers are the same each time, so a few windows may show no bonus, or no second round,
     at the likely acceptance. Therefore one decode accepts all proposals, and another one none.
     """
 
     def __init__(
-        self, workload: Workload, batch_sizes: Sequence[int], sigma: float, ks: Iterable[int]
+        self, workload: Workload, batches: Sequence[Tensor], sigma: float, ks: Iterable[int]
     ) -> None:
         self._watch = Stopwatch(workload.device)
         self._runs: list[Callable[[], object]] = []
         observed = replace(workload, observer=self._watch)
         scripts = [*((k, SCRIPTED_ACCEPTANCE) for k in sorted(set(ks))), (1, 1.0), (1, 0.0)]
         settings = {k: Setting(sigma=sigma, bias=1.0, k=k) for k, _ in scripts}
-        for size in batch_sizes:
-            index = spaced(len(workload.windows), size)
+        for index in batches:
             self._runs.append(partial(observed.target_only, index, settings[1]))
             for k, acceptance in scripts:
                 scripted = replace(observed, scripted_acceptance=acceptance)
