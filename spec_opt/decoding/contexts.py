@@ -199,8 +199,7 @@ class GrowingReading(Reading):
         """[B, P, C]: the means that `bonus` returns after a verification."""
 
     def next(self, rows: Tensor, positions: Tensor) -> Gaussian:
-        mean, variance = self._read(rows, positions, 1)
-        return Gaussian(mean[:, 0], None if variance is None else variance[:, 0])
+        return self._read(rows, positions, 1).map(lambda outputs: outputs[:, 0])
 
     def verify(self, rows: Tensor, first: Tensor, counts: Tensor) -> Tensor:
         # One output more than proposals, for the bonus, unless that lies past the horizon.
@@ -247,8 +246,8 @@ class Growing(Contexts):
         emitted = (series.shape[1] - observed) // model.patch
         memory = _remembering(model).remember(series[:, :observed], emitted)
         rows = torch.arange(len(series))
-        mean, variance = memory.read(rows, torch.zeros_like(rows), series, 1)
-        return Gaussian(mean[:, 0], None if variance is None else variance[:, 0])
+        answer = memory.read(rows, torch.zeros_like(rows), series, 1)
+        return answer.map(lambda outputs: outputs[:, 0])
 
 
 def _remembering(model: Forecaster) -> RememberingForecaster:

@@ -42,12 +42,6 @@ def target_edge(sigma: float) -> Edge:
     return ("target", sigma)
 
 
-def select(draft: Gaussian, rows: Tensor) -> Gaussian:
-    """Some rows of a Gaussian: `rows` [n] -> [n, P, C]."""
-    mean, variance = draft
-    return Gaussian(mean[rows], None if variance is None else variance[rows])
-
-
 def draft_variance(draft: Gaussian, sigma: float) -> Tensor:
     """The draft's variance [B, P, C]; sigma^2 for a draft that has no variance of its own."""
     if draft.variance is not None:
@@ -188,9 +182,7 @@ class ExactRule(SamplingRule):
             at_once = min(at_once, max(1, tried), THINNING_BOUND - tried)
             each = waiting.repeat_interleave(at_once)
             attempts = torch.arange(tried, tried + at_once, device=each.device).repeat(len(waiting))
-            drawn, kept = self._try(
-                select(draft, each), target_mean[each], setting, draws.rows(each), attempts
-            )
+            drawn, kept = self._try(draft, target_mean, setting, draws, each, attempts)
             kept = kept.view(len(waiting), at_once)
             settled = kept.any(dim=1)
             chosen = torch.where(settled, kept.to(torch.int8).argmax(dim=1), at_once - 1)
@@ -203,14 +195,21 @@ class ExactRule(SamplingRule):
         return patch, exhausted
 
     def _try(
-        self, draft: Gaussian, target_mean: Tensor, setting: Setting, draws: Draws, attempts: Tensor
+        self,
+        draft: Gaussian,
+        target_mean: Tensor,
+        setting: Setting,
+        draws: Draws,
+        rows: Tensor,
+        attempts: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """A draw from p for each row, [n, P, C], and whether thinning keeps it, bool [n]."""
+        """A draw from p for each of `rows` [n], [n, P, C], and whether thinning keeps it."""
         _, points, channels = target_mean.shape
+        target_mean, draws = target_mean[rows], draws.rows(rows)
         noise = draws.normal(Purpose.TARGET_PATCH, (points, channels), attempts)
         drawn = target_mean + setting.sigma * noise.to(target_mean.dtype)
         log_ratio = self.log_ratio(
-            self.draft_term(drawn, draft, setting.sigma),
+            self.draft_term(drawn, draft.map(lambda part: part[rows]), setting.sigma),
             self.target_term(drawn, target_mean),
             setting.sigma,
             points * channels,

@@ -28,7 +28,7 @@ from spec_opt.data.windows import Windows
 from spec_opt.decoding.contexts import ROLLING, Contexts, EmittedBuffer, pairs, patches_to_cover
 from spec_opt.decoding.observer import UNOBSERVED, Observer, Role, Step
 from spec_opt.decoding.philox import Draws, Purpose
-from spec_opt.decoding.rules import AcceptanceRule, acceptance_probability, select, target_patch
+from spec_opt.decoding.rules import AcceptanceRule, acceptance_probability, target_patch
 from spec_opt.errors import DecodingError
 from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster, Gaussian
@@ -293,7 +293,7 @@ class _Decoder:
             return
         rows, position = proposals.rows[at], proposals.position[at]
         at = self.buffer.to_device(at)
-        draft, target_mean = select(proposals.draft, at), target_mean[at]
+        draft, target_mean = proposals.draft.map(lambda part: part[at]), target_mean[at]
         with self.observer.judging():
             draws = self._draws(rows, position)
             if self.workload.scripted_acceptance is None:

@@ -130,5 +130,8 @@ def _shares(
     total = watch.decode(
         lambda: decoded.extend(observed.speculatively(index, setting) for index in batches)
     )
-    inside = [watch.within[name] / total for name in ("draft", "target", "acceptance")]
-    return decoded, Shares(*inside, overhead=max(0.0, 1.0 - sum(inside)))
+    draft, target, acceptance = (
+        watch.within[name] / total for name in ("draft", "target", "acceptance")
+    )
+    overhead = max(0.0, 1.0 - draft - target - acceptance)
+    return decoded, Shares(draft, target, acceptance, overhead)

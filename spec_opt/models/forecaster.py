@@ -3,6 +3,7 @@
 A model is anything that satisfies `Forecaster`; decoding and evaluation know no more than that.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -17,6 +18,11 @@ class Gaussian(NamedTuple):
     mean: Tensor
     variance: Tensor | None
     """None for a model that gives a point forecast only."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussian":
+        """The same change of shape, or choice of elements, for mean and variance."""
+        variance = None if self.variance is None else function(self.variance)
+        return Gaussian(function(self.mean), variance)
 
 
 class Forecaster(Protocol):
