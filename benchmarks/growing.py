@@ -21,6 +21,7 @@ from spec_opt.decoding.speculative import Workload
 from spec_opt.measure.cost_learning import Stopwatch
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.forecaster import Forecaster, Gaussian, Memory
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 MODES: tuple[ContextMode, ...] = ("rolling", "growing")
@@ -93,8 +94,8 @@ def target_times() -> None:
 def made_up(sizes: tuple[int, int, int, int], context: int, mode: ContextMode) -> Workload:
     """An untrained target of these sizes and a small draft, on noise; horizon 336, 7 channels."""
     torch.manual_seed(0)
-    target = TimerXL(TimerXLConfig(96, *sizes)).eval()
-    draft = TimerXL(TimerXLConfig(96, 64, 2, 128, 1, stochastic=True)).eval()
+    target = FrozenTimerXL(TimerXL(TimerXLConfig(96, *sizes)))
+    draft = FrozenTimerXL(TimerXL(TimerXLConfig(96, 64, 2, 128, 1, stochastic=True)))
     forecast = Windows(torch.randn(context + 336 + 63, 7), torch.arange(64), context, 336)
     return Evaluator(
         target, draft, forecast, DecodingConfig(rule="point", context=mode, device="cpu")
@@ -133,7 +134,7 @@ def errors() -> None:
 class Strided:
     """A network whose cache gives tokens other positions."""
 
-    def __init__(self, network: TimerXL, stride: int) -> None:
+    def __init__(self, network: FrozenTimerXL, stride: int) -> None:
         self._network, self._stride = network, stride
         self.patch, self.fingerprint = network.patch, network.fingerprint
 

@@ -11,7 +11,7 @@ from spec_opt.config.values import ContextMode, Rule
 from spec_opt.data.windows import Windows, load_dataset
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
-from spec_opt.models.timer_xl import TimerXL
+from spec_opt.models.frozen import FrozenTimerXL
 
 CONTEXT = 672
 
@@ -27,8 +27,8 @@ def windows(horizon: int) -> Windows:
     return load_dataset(config).windows("test", CONTEXT, horizon, 10)
 
 
-def model(role: str) -> TimerXL:
-    return load_model(shared() / "checkpoints" / f"etth1_{role}_checkpoint.pth").eval()
+def model(role: str) -> FrozenTimerXL:
+    return load_model(shared() / "checkpoints" / f"etth1_{role}_checkpoint.pth")
 
 
 def evaluator(rule: Rule, context: ContextMode, horizon: int = 336) -> Evaluator:

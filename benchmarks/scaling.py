@@ -22,7 +22,7 @@ from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Gaussian
-from spec_opt.models.timer_xl import TimerXL
+from spec_opt.models.frozen import FrozenTimerXL
 
 CONTEXT, HORIZON = 672, 336
 WINDOWS = (255, 1000, 2545)
@@ -68,9 +68,9 @@ def measure(
     target, draft = (load_model(path) for path in pair)
     evaluator = Evaluator(target, draft, windows, DecodingConfig(rule=rule))
     model_seconds = 0.0
-    predict = TimerXL.predict
+    predict = FrozenTimerXL.predict
 
-    def timed(model: TimerXL, context: Tensor) -> Gaussian:
+    def timed(model: FrozenTimerXL, context: Tensor) -> Gaussian:
         nonlocal model_seconds
         began = time.perf_counter()
         answer = predict(model, context)
@@ -78,7 +78,7 @@ def measure(
         return answer
 
     began = time.perf_counter()
-    with mock.patch.object(TimerXL, "predict", timed):
+    with mock.patch.object(FrozenTimerXL, "predict", timed):
         for setting in settings:
             evaluator.measure(setting)
     seconds = time.perf_counter() - began

@@ -44,20 +44,20 @@ def main() -> int:
     from spec_opt.cli import service
     from spec_opt.measure import objective
     from spec_opt.measure.evaluator import Evaluator
-    from spec_opt.models.timer_xl import TimerXL
+    from spec_opt.models.frozen import FrozenTimerXL
     from spec_opt.study.store import Store
 
     seconds["start-up"] = time.time() - STARTED
     evaluated = {"target": 0, "draft": 0}
-    predict = TimerXL.predict
+    predict = FrozenTimerXL.predict
 
-    def counted(self: TimerXL, context: Any) -> Any:
+    def counted(self: FrozenTimerXL, context: Any) -> Any:
         role = "draft" if self.config.stochastic else "target"
         evaluated[role] += len(context)
         return predict(self, context)
 
-    TimerXL.predict = counted  # type: ignore[method-assign]
-    timed(TimerXL, "predict", "model")
+    FrozenTimerXL.predict = counted  # type: ignore[method-assign]
+    timed(FrozenTimerXL, "predict", "model")
     timed(Evaluator, "measure", "acceptance")
     timed(Evaluator, "baseline", "acceptance")
     timed(objective.StudyObjective, "prepare", "data and checkpoints")

@@ -115,7 +115,7 @@ def train(config: StudyConfig, as_json: bool) -> None:
         ("target", models.target, models.target_path),
         ("draft", models.draft, models.draft_path),
     ):
-        size, digest = sum(p.numel() for p in model.parameters()), model.fingerprint
+        size, digest = model.parameters, model.fingerprint
         document[role] = {"role": role, "path": path, "parameters": size, "fingerprint": digest}
         lines.append(f"{role}: {path}\n  {size:,} parameters, fingerprint {digest[:16]}")
     show(document if as_json else "\n".join(lines))

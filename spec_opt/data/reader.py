@@ -104,6 +104,11 @@ class Series:
     """What a reader may not expect: rows sorted, no header, …"""
 
     @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.file or self.name
+
+    @property
     def all_channels(self) -> frozenset[str]:
         """The channels, and those that the study file leaves out."""
         left = (column.name for column in self.left_out if column.kind == _NOT_CHOSEN)
@@ -281,7 +286,8 @@ def _with_clock(
     table: Table, name: str, axes: list[Axis], clocks: Sequence[str], parts: Mapping[str, str]
 ) -> tuple[tuple[str, ...], list[Axis]]:
     """Dates whose time of day has a column of its own, put together."""
-    if not axes or not all(_is_date(axis) for axis in axes) or _distinct(axes[0]):
+    dates = [axis for axis in axes if axis.is_time]
+    if not dates or not all(_is_date(axis) for axis in dates) or _distinct(dates[0]):
         return (name,), axes
     if clocks:
         offsets = clock_offsets(table, f"column '{shown(clocks[0])}'", table.column(clocks[0]))
@@ -294,7 +300,7 @@ def _with_clock(
     label = "columns " + ", ".join(f"'{shown(column)}'" for column in used)
     return used, [
         Axis(label, axis.ticks + offsets, is_time=True, convention=axis.convention, zone=axis.zone)
-        for axis in axes
+        for axis in dates
     ]
 
 

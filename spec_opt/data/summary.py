@@ -86,7 +86,7 @@ def summarise(dataset: Dataset, config: DataConfig) -> SeriesSummary:
         config.split, config.context, config.horizon, config.window_stride, config.max_windows
     )
     return SeriesSummary(
-        name=series.file or series.name,
+        name=series.label,
         rows=len(series.values),
         channels=len(series.columns),
         channel_names=series.columns[:_MOST_NAMES],

@@ -281,10 +281,13 @@ def _encoding(path: Path, head: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if even and odd:
-        raise DataError(f"{path}: is not a text file: save the series as CSV or Parquet")
-    return "utf-16-le" if odd else "utf-16-be" if even else "utf-8"
+    if 0 not in head:
+        return "utf-8"
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        # Of a table in UTF-16, every other byte is zero, but for letters that are not Latin.
+        if head[start::2].count(0) > len(head) / 4 and not head[1 - start :: 2].count(0):
+            return encoding
+    raise DataError(f"{path}: is not a text file: save the series as CSV or Parquet")
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,8 @@ def _irregular(table: Table, axis: Axis, order: NDArray[np.int64], ticks: Ticks)
     return DataError(
         f"{table.path}: {axis.label}, {table.at(int(order[i + 1]))}: steps are not even: from "
         f"{axis.text_of(ticks[i])} to {axis.text_of(ticks[i + 1])} is {step}: give a series with "
-        "one step, or set data.time = false to take rows as evenly spaced"
+        "one step, set data.time = false to take rows as evenly spaced, or name the channels in "
+        "data.channels if this is one"
     )
 
 

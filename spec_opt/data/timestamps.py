@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from spec_opt.data.table_file import LONGEST_SHOWN, Table, shown
 from spec_opt.errors import DataError
 
+FIRST_YEAR, LAST_YEAR = 1700, 2250
+"""What nanoseconds since 1970 can hold in 64 bits, rounded; other years are misprints."""
 DAY_NS, HOUR_NS, SECOND_NS = 86_400 * 10**9, 3600 * 10**9, 10**9
 Ticks = NDArray[np.int64] | NDArray[np.float64]
 
@@ -165,7 +167,8 @@ def _parse(cells: "pd.Series[Any]", format_: str) -> "pd.Series[pd.Timestamp]":
         quarter = text.where(text.str.fullmatch(_QUARTER.pattern).fillna(False))
         month = quarter.str[-1].map({"1": "01", "2": "04", "3": "07", "4": "10"})
         text, format_ = quarter.str[:4] + "-" + month, "ISO8601"
-    return pd.to_datetime(text, format=format_, errors="coerce", utc=True)
+    times = pd.to_datetime(text, format=format_, errors="coerce", utc=True)
+    return times.where(times.dt.year.between(FIRST_YEAR, LAST_YEAR))
 
 
 def _of_times(
@@ -236,7 +239,7 @@ def _compact(numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:
     return None if times.isna().any() else _nanoseconds(times)
 
 
-def _epoch(numbers: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _epoch(numbers: Ticks) -> NDArray[np.int64] | None:
     """Seconds, milliseconds, microseconds or nanoseconds since 1970."""
     for per_second in (1, 10**3, 10**6, 10**9):
         if (
@@ -261,7 +264,7 @@ def _excel(numbers: NDArray[np.float64]) -> NDArray[np.int64] | None:
     return seconds.astype(np.int64) * SECOND_NS + EXCEL_DAY_ZERO_NS
 
 
-def whole(numbers: NDArray[np.float64]) -> bool:
+def whole(numbers: Ticks) -> bool:
     """Whether all are finite whole numbers."""
     return bool(np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all())
 
@@ -278,10 +281,9 @@ def exact(table: Table, name: str) -> Ticks:
 
 
 def epoch_or_compact(numbers: Ticks) -> bool:
-    """Whether numbers can hardly be anything but times, whatever their column is called."""
-    if np.issubdtype(numbers.dtype, np.floating) and not whole(numbers):  # type: ignore[arg-type]
-        return False
-    return _epoch(numbers) is not None or _compact(numbers.astype(np.int64)) is not None
+    """Whether numbers are in the range of epochs, or written like dates."""
+    compact = whole(numbers) and _compact(numbers.astype(np.int64)) is not None
+    return compact or _epoch(numbers) is not None
 
 
 def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
@@ -370,8 +372,9 @@ def assembled(table: Table, parts: Mapping[str, str]) -> Axis:
     dates = pd.to_datetime(
         pd.DataFrame({"year": 1, "month": 1, "day": 1} | fields), errors="coerce"
     )
-    if dates.isna().any() or fields["year"].min() < 1600:
-        row = int(np.argmax(dates.isna() | (fields["year"] < 1600)))
+    dates = dates.where(dates.dt.year.between(FIRST_YEAR, LAST_YEAR))
+    if dates.isna().any():
+        row = int(np.argmax(dates.isna()))
         cells = "-".join(f"{fields[part][row]:g}" for part in fields)
         raise DataError(f"{table.path}: {label}, {table.at(row)} = {cells} is not a date")
     return Axis(label, _nanoseconds(dates) + offsets_of(table, parts), is_time=True)

@@ -66,18 +66,18 @@ def borders_of(series: Series, splits: Splits | None = None) -> Borders:
     if splits is not None and isinstance(splits[0], datetime):
         return _borders_at(series, splits)
     if splits is not None:
-        return _shares(series.name, rows, splits)
+        return _shares(series.label, rows, splits)
     if (known := known_series(series)) is not None:
         month = HOURS_PER_MONTH * known.rows_per_hour
         if rows >= 20 * month:
             return _consecutive(12 * month, 16 * month, 20 * month)
         logger.warning(
             "%s has %d rows, fewer than its standard borders need (%d): split 0.7 / 0.1 / 0.2",
-            series.name,
+            series.label,
             rows,
             20 * month,
         )
-    return _shares(series.name, rows, DEFAULT_SHARES)
+    return _shares(series.label, rows, DEFAULT_SHARES)
 
 
 def _shares(name: str, rows: int, shares: tuple[float, float, float]) -> Borders:
@@ -91,14 +91,14 @@ def _shares(name: str, rows: int, shares: tuple[float, float, float]) -> Borders
 def _borders_at(series: Series, dates: tuple[datetime, ...]) -> Borders:
     """Validation and test from the first rows that are not before these dates."""
     if series.time is None or series.time.times is None:
-        raise DataError(f"{series.name}: data.splits gives dates, but the series has no times")
+        raise DataError(f"{series.label}: data.splits gives dates, but the series has no times")
     rows = len(series.values)
     found = np.searchsorted(series.time.times, np.array([utc(date) for date in dates], "M8[ns]"))
     borders = [0, *(int(row) for row in found), *([rows] if len(dates) == 2 else [])]
     for (start, stop), split in zip(itertools.pairwise(borders), get_args(Split), strict=True):
         if start >= stop:
             raise DataError(
-                f"{series.name}: data.splits leaves no rows for {split}: "
+                f"{series.label}: data.splits leaves no rows for {split}: "
                 f"the series is from {series.time.first} to {series.time.last}"
             )
     return _consecutive(*borders[1:])
@@ -224,7 +224,7 @@ class Dataset:
         if last < first:
             raise DataError(
                 f"data.context = {context} and data.horizon = {horizon} need "
-                f"{context + horizon} rows, but split '{split}' of {self.series.name} has "
+                f"{context + horizon} rows, but split '{split}' of {self.series.label} has "
                 f"{rows.stop - first} ({len(rows)} of its own, {rows.start - first} before it): "
                 "lower them or give a longer series"
             )
@@ -247,7 +247,7 @@ def make_dataset(series: Series, splits: Splits | None = None) -> Dataset:
     if wild.any():
         row, channel = (int(i) for i in np.argwhere(wild)[0])
         raise DataError(
-            f"{series.name}: column '{series.columns[channel]}', row {row} of the data = "
+            f"{series.label}: column '{series.columns[channel]}', row {row} of the data = "
             f"{series.values[row, channel]:g} is out of all proportion to the training rows"
         )
     return Dataset(series, borders, scaler, torch.from_numpy(standardised.astype(np.float32)))

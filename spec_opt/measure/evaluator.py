@@ -20,7 +20,7 @@ from spec_opt.errors import InputError
 from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.measure.uncertainty import Floats, Overlap
 from spec_opt.models.device import resolve_device
-from spec_opt.models.timer_xl import TimerXL
+from spec_opt.models.forecaster import MovableForecaster
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class Evaluator:
 
     def __init__(
         self,
-        target: TimerXL,
-        draft: TimerXL,
+        target: MovableForecaster,
+        draft: MovableForecaster,
         windows: Windows,
         config: DecodingConfig,
         *,
@@ -80,8 +80,8 @@ class Evaluator:
         self.device = resolve_device(config.device)
         dtype = _DTYPES[config.precision]
         self.workload = Workload(
-            target=target.to(self.device, dtype).eval(),
-            draft=draft.to(self.device, dtype).eval(),
+            target=target.to(self.device, dtype),
+            draft=draft.to(self.device, dtype),
             rule=RULES[config.rule],
             contexts=CONTEXTS[config.context],
             windows=windows,

@@ -14,14 +14,14 @@ from spec_opt.errors import ConfigError
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _LARGEST_MMAP_THRESHOLD: Final = 32 * 2**20
-"""Parameters of mallopt, from glibc's malloc.h, and the most that it takes for the second."""
+"""Parameters of mallopt, from glibc's malloc.h, and the largest value of the second."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `[decoding] device` means on this machine, this process made ready for it.
+    """The device that `[decoding] device` names; prepares this process for it.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: the GPU that it names does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,21 +31,22 @@ def resolve_device(name: str) -> torch.device:
     elif (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"decoding.device = '{name}': {torch.cuda.device_count()} CUDA devices are visible; "
-            "use 'cpu', or 'auto' for whatever there is"
+            "use 'cpu', or 'auto' to take a GPU only if there is one"
         )
     return device
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the CPU where `device` is; the copy does not wait for a GPU's work."""
+    """Copy a CPU tensor to `device` without blocking on CUDA."""
     if device.type == "cpu":
         return values
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def memory_to_spare(device: torch.device) -> int:
-    """Bytes that one worker may keep on a device beside its models: a quarter of a GPU's free
-    memory, an eighth of the machine's, which several workers share.
+    """Bytes that one worker may keep on a device beside its models.
+
+    A quarter of a GPU's free memory, or an eighth of the machine's, which several workers share.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -55,11 +56,11 @@ def memory_to_spare(device: torch.device) -> int:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Have the C library keep the memory of tensors that are gone for those that come.
+    """Make the C library keep freed memory for later tensors.
 
-    By default glibc gives large blocks back to the system and gets them anew, page by page, for
-    every layer of every batch: a quarter of the time of a large one (`benchmarks/forward.py`).
-    Other C libraries have no such setting.
+    By default glibc returns large blocks to the system and fetches them again, page by page, for
+    every layer of every batch. That is a quarter of the time of a large batch
+    (`benchmarks/forward.py`). Other C libraries have no such setting.
     """
     if sys.platform != "linux":
         return
@@ -70,5 +71,5 @@ def _keep_freed_memory() -> None:
 
 
 def gpu_count() -> int:
-    """CUDA devices that this process may use."""
+    """Number of CUDA devices that this process may use."""
     return torch.cuda.device_count()

@@ -1,11 +1,13 @@
-"""What a target and a draft have in common: from a context to the distribution of the next patch.
+"""What decoding knows of a model: from a context to the distribution of the next patch.
 
-A model is anything that satisfies `Forecaster`; decoding and evaluation know no more than that.
+A target or a draft is anything that satisfies `Forecaster`; nothing here is particular to one kind
+of network.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +19,7 @@ class Gaussian(NamedTuple):
 
     mean: Tensor
     variance: Tensor | None
-    """None for a model that gives a point forecast only."""
+    """None for a model that gives point forecasts only."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussian":
         """The same change of shape, or choice of elements, for mean and variance."""
@@ -37,26 +39,33 @@ class Forecaster(Protocol):
         """Hash of all that the forecasts depend on: equal hashes, equal forecasts."""
 
     def predict(self, context: Tensor) -> Gaussian:
-        """The patch `[B, P, C]` that follows each context `[B, L, C]`; no gradients."""
+        """The patch `[B, P, C]` that follows each context `[B, L, C]`, without gradients."""
+
+
+class MovableForecaster(Forecaster, Protocol):
+    """A forecaster that can be put on a device, as evaluation does."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Forecaster:
+        """This model on a device, computing in a precision; this one stays as it is."""
 
 
 class Memory(Protocol):
-    """What a model has read of B growing series, kept so that no patch need be read twice.
+    """The patches of B growing series that a model has read, so that none is read twice.
 
     Times count patches: the observed context has times 0 to N - 1, the first patch after it N.
     """
 
     def read(self, rows: Tensor, first: Tensor, series: Tensor, outputs: int) -> Gaussian:
-        """Read patches on from where a series stands, and forecast what follows the last of them.
+        """Read the next patches of some series, and forecast what follows the last of them.
 
-        What was read at these times or later is forgotten: it may have been read in vain.
+        Whatever was read at these times or later is replaced: a rejected proposal, for example.
 
         Args:
             rows: int64 [A], ascending, on the CPU: which of the B series.
-            first: int64 [A], on the CPU: the time of the first patch that is read. All that
-                lies before must have been read.
+            first: int64 [A], on the CPU: the time of the first patch that is read. All patches
+                before it must have been read.
             series: [A, w·P, C]: the w patches, in the units of the context.
-            outputs: how many of them are to tell what follows, the last of each row; 1 to w.
+            outputs: after how many of these patches to forecast, the last of each row; 1 to w.
 
         Returns:
             The patches after those `outputs`: [A, outputs, P, C].
@@ -65,10 +74,10 @@ class Memory(Protocol):
 
 @runtime_checkable
 class RememberingForecaster(Forecaster, Protocol):
-    """A model that can also read a series on, without reading again what it has read."""
+    """A model that can also continue a series without reading it again."""
 
     def remember(self, context: Tensor, room: int) -> Memory:
         """An empty memory for series that begin with `context` [B, L, C].
 
-        Their statistics are those of the context, whatever is appended to it: up to `room` patches.
+        Their scale stays that of the context, whatever is appended: up to `room` patches.
         """

@@ -1,71 +1,42 @@
-"""Keys and values of what a network has read, so that a growing series is read once.
+"""Keys and values of the tokens that a network has read, so that a growing series is read once.
 
-Where `TimerXL.predict` encodes a context anew for each patch, a memory appends: statistics are
-those of the observed context, tokens of emitted patches join those of the context, and only the
-new tokens are computed (causal attention: a token never looks at later ones).
+Where `FrozenTimerXL.predict` encodes a context anew for each patch, a memory appends: each series
+keeps the scale of its observed context, tokens of emitted patches join those of the context, and
+only new tokens are computed (attention is causal: a token never looks at later ones).
 
-Tokens stand by time here, not by channel: all channels of time 0, then of time 1. A slot that was
-filled in vain, by a proposal that was rejected, needs no clearing: it lies in the future of every
-token until it is written again. Shapes: B series, A of them read at once, T times, C channels, H
-heads, D width.
+Tokens are ordered by time here, not by channel: all channels of time 0, then of time 1. The slots
+of a rejected proposal need no clearing: they lie in the future of every token until they are
+overwritten. Shapes: B series, A of them read at once, T times, C channels, H heads, D width.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spec_opt.models.device import send
 from spec_opt.models.forecaster import Gaussian
-from spec_opt.models.layers import Layer, rotate, rotation_at
-
-
-class Projection(NamedTuple):
-    """Weight `[3D, in]` and bias by which a layer makes queries, keys and values, stacked."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def apply(self, tokens: Tensor, parts: slice) -> Tensor:
-        """Of the three, `parts`, for `tokens` `[..., in]`: `[..., parts·D]`."""
-        width = len(self.weight) // 3
-        rows = slice((parts.start or 0) * width, (parts.stop or 3) * width)
-        return F.linear(tokens, self.weight[rows], self.bias[rows])
-
-    def some(self, tokens: Tensor, parts: slice, heads: int) -> Tensor:
-        """The same by head: `[..., parts, H, D/H]`."""
-        width = len(self.weight) // 3
-        return torch.unflatten(self.apply(tokens, parts), -1, (-1, heads, width // heads))
+from spec_opt.models.layers import Layer, Projection, rotate, rotation_at
+from spec_opt.models.timer_xl import Scale, TimerXL
 
 
 class Tables:
-    """What does not depend on the series: made once for a number of channels, tokens and times.
+    """Rotations and masks for a number of channels and times; they do not depend on the series.
 
     Args:
         layers: of the network, first to last.
-        projections: of each; the first one's input is a patch.
         channels, times: C and T.
-        stride: how far apart the positions of neighbouring channels' tokens are. Token (c, n) has
-            position c·stride + n; the network was trained with the context's number of tokens.
+        stride: distance between the positions of neighbouring channels' tokens. Token (c, n) has
+            position c·stride + n; in training, the stride is the context's number of tokens.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        projections: Sequence[Projection],
-        channels: int,
-        times: int,
-        stride: int,
-    ) -> None:
-        self.layers, self.projections = layers, projections
+    def __init__(self, layers: Sequence[Layer], channels: int, times: int, stride: int) -> None:
+        self.channels, self.times = channels, times
         weight = layers[0].query.weight
-        head_width = layers[0].query.out_features // layers[0].heads
         position = torch.arange(times).unsqueeze(1) + stride * torch.arange(channels)
-        rotation = rotation_at(position.flatten(), head_width, weight.dtype).to(weight.device)
-        self._rotation = torch.unflatten(rotation, 0, (times, channels))
+        rotation = rotation_at(position.flatten(), layers[0].head_width, weight.dtype)
+        self._rotation = torch.unflatten(rotation.to(weight.device), 0, (times, channels))
         same = torch.eye(channels, dtype=torch.bool, device=weight.device)
         self._bias = [layer.bias_between(same).detach() for layer in layers]  # [H, C, C] each
         self._times = torch.arange(times, device=weight.device)
@@ -77,7 +48,7 @@ class Tables:
         return rotation.unsqueeze(0) if isinstance(times, slice) else rotation
 
     def mask(self, index: int, times: Tensor | slice, length: int) -> Tensor:
-        """What layer `index` adds to the scaled logits: [A or 1, H, w·C, length·C].
+        """The mask that layer `index` adds to its scaled logits: `[A or 1, H, w·C, length·C]`.
 
         Queries are the tokens of `times`, keys those of the first `length` times.
         """
@@ -85,9 +56,8 @@ class Tables:
             return self._make_mask(index, times, length)
         key = (index, times.start, times.stop, length)
         if key not in self._shared_masks:
-            self._shared_masks[key] = self._make_mask(
-                index, self._times[times].unsqueeze(0), length
-            )
+            mask = self._make_mask(index, self._times[times].unsqueeze(0), length)
+            self._shared_masks[key] = mask
         return self._shared_masks[key]
 
     def _make_mask(self, index: int, times: Tensor, length: int) -> Tensor:
@@ -101,37 +71,26 @@ class Tables:
 
 
 class TokenMemory:
-    """Keys and values of B series of C channels, for up to T times, in every layer.
+    """Keys and values of B series of C channels, for up to T times, in every layer; a `Memory`.
 
     Args:
-        tables: for C channels and at least T times.
-        normalise: raw patches `[A, w, P, C]` of given rows -> `[A, w, C, P]`, as the network
-            takes them, by the statistics of those rows' contexts.
-        embed: `[..., P]` -> `[..., D]`.
-        forecast: what the last layer says at `[A, C, outputs, D]`, back in the units of the
-            context: `[A, outputs·P, C]`.
-        batch, channels, times: B, C, T.
+        network: in evaluation mode.
+        projections: of each layer; the first one's input is a patch.
+        tables: for C channels and T times.
+        scale: of the B observed contexts.
     """
 
     def __init__(
-        self,
-        tables: Tables,
-        normalise: Callable[[Tensor, Tensor | None], Tensor],
-        embed: Callable[[Tensor], Tensor],
-        forecast: Callable[[Tensor, Tensor | None], Gaussian],
-        *,
-        patch: int,
-        batch: int,
-        channels: int,
-        times: int,
+        self, network: TimerXL, projections: Sequence[Projection], tables: Tables, scale: Scale
     ) -> None:
-        self._tables, self._normalise = tables, normalise
-        self._embed, self._forecast = embed, forecast
-        self._patch, self._batch, self._channels = patch, batch, channels
-        weight = tables.layers[0].query.weight
+        self._network, self._projections = network, projections
+        self._tables, self._scale = tables, scale
+        self._patch, self._batch = network.config.patch, len(scale.mean)
+        weight, layers = network.embedding.weight, network.layers
         self._device = weight.device
+        slots = (self._batch, tables.times, tables.channels)
         self._keys, self._values = (
-            [weight.new_zeros(batch, times, channels, *_heads(layer)) for layer in tables.layers]
+            [weight.new_zeros(*slots, layer.heads, layer.head_width) for layer in layers]
             for _ in range(2)
         )
 
@@ -141,35 +100,41 @@ class TokenMemory:
         width = series.shape[1] // self._patch
         length = int(first.max()) + width
         chosen = None if len(rows) == self._batch else send(rows, self._device)
-        # Where all stand at one time, tables and slots are slices: no copy, no index.
-        level = int(first.min()) + width == length
+        # Where all rows are at the same time, tables and slots are slices: no copy, no index.
         times: Tensor | slice = slice(length - width, length)
-        if not level:
-            times = send(first.unsqueeze(1) + torch.arange(width), self._device)
         asked_times: Tensor | slice = slice(length - outputs, length)
-        if isinstance(times, Tensor):
+        if int(first.min()) + width < length:
+            times = send(first.unsqueeze(1) + torch.arange(width), self._device)
             asked_times = times[:, -outputs:]
 
-        tokens = self._normalise(torch.unflatten(series, 1, (width, self._patch)), chosen)
-        for index, layer in enumerate(self._tables.layers):
+        scale = self._scale if chosen is None else Scale(*(part[chosen] for part in self._scale))
+        tokens = self._normalise(torch.unflatten(series, 1, (width, self._patch)), scale)
+        for index, layer in enumerate(self._network.layers):
             asked, here = tokens, times
-            if index == len(self._tables.layers) - 1 and outputs < width:
+            if index == len(self._network.layers) - 1 and outputs < width:
                 asked, here = tokens[:, -outputs:].contiguous(), asked_times
             query, key, value = self._project(index, tokens, times, asked, here)
             hidden = layer.finish(
-                (self._embed(asked) if index == 0 else asked).flatten(1, 2),
+                (self._network.embedding(asked) if index == 0 else asked).flatten(1, 2),
                 _by_head(query),
                 _by_head(self._store(self._keys[index], key, chosen, times, length)),
                 _by_head(self._store(self._values[index], value, chosen, times, length)),
                 self._tables.mask(index, here, length),
                 dropout=0.0,
             )
-            tokens = torch.unflatten(hidden, 1, (-1, self._channels))
-        answer = self._forecast(tokens.transpose(1, 2), chosen)
+            tokens = torch.unflatten(hidden, 1, (-1, self._tables.channels))
+        mean, variance = self._network.forecast(tokens.transpose(1, 2), scale)
         return Gaussian(
-            self._patches(answer.mean),
-            None if answer.variance is None else self._patches(answer.variance),
+            torch.unflatten(mean, 1, (outputs, self._patch)),
+            None if variance is None else torch.unflatten(variance, 1, (outputs, self._patch)),
         )
+
+    def _normalise(self, patches: Tensor, scale: Scale) -> Tensor:
+        """Patches `[A, w, P, C]` of some rows -> `[A, w, C, P]` by these rows' scale."""
+        mean, deviation = (part.transpose(1, 2) for part in scale)
+        # Contiguous: the products that follow are much slower otherwise.
+        patches = patches.transpose(2, 3).to(mean.dtype).contiguous()
+        return ((patches - mean) / deviation).to(self._network.embedding.weight.dtype)
 
     def _project(
         self,
@@ -180,14 +145,14 @@ class TokenMemory:
         asked_times: Tensor | slice,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of `asked`, keys and values of `tokens`: `[A, ·, C, H, D/H]` each."""
-        projection, heads = self._tables.projections[index], self._tables.layers[index].heads
+        projection, heads = self._projections[index], self._network.config.heads
         rotation = self._tables.rotation(times)
-        if asked is tokens:  # one product, and one turn, for both
-            every = projection.some(tokens, slice(3), heads)
+        if asked is tokens:  # one product and one rotation for both
+            every = projection.by_head(tokens, slice(3), heads)
             turned = rotate(every[..., :2, :, :], rotation)
             return turned[..., 0, :, :], turned[..., 1, :, :], every[..., 2, :, :]
-        query = projection.some(asked, slice(0, 1), heads)
-        memory = projection.some(tokens, slice(1, 3), heads)
+        query = projection.by_head(asked, slice(0, 1), heads)
+        memory = projection.by_head(tokens, slice(1, 3), heads)
         turned = rotate(query, self._tables.rotation(asked_times))
         key = rotate(memory[..., :1, :, :], rotation)
         return turned.squeeze(-3), key.squeeze(-3), memory[..., 1, :, :]
@@ -200,9 +165,9 @@ class TokenMemory:
         times: Tensor | slice,
         length: int,
     ) -> Tensor:
-        """Put `entries` `[A, w, C, H, ·]` at `times`, and give all of `rows` before `length`.
+        """Write `entries` `[A, w, C, H, ·]` at `times`; return `rows` up to `length`.
 
-        `rows` None stands for all of them. Returns `[A, length, C, H, ·]`.
+        `rows` is None for all of them. Returns `[A, length, C, H, ·]`.
         """
         if isinstance(times, slice):
             slots[slice(None) if rows is None else rows, times] = entries
@@ -210,14 +175,6 @@ class TokenMemory:
             every = torch.arange(self._batch, device=self._device) if rows is None else rows
             slots[every.unsqueeze(1), times] = entries
         return slots[:, :length] if rows is None else slots[rows, :length]
-
-    def _patches(self, series: Tensor) -> Tensor:
-        return torch.unflatten(series, 1, (-1, self._patch))
-
-
-def _heads(layer: Layer) -> tuple[int, int]:
-    """H and D/H."""
-    return layer.heads, layer.query.out_features // layer.heads
 
 
 def _by_head(tokens: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One layer of Timer-XL: attention over variables and time, and a feedforward.
 
-Tokens of C channels with N patches each stand channel by channel: token (c, n) has index c·N + n.
-Shapes: B windows, S = C·N tokens, D width, H heads.
+Tokens of C channels with N patches each are ordered channel by channel: token (c, n) has index
+c·N + n. Shapes: B windows, S = C·N tokens, D width, H heads.
 """
 
 import math
@@ -28,7 +28,7 @@ def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
 
 
 class Geometry(NamedTuple):
-    """What depends on the number of channels and tokens alone."""
+    """Rotation and masks for a number of channels and tokens."""
 
     rotation: Tensor
     """`[S, D/2H]`, complex; see `rotate`."""
@@ -42,7 +42,7 @@ class Geometry(NamedTuple):
 def geometry_of(
     channels: int, tokens: int, head_width: int, dtype: torch.dtype, device: torch.device
 ) -> Geometry:
-    # Normal tensors, also when first asked for under inference mode: training uses them too.
+    # Normal tensors, even when first needed in inference mode, because training uses them too.
     with torch.inference_mode(False), torch.no_grad():
         variable = torch.arange(channels).repeat_interleave(tokens)
         time = torch.arange(tokens).repeat(channels)
@@ -54,10 +54,10 @@ def geometry_of(
 
 
 def rotation_at(positions: Tensor, head_width: int, dtype: torch.dtype) -> Tensor:
-    """e^(iθ) for integer `positions` [S], `[S, D/2H]`; the second half of a head is not turned.
+    """e^(iθ) for integer `positions` [S], `[S, D/2H]`; the second half of a head is not rotated.
 
-    The position of a token is its index in the whole sequence: it runs on from one variable to the
-    next, so the order of channels matters.
+    The position of a token is its index in the whole sequence, which runs on from one variable to
+    the next: the order of channels matters.
     """
     width = head_width // 2
     frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
@@ -72,8 +72,8 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, feedforward: int, activation: Activation) -> None:
         super().__init__()
-        self.heads = heads
-        # In place, because nothing else reads its input: that saves the largest tensor of all.
+        self.heads, self.head_width = heads, width // heads
+        # In place, because nothing else reads its input: this saves the largest tensor of all.
         self.activation = torch.relu_ if activation == "relu" else F.gelu
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -98,17 +98,16 @@ class Layer(nn.Module):
         return torch.unflatten(projected, -1, (self.heads, -1)).transpose(1, 2)
 
     def mask(self, geometry: Geometry) -> Tensor:
-        """What is added to the scaled logits, `[1, H, S, S]`.
+        """The mask that is added to the scaled logits, `[1, H, S, S]`.
 
-        The network's logits are (q·k + bias) / √(D/H), the bias included in the scaling.
+        The network's logits are (q·k + bias) / √(D/H): the bias is scaled too.
         """
         bias = self.bias_between(geometry.same_variable)
         return bias.masked_fill(geometry.hidden, -math.inf).unsqueeze(0)
 
     def bias_between(self, same_variable: Tensor) -> Tensor:
-        """The attention bias as it is added to the scaled logits, for pairs `[n, m]`: [H, n, m]."""
-        head_width = self.query.out_features // self.heads
-        between, within = self.attention_bias[:, :, None, None] / math.sqrt(head_width)
+        """The attention bias to add to the scaled logits, for pairs `[n, m]`: `[H, n, m]`."""
+        between, within = self.attention_bias[:, :, None, None] / math.sqrt(self.head_width)
         return torch.where(same_variable, within, between)
 
     def finish(
@@ -120,9 +119,9 @@ class Layer(nn.Module):
         mask: Tensor,
         dropout: float,
     ) -> Tensor:
-        """All that follows the projections, for the tokens of `query` (`[B, H, Q, D/H]`).
+        """The layer after its projections, for the tokens of `query` (`[B, H, Q, D/H]`).
 
-        `residual` is the layer's input at these tokens, `[B, Q, D]`, and the shape of the result.
+        `residual` is the layer's input at these tokens, `[B, Q, D]`; the result has this shape.
         """
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout
@@ -132,6 +131,36 @@ class Layer(nn.Module):
         expanded = _drop(self.activation(self.expand(hidden)), dropout)
         output: Tensor = self.feedforward_norm(hidden + _drop(self.contract(expanded), dropout))
         return output
+
+
+class Projection(NamedTuple):
+    """Weight `[3D, in]` and bias `[3D]` of a layer's queries, keys and values, stacked."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def apply(self, tokens: Tensor, parts: slice) -> Tensor:
+        """Those of the three in `parts`, for `tokens` `[..., in]`: `[..., parts·D]`."""
+        width = len(self.weight) // 3
+        rows = slice((parts.start or 0) * width, (parts.stop or 3) * width)
+        return F.linear(tokens, self.weight[rows], self.bias[rows])
+
+    def by_head(self, tokens: Tensor, parts: slice, heads: int) -> Tensor:
+        """The same by head: `[..., parts, H, D/H]`."""
+        width = len(self.weight) // 3
+        return torch.unflatten(self.apply(tokens, parts), -1, (-1, heads, width // heads))
+
+
+@torch.no_grad()
+def projection_of(layer: Layer, embedding: nn.Linear | None) -> Projection:
+    """A layer's projection; with `embedding`, composed with it, so that its input is a patch."""
+    every = (layer.query, layer.key, layer.value)
+    weight, bias = torch.cat([p.weight for p in every]), torch.cat([p.bias for p in every])
+    if embedding is None:
+        return Projection(weight, bias)
+    exact = weight.double()
+    bias = (exact @ embedding.bias.double() + bias).to(bias.dtype)
+    return Projection((exact @ embedding.weight.double()).to(weight.dtype), bias)
 
 
 def _drop(values: Tensor, rate: float) -> Tensor:

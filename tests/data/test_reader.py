@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spec_opt.config.study_file import DataConfig
+from spec_opt.data.windows import Windows, load_dataset
 from spec_opt.errors import DataError
 from tests.data.tables import HEAT, HOURS, LOAD, RNG, ROWS, read, refused, same, table
 
@@ -114,6 +116,12 @@ AUTUMN, SPRING = "2016-10-29", "2017-03-25"
             "2016-07-01 01:00",
         ),
         (
+            {"date": every("h", "%Y%m%d"), "clock": every("h", "%H:%M")},
+            ("date", "clock"),
+            "hourly",
+            "2016-07-01",
+        ),
+        (
             {"date": HOURS, "hour": HOURS.hour, "weekday": HOURS.day_of_week, "month": HOURS.month},
             ("date",),
             "hourly",
@@ -192,6 +200,7 @@ def test_no_time_at_all(tmp_path: Path) -> None:
             {"d": pd.date_range("2016-07-01", periods=ROWS + 1, freq="B").delete(30)},
             ["1 business day"],
         ),
+        ({"x": EPOCH / 1e9 + RNG.random(ROWS)}, ["'x'", "not even", "data.channels"]),
         ({"No": [*range(30), *range(35, 65)]}, ["'No', line 32", "missing 5 rows"]),
         (
             {"month": HOURS.month, "day": HOURS.day, "hour": HOURS.hour},
@@ -371,14 +380,22 @@ def etth1(shared_dir: Path) -> pd.DataFrame:
     return pd.read_csv(shared_dir / "data" / "ETTh1.csv")
 
 
+def windows_of(source: Path) -> Windows:
+    config = DataConfig(source=str(source), context=672, horizon=336)
+    return load_dataset(config).windows("validation", 672, 336, max_windows=256)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_etth1_give_its_numbers(
-    etth1: pd.DataFrame, tmp_path: Path, variant: str
+    etth1: pd.DataFrame, shared_dir: Path, tmp_path: Path, variant: str
 ) -> None:
     reading = read(tmp_path, VARIANTS[variant](etth1.copy()))
     assert reading.columns == tuple(etth1.columns[1:])
     assert np.array_equal(reading.values, etth1.iloc[:, 1:].to_numpy())
+    # Its standard splits too, under whatever name.
+    original = windows_of(shared_dir / "data" / "ETTh1.csv")
+    assert windows_of(tmp_path / "plant.csv").fingerprint == original.fingerprint
 
 
 @pytest.mark.shared

@@ -13,7 +13,7 @@ from spec_opt.errors import DecodingError
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.forecaster import Gaussian
-from spec_opt.models.timer_xl import TimerXL
+from spec_opt.models.frozen import FrozenTimerXL
 
 from .stubs import random_windows
 
@@ -70,25 +70,25 @@ def test_measuring_goes_on_with_the_same_numbers(
     setting = Setting(sigma=1.9, bias=1.0, k=2)
 
     def measure() -> tuple[object, ...]:
-        target = load_model(reference_dir / "tiny_target.pth").double()
-        draft = load_model(reference_dir / "tiny_draft.pth").double()
+        target = load_model(reference_dir / "tiny_target.pth").to(dtype=torch.float64)
+        draft = load_model(reference_dir / "tiny_draft.pth").to(dtype=torch.float64)
         evaluator = Evaluator(target, draft, windows, DecodingConfig(device="cpu", batch_size=16))
         found = (evaluator.measure_plainly if plainly else evaluator.measure)(setting)
         counters = (found.accepted_by_position, found.tested_by_position, found.rounds)
         return (*counters, pytest.approx(found.mse, rel=1e-5))
 
     plenty = measure()
-    predict = TimerXL.predict
+    predict = FrozenTimerXL.predict
     largest = 0
 
-    def tight(self: TimerXL, context: Tensor) -> Gaussian:
+    def tight(self: FrozenTimerXL, context: Tensor) -> Gaussian:
         nonlocal largest
         if len(context) > 6:
             raise torch.cuda.OutOfMemoryError("out of memory")
         largest = max(largest, len(context))
         return predict(self, context)
 
-    monkeypatch.setattr(TimerXL, "predict", tight)
+    monkeypatch.setattr(FrozenTimerXL, "predict", tight)
     with caplog.at_level(logging.WARNING):
         assert measure() == plenty
     assert largest <= 6

@@ -12,6 +12,7 @@ from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters
 from spec_opt.errors import InputError
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 from .stubs import (
@@ -29,7 +30,9 @@ from .stubs import (
 PATCH, CONTEXT, SEED = 4, 24, 7
 
 
-def pair(layers: int = 2, patch: int = PATCH, gap: float = 0.05) -> tuple[TimerXL, TimerXL]:
+def pair(
+    layers: int = 2, patch: int = PATCH, gap: float = 0.05
+) -> tuple[FrozenTimerXL, FrozenTimerXL]:
     """A target, and a draft whose weights are the target's with a little noise."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -39,7 +42,7 @@ def pair(layers: int = 2, patch: int = PATCH, gap: float = 0.05) -> tuple[TimerX
         with torch.no_grad():
             for weight in draft.parameters():
                 weight.add_(gap * torch.randn_like(weight))
-    return target.double(), draft.double()
+    return FrozenTimerXL(target.double()), FrozenTimerXL(draft.double())
 
 
 def test_pairs_go_slot_by_slot() -> None:

@@ -20,6 +20,7 @@ from spec_opt.errors import ConfigError, InputError
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Measurement
 from spec_opt.models.checkpoint import load_model
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 CPU = DecodingConfig(device="cpu")
@@ -35,7 +36,7 @@ def torch_as_it_was() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def tiny_pair(reference_dir: Path) -> tuple[TimerXL, TimerXL]:
+def tiny_pair(reference_dir: Path) -> tuple[FrozenTimerXL, FrozenTimerXL]:
     return (
         load_model(reference_dir / "tiny_target.pth"),
         load_model(reference_dir / "tiny_draft.pth"),
@@ -48,7 +49,7 @@ def windows_of(count: int, context: int, horizon: int, channels: int, stride: in
     return Windows(values, torch.arange(count) * stride, context, horizon)
 
 
-def shifted_mean(shift: float, patch: int = 2, log_variance: float | None = None) -> TimerXL:
+def shifted_mean(shift: float, patch: int = 2, log_variance: float | None = None) -> FrozenTimerXL:
     """Forecasts the context's mean plus `shift` of its standard deviations, for every point."""
     model = TimerXL(
         TimerXLConfig(
@@ -66,7 +67,7 @@ def shifted_mean(shift: float, patch: int = 2, log_variance: float | None = None
         if model.log_variance_head is not None:
             model.log_variance_head.weight.zero_()
             model.log_variance_head.bias.fill_(log_variance or 0.0)
-    return model
+    return FrozenTimerXL(model)
 
 
 def by_hand(windows: Windows, shift: float, patch: int = 2) -> NDArray[np.float64]:

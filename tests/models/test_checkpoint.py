@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spec_opt.errors import CheckpointError
 from spec_opt.models.checkpoint import Origin, Provenance, load_model, save_model
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 PROVENANCE = Provenance(
@@ -64,9 +65,9 @@ def test_sizes_follow_from_shapes(reference_dir: Path) -> None:
     assert target.config == TimerXLConfig(24, 32, 4, 64, 2)
     draft = load_model(reference_dir / "tiny_draft.pth", activation="gelu")
     assert draft.config == TimerXLConfig(24, 16, 2, 64, 1, activation="gelu", stochastic=True)
-    assert not target.training
-    assert {p.dtype for p in target.parameters()} == {torch.float32}
-    assert all(p.requires_grad for p in target.parameters())
+    assert not target.network.training
+    assert {p.dtype for p in target.network.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in target.network.parameters())
 
 
 def test_both_kinds_of_file_give_the_same_model(reference_dir: Path) -> None:
@@ -134,7 +135,7 @@ def test_two_state_dicts_are_ambiguous(state: State, tmp_path: Path) -> None:
 def test_half_precision_is_widened(state: State, tmp_path: Path) -> None:
     half = {name: tensor.bfloat16() for name, tensor in state.items()}
     model = load_model(written(half, tmp_path))
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.network.parameters()} == {torch.float32}
 
 
 def test_unused_adapter_is_left_out_with_a_note(
@@ -152,8 +153,8 @@ def test_tied_memory_is_not_shared(state: State, tmp_path: Path) -> None:
     state["blocks.norm.weight"] = state["blocks.attn_layers.0.norm1.weight"]
     model = load_model(written(state, tmp_path))
     with torch.no_grad():
-        model.norm.weight.zero_()
-    assert model.layers[0].get_parameter("attention_norm.weight").abs().sum() > 0
+        model.network.norm.weight.zero_()
+    assert model.network.layers[0].get_parameter("attention_norm.weight").abs().sum() > 0
 
 
 def test_every_tensor_is_needed(state: State, draft_state: State, tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def own(tmp_path: Path) -> Path:
     config = TimerXLConfig(8, 16, 2, 64, 2, dropout=0.2, activation="gelu", stochastic=True)
     torch.manual_seed(0)
     path = tmp_path / "own" / "model.safetensors"
-    save_model(TimerXL(config), path, PROVENANCE)
+    save_model(FrozenTimerXL(TimerXL(config)), path, PROVENANCE)
     return path
 
 
@@ -330,10 +331,10 @@ def rewritten(path: Path, **changes: str) -> Path:
 def test_our_own_files(own: Path) -> None:
     torch.manual_seed(0)
     config = TimerXLConfig(8, 16, 2, 64, 2, dropout=0.2, activation="gelu", stochastic=True)
-    original, loaded = TimerXL(config), load_model(own, activation="relu")
+    original, loaded = FrozenTimerXL(TimerXL(config)), load_model(own, activation="relu")
     assert loaded.config == config
     assert loaded.fingerprint == original.fingerprint
-    assert not loaded.training
+    assert not loaded.network.training
     context = torch.randn(2, 16, 3)
     assert torch.equal(loaded.predict(context).mean, original.predict(context).mean)
     with safe_open(own, framework="pt") as file:
@@ -400,14 +401,14 @@ def test_writing_is_all_or_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_model(TimerXL(TimerXLConfig(8, 16, 2, 64, 1)), own, PROVENANCE)
+        save_model(FrozenTimerXL(TimerXL(TimerXLConfig(8, 16, 2, 64, 1))), own, PROVENANCE)
     assert own.read_bytes() == before
     assert os.listdir(own.parent) == [own.name]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    model = TimerXL(TimerXLConfig(8, 16, 2, 64, 1))
+    model = FrozenTimerXL(TimerXL(TimerXLConfig(8, 16, 2, 64, 1)))
     with pytest.raises(CheckpointError, match="cannot write the model"):
         save_model(model, tmp_path / "file" / "model", PROVENANCE)
 
@@ -420,5 +421,7 @@ def test_a_tensor_file_in_memory_order(state: State, tmp_path: Path) -> None:
     torch.save(state, buffer)
     (tmp_path / "model").write_bytes(buffer.getvalue())
     model = load_model(tmp_path / "model")
-    assert torch.equal(model.layers[0].get_parameter("expand.weight"), state[name].squeeze(-1))
+    assert torch.equal(
+        model.network.layers[0].get_parameter("expand.weight"), state[name].squeeze(-1)
+    )
     assert len(model.fingerprint) == 64

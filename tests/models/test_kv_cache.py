@@ -6,8 +6,9 @@ from torch import Tensor
 
 from spec_opt.errors import InputError
 from spec_opt.models.forecaster import Gaussian, RememberingForecaster
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.layers import Geometry, rotation_at
-from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from spec_opt.models.timer_xl import TimerXLConfig
 
 from .test_timer_xl import assert_close, contexts, network
 
@@ -15,8 +16,9 @@ CONTEXT, EMITTED, CHANNELS = 6, 5, 3
 """Tokens observed, and appended."""
 
 
-def double(layers: int = 2, stochastic: bool = False) -> TimerXL:
-    return network(TimerXLConfig(4, 16, 2, 32, layers, stochastic=stochastic)).double()
+def double(layers: int = 2, stochastic: bool = False) -> FrozenTimerXL:
+    config = TimerXLConfig(4, 16, 2, 32, layers, stochastic=stochastic)
+    return FrozenTimerXL(network(config).double())
 
 
 def series(batch: int = 4) -> Tensor:
@@ -35,12 +37,13 @@ def run(values: Tensor, first: Tensor, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def from_start(model: TimerXL, values: Tensor, stride: int = CONTEXT) -> Gaussian:
+def from_start(model: FrozenTimerXL, values: Tensor, stride: int = CONTEXT) -> Gaussian:
     """What every patch of the longer series says of the next, by one plain causal forward.
 
     Tokens stand channel by channel, as in training; statistics are those of the observed part,
     positions and mask are written down here once more.
     """
+    network = model.network
     _, points, channels = values.shape
     times = points // 4
     mean = observed(values).mean(dim=1, keepdim=True)
@@ -53,19 +56,19 @@ def from_start(model: TimerXL, values: Tensor, stride: int = CONTEXT) -> Gaussia
         channel.unsqueeze(1) == channel,
         time.unsqueeze(1) < time,
     )
-    hidden = model.embedding(patches).flatten(1, 2)
-    for layer in model.layers:
+    hidden = network.embedding(patches).flatten(1, 2)
+    for layer in network.layers:
         hidden = layer(hidden, geometry, 0.0)
-    hidden = model.norm(hidden).unflatten(1, (channels, times))
+    hidden = network.norm(hidden).unflatten(1, (channels, times))
 
     def patchwise(values: Tensor) -> Tensor:  # [B, C, T, P] -> [B, T, P, C]
         return values.permute(0, 2, 3, 1)
 
     scale = deviation.unsqueeze(1)
-    answer = patchwise(model.mean_head(hidden)) * scale + mean.unsqueeze(1)
-    if model.log_variance_head is None:
+    answer = patchwise(network.mean_head(hidden)) * scale + mean.unsqueeze(1)
+    if network.log_variance_head is None:
         return Gaussian(answer, None)
-    variance = patchwise(model.log_variance_head(hidden)).clamp(-10, 10).exp() * scale.square()
+    variance = patchwise(network.log_variance_head(hidden)).clamp(-10, 10).exp() * scale.square()
     return Gaussian(answer, variance)
 
 
@@ -150,23 +153,26 @@ def test_the_first_forecast_is_that_of_the_context_alone() -> None:
     assert_close(answer, Gaussian(alone.mean.unsqueeze(1), alone.variance.unsqueeze(1)), 1e-10)
 
 
-def test_tables_follow_the_weights() -> None:
-    model, values = double(), series()
+def test_tables_are_of_the_frozen_weights() -> None:
+    trained, values = network().double(), series()
     rows = torch.arange(4)
 
-    def forecast() -> Gaussian:
+    def forecast(model: FrozenTimerXL) -> Gaussian:
         memory = model.remember(observed(values), EMITTED)
         return memory.read(rows, torch.zeros_like(rows), values, 1)
 
-    before = forecast()
+    model = FrozenTimerXL(trained)
+    before = forecast(model)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in trained.named_parameters():
             if "attention_bias" in name or "key.weight" in name:
                 weight.mul_(2.0)
-    after = forecast()
+    again = FrozenTimerXL(trained)
+    after = forecast(again)
 
+    assert_close(forecast(model), before, 0.0)
     assert not torch.allclose(before.mean, after.mean)
-    expected = from_start(model, values)
+    expected = from_start(again, values)
     assert_close(after, part(expected, rows, torch.full((4,), CONTEXT + EMITTED - 1), 1), 1e-10)
 
 
@@ -175,7 +181,7 @@ def test_precision(dtype: torch.dtype) -> None:
     """The answer comes in the context's type, at least float32, whatever the network's."""
     values = series()
     expected = from_start(double(), values).mean[:, -1]
-    memory = double().to(dtype).remember(observed(values).float(), EMITTED)
+    memory = double().to(dtype=dtype).remember(observed(values).float(), EMITTED)
 
     answer = memory.read(torch.arange(4), torch.zeros(4, dtype=torch.int64), values.float(), 1)
 
@@ -186,9 +192,9 @@ def test_precision(dtype: torch.dtype) -> None:
 
 
 def test_it_is_what_decoders_ask_for() -> None:
-    assert isinstance(network(), RememberingForecaster)
+    assert isinstance(double(), RememberingForecaster)
 
 
 def test_a_context_that_is_not_whole_patches() -> None:
     with pytest.raises(InputError, match="multiple of the model's patch"):
-        network().remember(torch.zeros(2, 7, 1), 1)
+        double().remember(torch.zeros(2, 7, 1), 1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spec_opt.models.checkpoint import load_model
-from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from spec_opt.models.frozen import FrozenTimerXL
+from spec_opt.models.timer_xl import TimerXLConfig
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
@@ -25,12 +26,12 @@ def arrays(reference_dir: Path) -> Arrays:
 
 
 @pytest.fixture(params=["pth", "safetensors"])
-def target(reference_dir: Path, request: pytest.FixtureRequest) -> TimerXL:
+def target(reference_dir: Path, request: pytest.FixtureRequest) -> FrozenTimerXL:
     return load_model(reference_dir / f"tiny_target.{request.param}")
 
 
 @pytest.fixture(params=["pth", "safetensors"])
-def draft(reference_dir: Path, request: pytest.FixtureRequest) -> TimerXL:
+def draft(reference_dir: Path, request: pytest.FixtureRequest) -> FrozenTimerXL:
     return load_model(reference_dir / f"tiny_draft.{request.param}")
 
 
@@ -39,7 +40,7 @@ def assert_parity(found: Tensor | None, arrays: Arrays, name: str, tolerance: fl
     np.testing.assert_allclose(found.detach().numpy(), arrays[name], rtol=0, atol=tolerance)
 
 
-def forecast(model: TimerXL, context: Tensor, patches: int) -> Tensor:
+def forecast(model: FrozenTimerXL, context: Tensor, patches: int) -> Tensor:
     """The rolling forecast: each mean joins the context, and the oldest patch leaves it."""
     length = context.shape[1]
     for _ in range(patches):
@@ -48,18 +49,19 @@ def forecast(model: TimerXL, context: Tensor, patches: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_target(target: TimerXL, arrays: Arrays, dtype: torch.dtype) -> None:
+def test_target(target: FrozenTimerXL, arrays: Arrays, dtype: torch.dtype) -> None:
     context = torch.from_numpy(arrays["x"]).to(dtype)
-    target.to(dtype)
+    target = target.to(dtype=dtype)
     suffix, tolerance = SUFFIX[dtype], TOLERANCE[dtype]
-    assert_parity(target(context).mean, arrays, f"target_out_{suffix}", tolerance)
+    assert_parity(target.network(context).mean, arrays, f"target_out_{suffix}", tolerance)
     assert_parity(forecast(target, context, 3), arrays, f"ar3_target_{suffix}", tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_draft(draft: TimerXL, arrays: Arrays, dtype: torch.dtype) -> None:
+def test_draft(draft: FrozenTimerXL, arrays: Arrays, dtype: torch.dtype) -> None:
     context = torch.from_numpy(arrays["x"]).to(dtype)
-    mean, variance = draft.to(dtype)(context)
+    draft = draft.to(dtype=dtype)
+    mean, variance = draft.network(context)
     suffix, tolerance = SUFFIX[dtype], TOLERANCE[dtype]
     assert variance is not None
     assert_parity(mean, arrays, f"draft_mean_{suffix}", tolerance)
@@ -67,12 +69,13 @@ def test_draft(draft: TimerXL, arrays: Arrays, dtype: torch.dtype) -> None:
     assert_parity(forecast(draft, context, 3), arrays, f"ar3_draft_mean_{suffix}", tolerance)
 
 
-def test_exact_rotation_tables(target: TimerXL, draft: TimerXL, arrays: Arrays) -> None:
+def test_exact_rotation_tables(target: FrozenTimerXL, draft: FrozenTimerXL, arrays: Arrays) -> None:
     """With the reference's tables in float64 too, nothing but rounding is left."""
     context = torch.from_numpy(arrays["x"])
-    mean, variance = draft.double()(context)
+    mean, variance = draft.to(dtype=torch.float64).network(context)
     assert variance is not None
-    assert_parity(target.double()(context).mean, arrays, "target_out_f64rope", 1e-12)
+    target = target.to(dtype=torch.float64)
+    assert_parity(target.network(context).mean, arrays, "target_out_f64rope", 1e-12)
     assert_parity(mean, arrays, "draft_mean_f64rope", 1e-12)
     assert_parity(variance.log(), arrays, "draft_logvar_f64rope", 1e-12)
 
@@ -88,4 +91,4 @@ def test_exact_rotation_tables(target: TimerXL, draft: TimerXL, arrays: Arrays) 
 def test_real_pair(shared_dir: Path, role: str, config: TimerXLConfig, parameters: int) -> None:
     model = load_model(shared_dir / "checkpoints" / f"etth1_{role}_checkpoint.pth")
     assert model.config == config
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.parameters == parameters

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from spec_opt.config.models import ScaleConfig
 from spec_opt.errors import InputError
-from spec_opt.models.forecaster import Forecaster, Gaussian
+from spec_opt.models.forecaster import Gaussian, MovableForecaster
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig, scaled_config
 
 TINY = TimerXLConfig(patch=4, d_model=16, heads=2, feedforward=32, layers=2)
@@ -24,6 +25,18 @@ def network(config: TimerXLConfig = TINY, seed: int = 0) -> TimerXL:
         for parameter in model.parameters():
             parameter.data.add_(0.3 * torch.randn(parameter.shape))
     return model.eval()
+
+
+def frozen(config: TimerXLConfig = TINY, seed: int = 0) -> FrozenTimerXL:
+    return FrozenTimerXL(network(config, seed))
+
+
+@torch.inference_mode()
+def every_position(model: TimerXL, context: Tensor) -> Gaussian:
+    """The forecast by way of `forward`: the plain way that `predict` is measured against."""
+    mean, variance = model(context, dropout=0.0)
+    last = slice(-model.config.patch, None)
+    return Gaussian(mean[:, last], None if variance is None else variance[:, last])
 
 
 def contexts(batch: int = 3, length: int = 24, channels: int = 2, seed: int = 1) -> Tensor:
@@ -42,7 +55,7 @@ def assert_close(found: Gaussian, expected: Gaussian, tolerance: float) -> None:
 
 
 def test_shapes() -> None:
-    model: Forecaster = network()
+    model: MovableForecaster = frozen()
     assert model.patch == 4
     mean, variance = model.predict(contexts())
     assert mean.shape == (3, 4, 2)
@@ -63,15 +76,15 @@ def test_lean_forecast_equals_the_plain_one(
 ) -> None:
     config = TimerXLConfig(4, 16, 2, 32, layers, activation=activation, stochastic=stochastic)  # type: ignore[arg-type]
     model, context = network(config).double(), contexts(length=length, channels=channels).double()
-    assert_close(model.predict(context), model.predict_every_position(context), 1e-10)
+    assert_close(FrozenTimerXL(model).predict(context), every_position(model, context), 1e-10)
 
 
 def test_no_windows() -> None:
-    assert network().predict(contexts()[:0]).mean.shape == (0, 4, 2)
+    assert frozen().predict(contexts()[:0]).mean.shape == (0, 4, 2)
 
 
 def test_windows_do_not_see_each_other() -> None:
-    model, context = network().double(), contexts(batch=5).double()
+    model, context = FrozenTimerXL(network().double()), contexts(batch=5).double()
     together = model.predict(context).mean
     alone = torch.cat([model.predict(context[i : i + 1]).mean for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
@@ -82,14 +95,14 @@ def test_tokens_do_not_see_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     model, context = network().double(), contexts().double()
     changed = context.clone()
     changed[:, 16:, 1] += 5
-    instance = model._patches(context)[1]
-    patches_only = model._patches
+    scale = model.normalise(context)[1]
+    normalise = model.normalise
 
     def without_normalisation(values: Tensor) -> tuple[Tensor, object]:
-        patches, own = patches_only(values)
-        return patches * own.deviation + own.mean, instance
+        patches, own = normalise(values)
+        return patches * own.deviation + own.mean, scale
 
-    monkeypatch.setattr(model, "_patches", without_normalisation)
+    monkeypatch.setattr(model, "normalise", without_normalisation)
     before, after = model(context).mean, model(changed).mean
     torch.testing.assert_close(before[:, :16], after[:, :16], rtol=0, atol=1e-10)
     # Tokens of the same time see each other across variables.
@@ -97,7 +110,7 @@ def test_tokens_do_not_see_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_forecast_follows_level_and_scale_of_the_context() -> None:
-    model = network(TimerXLConfig(4, 16, 2, 32, 1, stochastic=True)).double()
+    model = FrozenTimerXL(network(TimerXLConfig(4, 16, 2, 32, 1, stochastic=True)).double())
     context = contexts().double()
     mean, variance = model.predict(context)
     scaled_mean, scaled_variance = model.predict(1000 * context - 7)
@@ -108,7 +121,7 @@ def test_forecast_follows_level_and_scale_of_the_context() -> None:
 
 
 def test_constant_context_is_finite() -> None:
-    mean, variance = network(TimerXLConfig(4, 16, 2, 32, 1, stochastic=True)).predict(
+    mean, variance = frozen(TimerXLConfig(4, 16, 2, 32, 1, stochastic=True)).predict(
         torch.full((2, 8, 3), 5.0)
     )
     assert variance is not None
@@ -118,7 +131,7 @@ def test_constant_context_is_finite() -> None:
 
 
 def test_order_of_channels_matters() -> None:
-    model, context = network().double(), contexts(channels=3).double()
+    model, context = FrozenTimerXL(network().double()), contexts(channels=3).double()
     order = [2, 0, 1]
     permuted = model.predict(context[:, :, order]).mean
     assert not torch.allclose(permuted, model.predict(context).mean[:, :, order], atol=1e-6)
@@ -132,7 +145,7 @@ def test_log_variance_is_bounded_before_scaling() -> None:
     spread = context.var(dim=1, correction=0, keepdim=True) + 1e-5
     for bias, limit in ((1e6, 10.0), (-1e6, -10.0)):
         nn.init.constant_(head.bias, bias)
-        variance = model.predict(context).variance
+        variance = FrozenTimerXL(model).predict(context).variance
         assert variance is not None
         expected = (spread * torch.tensor(limit).exp()).expand_as(variance)
         torch.testing.assert_close(variance, expected)
@@ -143,15 +156,15 @@ def test_log_variance_is_bounded_before_scaling() -> None:
     [(torch.float64, torch.float64, 1e-3), (torch.bfloat16, torch.float32, 0.1)],
 )
 def test_precision(dtype: torch.dtype, result: torch.dtype, tolerance: float) -> None:
-    model = network(TimerXLConfig(4, 16, 2, 32, 2, stochastic=True))
+    model = frozen(TimerXLConfig(4, 16, 2, 32, 2, stochastic=True))
     context = 1000 + contexts()  # a level that bfloat16 statistics would lose
     expected = model.predict(context)
-    other = copy.deepcopy(model).to(dtype)
+    other = model.to(dtype=dtype)
     found = other.predict(context)
     assert found.mean.dtype == result
     spread = context.std(dim=1, keepdim=True)
     assert ((found.mean - expected.mean) / spread).abs().max() < tolerance
-    plain = other.predict_every_position(context)
+    plain = every_position(other.network, context)
     assert ((found.mean - plain.mean) / spread).abs().max() < tolerance
     assert found.variance is not None
     assert found.variance.dtype == result
@@ -159,7 +172,7 @@ def test_precision(dtype: torch.dtype, result: torch.dtype, tolerance: float) ->
 
 def test_no_gradients_in_a_forecast_and_none_lost_in_training() -> None:
     model = network(TimerXLConfig(4, 16, 2, 32, 2, stochastic=True))
-    assert not model.predict(contexts()).mean.requires_grad
+    assert not FrozenTimerXL(model).predict(contexts()).mean.requires_grad
     mean, variance = model.train()(contexts())
     assert variance is not None
     (mean.sum() + variance.sum()).backward()
@@ -177,75 +190,77 @@ def test_dropout_only_in_training() -> None:
     model.train()
     assert not torch.equal(model(context).mean, model(context).mean)
     assert torch.equal(model(context, dropout=0.0).mean, model(context, dropout=0.0).mean)
-    assert torch.equal(model.predict(context).mean, model.predict(context).mean)
+    predict = FrozenTimerXL(model).predict
+    assert torch.equal(predict(context).mean, predict(context).mean)
 
 
-def test_forecast_follows_changed_weights() -> None:
-    model, context = network(), contexts()
-    model.predict(context)
-    before = model.fingerprint
+def test_a_frozen_model_keeps_the_weights_that_it_was_made_from() -> None:
+    trained, context = network(), contexts()
+    model = FrozenTimerXL(trained)
+    before, fingerprint = model.predict(context), model.fingerprint
     with torch.no_grad():
-        model.layers[0].get_parameter("key.weight").mul_(2)
-    assert_close(model.predict(context), model.predict_every_position(context), 1e-4)
-    assert model.fingerprint != before
+        trained.layers[0].get_parameter("key.weight").mul_(2)
+    again = FrozenTimerXL(trained)
+    assert_close(again.predict(context), every_position(trained, context), 1e-4)
+    assert again.fingerprint != fingerprint
+    assert_close(model.predict(context), before, 0.0)
+    assert model.fingerprint == fingerprint
     other = network(seed=5)
-    model.load_state_dict(other.state_dict())
-    assert_close(model.predict(context), other.predict(context), 0.0)
-    assert model.fingerprint == other.fingerprint
-    model.load_state_dict(network().state_dict(), assign=True)
-    assert_close(model.predict(context), network().predict(context), 0.0)
-    assert model.fingerprint == network().fingerprint
+    trained.load_state_dict(other.state_dict())
+    again = FrozenTimerXL(trained)
+    assert_close(again.predict(context), frozen(seed=5).predict(context), 0.0)
+    assert again.fingerprint == FrozenTimerXL(other).fingerprint
 
 
-def test_forecast_follows_an_optimizer_that_leaves_no_trace() -> None:
-    model, context = network(), contexts()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-    model.predict(context)
-    before = model.fingerprint
-    model.train()(context).mean.sum().backward()
+def test_freezing_leaves_the_network_in_training() -> None:
+    trained, context = network().train(), contexts()
+    optimizer = torch.optim.Adam(trained.parameters(), lr=0.1, fused=True)
+    before = FrozenTimerXL(trained)
+    assert trained.training
+    trained(context).mean.sum().backward()
     optimizer.step()
-    model.eval()
-    assert_close(model.predict(context), model.predict_every_position(context), 1e-4)
-    assert model.fingerprint != before
+    after = FrozenTimerXL(trained)
+    assert_close(after.predict(context), every_position(trained.eval(), context), 1e-4)
+    assert after.fingerprint != before.fingerprint
 
 
-def test_prepared_tensors_are_kept_for_the_present_weights_only() -> None:
-    model = network()
-    for length in (8, 12, 8):
-        model.predict(contexts(length=length))
-    assert len(model._static) == 2
-    with torch.no_grad():
-        model.embedding.weight.mul_(2)
-    model.predict(contexts(length=8))
-    assert len(model._static) == 1
-    assert not model.double()._static
+def test_forecasts_of_several_shapes() -> None:
+    model = frozen()
+    for length, channels in ((8, 2), (12, 2), (8, 3), (8, 2)):
+        context = contexts(length=length, channels=channels)
+        assert_close(model.predict(context), every_position(model.network, context), 1e-4)
 
 
-def test_a_copy_shares_nothing_that_was_derived() -> None:
-    model, context = network(), contexts()
+def test_a_copy_forecasts_the_same() -> None:
+    model, context = frozen(), contexts()
     model.predict(context)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert twin.fingerprint == model.fingerprint
         assert_close(twin.predict(context), model.predict(context), 0.0)
-        with torch.no_grad():
-            twin.embedding.weight.mul_(2)
-        assert_close(twin.predict(context), twin.predict_every_position(context), 1e-4)
-        assert twin.fingerprint != model.fingerprint
+
+
+def test_moving_makes_another_model() -> None:
+    model = frozen()
+    assert model.to("cpu", torch.float32) is model
+    double = model.to(dtype=torch.float64)
+    assert double.network.embedding.weight.dtype == torch.float64
+    assert model.network.embedding.weight.dtype == torch.float32
+    assert double.fingerprint == FrozenTimerXL(network().double()).fingerprint
 
 
 def test_fingerprint() -> None:
-    model = network()
-    assert model.fingerprint == network().fingerprint
+    model = frozen()
+    assert model.fingerprint == frozen().fingerprint
     prints = {
         model.fingerprint,
-        network(seed=1).fingerprint,
-        network().double().fingerprint,
-        network(TimerXLConfig(4, 16, 4, 32, 2)).fingerprint,
-        network(TimerXLConfig(4, 16, 2, 32, 2, activation="gelu")).fingerprint,
+        frozen(seed=1).fingerprint,
+        frozen().to(dtype=torch.float64).fingerprint,
+        frozen(TimerXLConfig(4, 16, 4, 32, 2)).fingerprint,
+        frozen(TimerXLConfig(4, 16, 2, 32, 2, activation="gelu")).fingerprint,
     }
     assert len(prints) == 5
     assert all(len(p) == 64 for p in prints)
-    assert model.fingerprint == network(TimerXLConfig(4, 16, 2, 32, 2, dropout=0.5)).fingerprint
+    assert model.fingerprint == frozen(TimerXLConfig(4, 16, 2, 32, 2, dropout=0.5)).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -259,7 +274,7 @@ def test_fingerprint() -> None:
 )
 def test_context_that_does_not_fit(shape: tuple[int, ...], message: str) -> None:
     model = network()
-    for call in (model, model.predict, model.predict_every_position):
+    for call in (model, FrozenTimerXL(model).predict):
         with pytest.raises(InputError, match=message):
             call(torch.zeros(shape))
 

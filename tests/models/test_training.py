@@ -18,7 +18,7 @@ from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from spec_opt.models import training
 from spec_opt.models.checkpoint import load_model
-from spec_opt.models.timer_xl import TimerXL
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.training import Fit, distil_draft, prepare_models, train_target
 
 CONTEXT = 32
@@ -88,7 +88,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "models"
 
 
-def validation_error(model: TimerXL, dataset: Dataset) -> float:
+def validation_error(model: FrozenTimerXL, dataset: Dataset) -> float:
     windows = dataset.windows("validation", CONTEXT, 8, max_windows=training.VALIDATION_WINDOWS)
     return float((model.predict(windows.contexts()).mean - windows.futures()).square().mean())
 
@@ -98,7 +98,7 @@ def test_target_learns(dataset: Dataset, target: Fit) -> None:
     repeated = float((windows.contexts()[:, -8:] - windows.futures()).square().mean())
     assert validation_error(target.model, dataset) < 0.8 * repeated
     assert len(target.validation_losses) == 3
-    assert not target.model.training
+    assert not target.model.network.training
     assert target.model.config.layers == 1
 
 
@@ -228,7 +228,7 @@ def test_models_are_made_once(
     found = prepare_models(config, dataset)
     assert found.target.fingerprint == made.target.fingerprint
     assert found.draft.fingerprint == made.draft.fingerprint
-    assert not found.draft.training
+    assert not found.draft.network.training
     # What plays no part in training changes nothing.
     prepare_models(study(data={"horizon": 8, "split": "test"}), dataset)
     for other in (
@@ -278,8 +278,8 @@ def test_interruption_leaves_nothing_behind(
 PROCESS = """
 import sys, logging
 logging.basicConfig(level=logging.INFO)
-from spec_opt.config import StudyConfig
-from spec_opt.data import load_dataset
+from spec_opt.config.study_file import StudyConfig
+from spec_opt.data.windows import load_dataset
 from spec_opt.models.training import prepare_models
 config = StudyConfig.model_validate_json(sys.argv[1])
 models = prepare_models(config, load_dataset(config.data))

@@ -1,4 +1,4 @@
-"""What a bench says: numbers for scripts, and a verdict that is plain in every case."""
+"""What a bench says: numbers for scripts, a table, and a plain verdict in every case."""
 
 import json
 from dataclasses import replace

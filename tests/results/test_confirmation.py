@@ -47,7 +47,7 @@ def confirmed(
     return confirm_points(table, points, splits, measure, baseline)
 
 
-def test_each_number_stands_beside_the_other_and_its_drop() -> None:
+def test_numbers_of_both_splits_and_their_drop() -> None:
     confirmation = confirmed(0.1)
     assert [one.point.number for one in confirmation.settings] == [0, 2]
     text = confirmation_text(confirmation)
@@ -74,7 +74,7 @@ def test_the_drop_in_words() -> None:
     assert "falls nowhere" in confirmation_text(confirmed(-0.1))
 
 
-def test_a_draft_as_good_there_is_told() -> None:
+def test_a_draft_that_is_as_good_is_reported() -> None:
     good = replace(BASELINE, draft_mse=0.9 * BASELINE.target_mse)
     said = "as accurate as the target on test"
     assert said in confirmation_text(confirmed(0.1, good))

@@ -1,4 +1,4 @@
-"""Exports: what is in them, that they read back, that no secret leaves and no half file stays."""
+"""Exports: what they contain, that they read back, no passwords, no half-written files."""
 
 import io
 import json
@@ -101,7 +101,7 @@ def test_unusual_studies(study: object, style: ExportFormat, all_trials: bool) -
     assert exported(read_table(study), style, all_trials)  # type: ignore[arg-type]
 
 
-def test_no_part_of_a_password_is_told() -> None:
+def test_passwords_are_masked() -> None:
     """Also in the options of the URL, as the store masks it."""
     document = document_of(
         GRID, all_trials=False, storage="postgresql:///db?host=/run&password=p", command=COMMAND
@@ -109,7 +109,7 @@ def test_no_part_of_a_password_is_told() -> None:
     assert document["storage"].endswith("password=***")
 
 
-def test_a_study_on_checkpoints_tells_no_sizes() -> None:
+def test_a_study_on_checkpoints_exports_no_sizes() -> None:
     config = {"name": "x", "data": studies.DATA}
     config |= {role: {"checkpoint": f"{role}.pth"} for role in ("target", "draft")}
     document = json.loads(exported(read_table(studies.study_of(config=config)), "json"))

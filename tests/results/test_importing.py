@@ -1,4 +1,4 @@
-"""Old tables become trials: all that can be believed, once, and apart from measured ones."""
+"""Old tables become trials: valid rows only, each once, and apart from measured trials."""
 
 import csv
 from collections.abc import Callable
@@ -136,9 +136,7 @@ def test_another_result_of_the_same_setting_is_kept(store: Store, tmp_path: Path
         ("0.1,1.0,1,0.45,0.46,50.00,10.5,20,17", "accepted = 10.5 is not a count"),
     ],
 )
-def test_rows_that_cannot_be_believed_are_left_out_and_reported(
-    tmp_path: Path, row: str, reason: str
-) -> None:
+def test_invalid_rows_are_left_out_and_reported(tmp_path: Path, row: str, reason: str) -> None:
     results, rejected = read_tables([write(tmp_path / "t.csv", GOOD, row)])
     assert len(results) == 1
     assert len(rejected) == 1
@@ -174,7 +172,9 @@ def test_a_table_whose_acceptance_was_never_counted_is_refused(tmp_path: Path) -
         (HEADER.encode() + b'\n"0.1,1\n', "not a CSV file in UTF-8"),
     ],
 )
-def test_files_that_are_no_tables(store: Store, tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_tables(
+    store: Store, tmp_path: Path, content: bytes, words: str
+) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=words):
         import_tables(store, "old", [studies.OLD_SWEEP, tmp_path / "t.csv"])
@@ -217,7 +217,7 @@ def test_an_import_that_runs_again_after_its_answer_was_lost_adds_nothing(
     assert len(table_of(store).points) == 80
 
 
-def test_trials_that_are_there_keep_their_times(store: Store, tmp_path: Path) -> None:
+def test_earlier_trials_keep_their_times(store: Store, tmp_path: Path) -> None:
     first, second = halves(tmp_path)
     import_tables(store, "old", [first])
     before = [t.datetime_complete for t in store.optuna_study("old").trials]

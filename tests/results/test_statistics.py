@@ -122,13 +122,14 @@ def test_importance_sees_the_parameter_that_decides() -> None:
     assert shares == statistics.importances(GRID.points, "acceptance_rate")
 
 
-def test_importance_does_not_speak_of_optunas_business(
+def test_optuna_is_quiet_only_within_the_block(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.INFO)
     try:
-        statistics.importances(GRID.points, "mse")
+        with statistics.quiet_optuna():
+            optuna.create_study()
         assert optuna.logging.get_verbosity() == optuna.logging.INFO
     finally:
         optuna.logging.set_verbosity(before)

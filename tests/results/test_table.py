@@ -108,7 +108,7 @@ def test_unusual_studies(study: optuna.Study, rows: int, points: int) -> None:
     assert tuple(frame.columns) == COLUMNS
 
 
-def test_failed_trials_tell_their_error() -> None:
+def test_failed_trials_have_their_error() -> None:
     table = read_table(studies.failing_study())
     assert table.states == {"fail": 3, "waiting": 1}
     assert table.trials[0].error == "DecodingError: forecast is not finite"
@@ -157,7 +157,7 @@ def test_an_unreadable_stored_configuration_is_passed_over(
     assert "not readable" in caplog.text
 
 
-def test_a_foreign_study_is_refused() -> None:
+def test_a_study_of_other_objectives_or_parameters_is_refused() -> None:
     single = optuna.create_study(direction="minimize")
     with pytest.raises(StudyError, match="objectives are not acceptance_rate"):
         read_table(single)

@@ -11,8 +11,9 @@ from spec_opt.config.models import DistillationConfig
 from spec_opt.data.windows import Windows
 from spec_opt.models import training
 from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
-from spec_opt.models.training import Distilled, Supervised, batches_of
+from spec_opt.models.training import DistillationLoss, SupervisedLoss, batches_of
 
 CONTEXT, PATCH, CHANNELS = 12, 4, 2
 
@@ -23,19 +24,19 @@ def some_windows(count: int = 6) -> Windows:
 
 
 @pytest.fixture
-def teacher() -> TimerXL:
+def teacher() -> FrozenTimerXL:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return TimerXL(TimerXLConfig(PATCH, 16, 2, 32, 1)).eval()
+        return FrozenTimerXL(TimerXL(TimerXLConfig(PATCH, 16, 2, 32, 1)))
 
 
-def lesson(teacher: TimerXL, **config: float) -> Distilled:
+def distillation(teacher: FrozenTimerXL, **config: float) -> DistillationLoss:
     generator = torch.Generator().manual_seed(1)
     windows = some_windows()
-    return Distilled(teacher, DistillationConfig(**config), windows, windows, 4, generator)
+    return DistillationLoss(teacher, DistillationConfig(**config), windows, windows, 4, generator)
 
 
-def forecast_of_all(teacher: TimerXL, variance: float = 0.5) -> Gaussian:
+def forecast_of_all(teacher: FrozenTimerXL, variance: float = 0.5) -> Gaussian:
     mean = torch.full((6, CONTEXT, CHANNELS), 0.25)
     return Gaussian(mean, torch.full_like(mean, variance))
 
@@ -47,44 +48,44 @@ def rows_of_all() -> Tensor:
 
 def test_supervised_loss_is_the_error_one_patch_ahead() -> None:
     windows = some_windows()
-    task, rows = Supervised(windows), rows_of_all()
+    task, rows = SupervisedLoss(windows), rows_of_all()
     shifted = rows[:, PATCH:]
-    exact = task.loss(Gaussian(shifted, None), rows, torch.arange(6))
+    exact = task.training(Gaussian(shifted, None), rows, torch.arange(6))
     assert exact == 0
-    assert task.loss(Gaussian(shifted + 2, None), rows, torch.arange(6)) == pytest.approx(4)
+    assert task.training(Gaussian(shifted + 2, None), rows, torch.arange(6)) == pytest.approx(4)
     last = Gaussian(windows.futures(slice(2, 4)) - 3, None)
-    assert task.validation_loss(last, slice(2, 4)) == pytest.approx(9)
+    assert task.validation(last, slice(2, 4)) == pytest.approx(9)
 
 
-def test_distillation_loss_without_noise_is_the_gaussian_likelihood(teacher: TimerXL) -> None:
-    task = lesson(teacher, teacher_noise=0.0, variance_regularizer=0.0)
+def test_distillation_loss_without_noise_is_the_gaussian_likelihood(teacher: FrozenTimerXL) -> None:
+    task = distillation(teacher, teacher_noise=0.0, variance_regularizer=0.0)
     forecast = forecast_of_all(teacher)
     assert forecast.variance is not None
-    truth = teacher(some_windows().contexts(), dropout=0.0).mean
+    truth = teacher.network(some_windows().contexts(), dropout=0.0).mean
     expected = F.gaussian_nll_loss(forecast.mean, truth.detach(), forecast.variance)
-    found = task.loss(forecast, rows_of_all(), torch.arange(6))
+    found = task.training(forecast, rows_of_all(), torch.arange(6))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_the_noise(teacher: TimerXL) -> None:
-    task = lesson(teacher, teacher_noise=0.3, variance_regularizer=1.0)
+def test_validation_loss_is_the_mean_over_the_noise(teacher: FrozenTimerXL) -> None:
+    task = distillation(teacher, teacher_noise=0.3, variance_regularizer=1.0)
     mean = torch.zeros(6, PATCH, CHANNELS)
     forecast = Gaussian(mean, torch.full_like(mean, 0.2))
     assert forecast.variance is not None
     truth = teacher.predict(some_windows().contexts()).mean
     noise = 0.3 * torch.randn(4000, *truth.shape, generator=torch.Generator().manual_seed(2))
     samples = 0.5 * (forecast.variance.log() + (mean - truth - noise).square() / forecast.variance)
-    found = task.validation_loss(forecast, slice(None))
+    found = task.validation(forecast, slice(None))
     assert float(found) == pytest.approx(float(samples.mean()), abs=0.05)
-    assert found == task.validation_loss(forecast, slice(None))
+    assert found == task.validation(forecast, slice(None))
 
 
-def test_perfect_draft_has_the_variance_of_the_noise(teacher: TimerXL) -> None:
-    task = lesson(teacher, teacher_noise=0.3)
+def test_perfect_draft_has_the_variance_of_the_noise(teacher: FrozenTimerXL) -> None:
+    task = distillation(teacher, teacher_noise=0.3)
     mean = teacher.predict(some_windows().contexts()).mean
     losses = {
         deviation: float(
-            task.validation_loss(Gaussian(mean, torch.full_like(mean, deviation**2)), slice(None))
+            task.validation(Gaussian(mean, torch.full_like(mean, deviation**2)), slice(None))
         )
         for deviation in (0.2, 0.25, 0.3, 0.35, 0.4)
     }
@@ -93,10 +94,10 @@ def test_perfect_draft_has_the_variance_of_the_noise(teacher: TimerXL) -> None:
 
 @pytest.mark.parametrize(("log_variance", "penalty"), [(-4.0, 0.0), (-5.0, 0.0), (-7.0, 2.0)])
 def test_small_variances_are_penalised(
-    teacher: TimerXL, log_variance: float, penalty: float
+    teacher: FrozenTimerXL, log_variance: float, penalty: float
 ) -> None:
     free, bound = (
-        lesson(teacher, teacher_noise=0.0, variance_regularizer=weight).loss(
+        distillation(teacher, teacher_noise=0.0, variance_regularizer=weight).training(
             forecast_of_all(teacher, math.exp(log_variance)), rows_of_all(), torch.arange(6)
         )
         for weight in (0.0, 10.0)
@@ -104,33 +105,33 @@ def test_small_variances_are_penalised(
     assert float(bound - free) == pytest.approx(10 * penalty, abs=1e-3)
 
 
-def test_noise_is_new_in_every_batch_and_the_same_for_a_seed(teacher: TimerXL) -> None:
+def test_noise_is_new_in_every_batch_and_the_same_for_a_seed(teacher: FrozenTimerXL) -> None:
     forecast, rows, index = forecast_of_all(teacher), rows_of_all(), torch.arange(6)
-    first, second = lesson(teacher), lesson(teacher)
-    losses = [float(first.loss(forecast, rows, index)) for _ in range(3)]
+    first, second = distillation(teacher), distillation(teacher)
+    losses = [float(first.training(forecast, rows, index)) for _ in range(3)]
     assert len(set(losses)) == 3
-    assert losses == [float(second.loss(forecast, rows, index)) for _ in range(3)]
+    assert losses == [float(second.training(forecast, rows, index)) for _ in range(3)]
 
 
 def test_teacher_is_asked_once_where_memory_allows(
-    teacher: TimerXL, monkeypatch: pytest.MonkeyPatch
+    teacher: FrozenTimerXL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = torch.tensor([4, 0, 5, 2])
     forecast = forecast_of_all(teacher)
     assert forecast.variance is not None
     some = Gaussian(forecast.mean[order], forecast.variance[order])
-    kept = lesson(teacher, teacher_noise=0.0)
+    kept = distillation(teacher, teacher_noise=0.0)
     monkeypatch.setattr(training, "TEACHER_MEMORY", 0)
-    asked_anew = lesson(teacher, teacher_noise=0.0)
+    asked_anew = distillation(teacher, teacher_noise=0.0)
     assert asked_anew._known is None
-    found = kept.loss(some, rows_of_all()[order], order)
+    found = kept.training(some, rows_of_all()[order], order)
     assert float(found) == pytest.approx(
-        float(asked_anew.loss(some, rows_of_all()[order], order)), rel=1e-5
+        float(asked_anew.training(some, rows_of_all()[order], order)), rel=1e-5
     )
 
 
 def test_teacher_dropout_uses_its_own_rate_and_leaves_no_trace(
-    teacher: TimerXL, monkeypatch: pytest.MonkeyPatch
+    teacher: FrozenTimerXL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attention weights, attention output, hidden units and output: all at this rate."""
     rates: list[float] = []
@@ -146,14 +147,14 @@ def test_teacher_dropout_uses_its_own_rate_and_leaves_no_trace(
         rates.append(rate)
         return drop(values, rate)
 
-    task = lesson(teacher, teacher_dropout=0.4)
+    task = distillation(teacher, teacher_dropout=0.4)
     monkeypatch.setattr("spec_opt.models.layers.F.scaled_dot_product_attention", attend)
     monkeypatch.setattr("spec_opt.models.layers.F.dropout", dropped)
-    task.loss(forecast_of_all(teacher), rows_of_all(), torch.arange(6))
+    task.training(forecast_of_all(teacher), rows_of_all(), torch.arange(6))
     assert rates == [0.4] * 4
-    assert not teacher.training
+    assert not teacher.network.training
     assert teacher.config.dropout == 0.1
-    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is None for p in teacher.network.parameters())
 
 
 def test_batches() -> None:
