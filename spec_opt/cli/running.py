@@ -109,8 +109,8 @@ def train(config: StudyConfig, as_json: bool) -> None:
     """Make target and draft only, and say where they are."""
     from spec_opt.measure.objective import load_inputs
 
-    _, _, models = load_inputs(config)
-    document, lines = {}, []
+    _, series, models = load_inputs(config)
+    document, lines = {"series": series.as_document()}, []
     for role, model, path in (
         ("target", models.target, models.target_path),
         ("draft", models.draft, models.draft_path),

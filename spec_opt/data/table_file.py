@@ -101,7 +101,7 @@ STYLES: Final = (
 """Simpler ones first: the first that explains the most cells is taken."""
 _NUMBER = re.compile("|".join(f"(?:{style.pattern})" for style in STYLES))
 _TIME = re.compile(r"(\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?|\d{1,2}:\d{2}|\d{8}T\d+)\b[^,;|\t]*")
-_EMPTY = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "inf", "-inf", "+inf"})
+_EMPTY = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "inf", "-inf", "+inf"})
 
 
 def _kind(cell: str) -> str:
@@ -313,6 +313,7 @@ class _Layout:
                 skip_blank_lines=False,  # one in the middle is a missing row, not a row less
                 skipinitialspace=True,
                 low_memory=False,
+                na_values=["?"],  # of the UCI archive; beside pandas' own
                 dtype=dtype,
             )
         frame.columns = pd.Index(self.names)

@@ -313,9 +313,9 @@ def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
 # --- calendar fields ------------------------------------------------------------------------------
 
 PARTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "year": ("year", "yr", "yyyy"),
-    "month": ("month", "mnth"),
-    "day": ("day", "dayofmonth", "dd"),
+    "year": ("year", "yr", "yyyy", "yy"),
+    "month": ("month", "mnth", "mon", "mo", "mm"),
+    "day": ("day", "dayofmonth", "dd", "dy"),
     "hour": ("hour", "hr", "hh"),
     "minute": ("minute",),
     "second": ("second",),

@@ -138,6 +138,24 @@ TIMES = [
     good("ends of months", csv({"date": every("ME")}), "monthly from 2016-07-31"),
     good("newest first", swapped(lambda rows: rows[::-1])),
     good("shuffled", swapped(lambda rows: rows.sample(frac=1, random_state=0))),
+    good(
+        "an archive's date and time, decimal commas, empty columns",
+        csv(
+            {"Date": every("h", "%d/%m/%Y"), "Time": every("h", "%H.%M.%S")}, sep=";", decimal=","
+        ).replace("\n", ";;\n")
+        + ";;;;;\n" * 3,
+    ),
+    good("a question mark, filled", with_cell(40, "?"), "1 missing", data='gaps = "interpolate"'),
+    good(
+        "YEAR, MO, DY, HR",
+        csv(dict(zip(("YEAR", "MO", "DY", "HR"), PARTS.values(), strict=True))),
+        "hourly",
+    ),
+    good(
+        "slashes without zeros",
+        csv({"date": every("D", "%Y/%-m/%-d 0:00")}),
+        "daily from 2016-07-01",
+    ),
     good("a gap, filled", without(5, 6, 70), "; 3 missing rows", data='gaps = "interpolate"'),
     good("time declared even", without(5, 6, 70), "297 rows, 2 channels", data="time = false"),
     bad("a gap", without(5, 6, 70), "line 7", "missing 2 hours (in all 2 gaps and 3 rows)", "gaps"),

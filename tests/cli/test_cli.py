@@ -137,6 +137,12 @@ def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> N
     assert "tiny_target.pth" in out
     assert "tiny_draft.pth" in out
 
+    assert main(["train", "tiny.toml", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["series"]["summary"] == err.strip()
+    assert (document["series"]["rows"], document["series"]["windows"]) == (1000, 20)
+    assert document["target"]["path"].endswith("tiny_target.pth")
+
 
 @pytest.mark.usefixtures("folder")
 def test_status_text(capfd: pytest.CaptureFixture[str]) -> None:
