@@ -9,43 +9,15 @@ verdict says what would settle it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from spec_opt.config.study_file import Setting
+from spec_opt.results.table import CHEAPER, Speedup
 from spec_opt.results.wording import relative
 
-HARDLY_CHEAPER = 1.1
-"""A draft that no run showed to be this much faster than its target is no gain, noise or not."""
-
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Time of the target alone over the time of something else, for the same forecasts."""
-
-    value: float
-    """The ratio of the medians."""
-    low: float
-    """In the slowest run."""
-    high: float
-    """In the fastest run."""
-    measured: bool
-    """False for the cost model's prediction."""
-    batch_size: int
-    device: str
-
-    @property
-    def is_faster(self) -> bool:
-        """In every run."""
-        return self.measured and self.low > 1.0
-
-    @property
-    def is_slower(self) -> bool:
-        """In every run."""
-        return self.measured and self.high < 1.0
 
 
 @dataclass(frozen=True)
@@ -65,41 +37,74 @@ class ErrorRatio:
         """Whether the whole interval is above `limit`."""
         return self.low is not None and self.low > limit
 
+    def __str__(self) -> str:
+        found = relative(self.value, 1.0)
+        return f"{found} the target's" if found != "equal to" else "equal to the target's"
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to forecast, held against the target alone: a setting, or the draft alone."""
+    """A way to forecast, compared with the target alone: a setting, or the draft alone."""
 
     setting: Setting | None
     """None for the draft alone."""
     trial: int | None
     error: ErrorRatio
     speedups: tuple[Speedup, ...]
-    """One for each batch size that was timed; predicted ones where none was."""
+    """Measured ones, one a batch size; a predicted one where there are none."""
 
     @property
     def best(self) -> Speedup | None:
         """The best speedup: one that held in every run first, then a measured one."""
-        return max(self.speedups, key=_merit, default=None)
+        return _best(self.speedups)
+
+    def pays(self, limit: float) -> bool:
+        """Whether it is accurate enough, and faster in every run at some batch size."""
+        return self.error.is_inside(limit) and any(s.is_faster for s in self.speedups)
+
+    def is_ruled_out(self, limit: float) -> bool:
+        """Whether it is too inaccurate, or nowhere faster."""
+        too_slow = bool(self.speedups) and all(s.is_slower for s in self.speedups)
+        return too_slow or self.error.is_outside(limit)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do, in one sentence, and why."""
+    """What to do, and why."""
 
     decision: Decision
     setting: Setting | None
+    """To speculate with."""
     trial: int | None
     speedup: Speedup | None
-    """Of what is decided; for `target_alone` and `unknown`, the best that speculation reached."""
+    """Of what is decided; for `target_alone` and `unknown` the best that speculation reached."""
     mse_ratio: float | None
     """MSE of what is decided over the target's."""
     reason: str
-    """The whole of it in one or two sentences."""
+    """One sentence that says what to do, and what it rests on."""
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self) | {"setting": self.setting and self.setting.model_dump()}
+        return {
+            "decision": self.decision,
+            "setting": None if self.setting is None else self.setting.model_dump(),
+            "trial": self.trial,
+            "speedup": None if self.speedup is None else _speedup_document(self.speedup),
+            "mse_ratio": self.mse_ratio,
+            "reason": self.reason,
+        }
+
+
+def _speedup_document(speedup: Speedup) -> dict[str, Any]:
+    return {
+        "value": speedup.value,
+        "low": speedup.speedup_low,
+        "high": speedup.speedup_high,
+        "measured": speedup.measured,
+        "batch_size": speedup.batch_size,
+        "device": speedup.device,
+        "runs": speedup.runs,
+    }
 
 
 def judge(
@@ -108,17 +113,18 @@ def judge(
     """Decide between speculation, the draft alone and the target alone.
 
     Args:
-        settings: the candidates for speculation, the recommended ones and the best predicted.
+        settings: the candidates for speculation: what is recommended, and what was timed.
         draft: the draft alone; None if its error is not known (an imported study).
-        limit: how much of the target's MSE may be reached, 1.05 for 5 % more.
+        limit: the highest MSE allowed, over the target's: 1.05 for 5 % more.
         study: its name, for commands to paste.
     """
-    paying = [c for c in settings if c.error.is_inside(limit) and c.best and c.best.is_faster]
+    paying = [candidate for candidate in settings if candidate.pays(limit)]
     if draft is not None and draft.error.is_inside(limit) and _is_cheaper(draft):
-        return _use_draft(settings, draft)
+        return _use_draft(settings, draft, paying)
     if paying:
         return _speculate(max(paying, key=lambda c: _merit(c.best)), limit)
-    if _is_settled(settings, limit) and (draft is None or _is_no_use(draft, limit)):
+    settled = bool(settings) and all(c.is_ruled_out(limit) for c in settings)
+    if settled and (draft is None or _is_no_use(draft, limit)):
         return _use_target(settings, draft, limit)
     return _unknown(settings, draft, limit, study)
 
@@ -129,86 +135,78 @@ def _merit(speedup: Speedup | None) -> tuple[bool, bool, float]:
     return speedup.is_faster, speedup.measured, speedup.value
 
 
+def _best(speedups: Iterable[Speedup]) -> Speedup | None:
+    return max(speedups, key=_merit, default=None)
+
+
+def _best_of(settings: Sequence[Candidate]) -> Speedup | None:
+    return _best(speedup for candidate in settings for speedup in candidate.speedups)
+
+
 def _is_cheaper(draft: Candidate) -> bool:
-    return bool(draft.speedups) and all(speedup.is_faster for speedup in draft.speedups)
+    """Whether it is faster in every run, and by more than one would expect of an equal model."""
+    return any(s.is_faster and s.value >= CHEAPER for s in draft.speedups)
 
 
 def _is_no_use(draft: Candidate, limit: float) -> bool:
-    """Whether the draft alone is ruled out: it is less accurate than allowed, or not cheaper."""
-    timed = [speedup for speedup in draft.speedups if speedup.measured]
-    dear = bool(timed) and all(speedup.high < HARDLY_CHEAPER for speedup in timed)
+    """Whether the draft alone is ruled out: it is less accurate than allowed, or hardly faster."""
+    timed = [speedup for speedup in draft.speedups if speedup.is_reliable]
+    dear = bool(timed) and all(speedup.value < CHEAPER for speedup in timed)
     return draft.error.is_outside(limit) or dear
 
 
-def _is_settled(settings: Sequence[Candidate], limit: float) -> bool:
-    """Whether every candidate is ruled out, by its error or by its time."""
-    return bool(settings) and all(
-        c.error.is_outside(limit) or (c.speedups and all(s.is_slower for s in c.speedups))
-        for c in settings
+def _use_draft(
+    settings: Sequence[Candidate], draft: Candidate, paying: Sequence[Candidate]
+) -> Verdict:
+    speedup = draft.best
+    assert speedup is not None
+    reason = (
+        f"{_dissuasion(settings)}Use the draft alone: {_times(speedup)}, MSE {draft.error}."
+        f"{_elsewhere(draft)}"
     )
-
-
-def _use_draft(settings: Sequence[Candidate], draft: Candidate) -> Verdict:
-    speedup = max(draft.speedups, key=_merit)
-    return Verdict(
-        "draft_alone",
-        setting=None,
-        trial=None,
-        speedup=speedup,
-        mse_ratio=draft.error.value,
-        reason=f"{_no_speculation(settings)}Use the draft alone: {_times(speedup.value)} as fast "
-        f"as the target alone{_at(speedup)}, MSE {_against_target(draft.error)}.",
-    )
+    better = [c for c in paying if c.error.value < draft.error.value]
+    if better:
+        chosen = max(better, key=lambda c: _merit(c.best))
+        assert chosen.best is not None
+        reason += (
+            f" Speculating with {chosen.setting} is {chosen.best.value:.2f}x as fast as the target "
+            f"alone, with an MSE {chosen.error}."
+        )
+    return Verdict("draft_alone", None, None, speedup, draft.error.value, reason)
 
 
 def _speculate(chosen: Candidate, limit: float) -> Verdict:
-    speedup = chosen.best
-    assert speedup is not None
-    losing = sorted(s.batch_size for s in chosen.speedups if s.is_slower)
-    but = f" At batch size {_listed(losing)} it is slower than the target." if losing else ""
+    assert chosen.best is not None
     return Verdict(
         "speculate",
-        setting=chosen.setting,
-        trial=chosen.trial,
-        speedup=speedup,
-        mse_ratio=chosen.error.value,
-        reason=f"Speculate with {chosen.setting}: {_times(speedup.value)} as fast as the target "
-        f"alone{_at(speedup)}, MSE {_against_target(chosen.error)} "
-        f"(limit {100 * (limit - 1):g}%).{but}",
+        chosen.setting,
+        chosen.trial,
+        chosen.best,
+        chosen.error.value,
+        f"Speculate with {chosen.setting}: {_times(chosen.best)}, MSE {chosen.error} (limit "
+        f"{_excess(limit)}).{_elsewhere(chosen)}",
     )
 
 
 def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: float) -> Verdict:
     best = _best_of(settings)
-    inaccurate = best is None or not best.is_slower
-    because = "no setting within the MSE limit is faster" if inaccurate else ""
-    if draft is not None and draft.error.is_outside(limit):
-        about_draft = f"the draft alone has an MSE {_against_target(draft.error)}"
-    else:
-        about_draft = "the draft alone is not faster" if draft is not None else ""
-    reasons = "; ".join(part for part in (because, about_draft) if part)
-    return Verdict(
-        "target_alone",
-        setting=None,
-        trial=None,
-        speedup=best,
-        mse_ratio=1.0,
-        reason=f"{_no_speculation(settings)}Use the target alone: {reasons}.",
-    )
+    reasons = []
+    if best is None or not best.is_slower:
+        reasons.append(f"no setting with an MSE of at most {_excess(limit)} is faster")
+    if draft is not None:
+        too_inaccurate = draft.error.is_outside(limit)
+        about = f"has an MSE {draft.error}" if too_inaccurate else "is not faster than the target"
+        reasons.append(f"the draft alone {about}")
+    because = f" because {' and '.join(reasons)}" if reasons else ""
+    reason = f"{_dissuasion(settings)}Use the target alone{because}."
+    return Verdict("target_alone", None, None, best, 1.0, reason)
 
 
 def _unknown(
     settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
 ) -> Verdict:
-    best = _best_of(settings)
-    return Verdict(
-        "unknown",
-        setting=None,
-        trial=None,
-        speedup=best,
-        mse_ratio=None,
-        reason=f"Whether speculation pays is not known: {_missing(settings, draft, limit, study)}.",
-    )
+    reason = f"Whether speculation pays is not known: {_missing(settings, draft, limit, study)}."
+    return Verdict("unknown", None, None, _best_of(settings), None, reason)
 
 
 def _missing(
@@ -216,47 +214,50 @@ def _missing(
 ) -> str:
     """What keeps the verdict open, and what would settle it."""
     if not settings:
-        return "no setting qualifies, so none was timed; see the remedies below"
-    timed = [s for c in settings for s in c.speedups if s.measured]
-    if not timed:
-        return f"nothing was timed; `spec-opt bench {study}` settles it"
-    noisy = [s for s in timed if not s.is_faster and not s.is_slower]
-    if noisy:
-        widest = max(noisy, key=lambda s: s.value)
+        return "no setting is worth timing; see the recommendations"
+    every = settings if draft is None else [*settings, draft]
+    open_ones = [c for c in every if not c.pays(limit) and not c.is_ruled_out(limit)]
+    timed = [s for c in open_ones for s in c.speedups if s.measured]
+    if any(not any(s.measured for s in c.speedups) for c in open_ones):
+        what = "some settings were" if timed else "nothing was"
+        return f"{what} not timed; `spec-opt bench {study}` measures it"
+    if any(not s.is_reliable for s in timed):
+        return f"it was timed too few times; `spec-opt bench {study}` settles it"
+    unclear = [s for s in timed if not s.is_faster and not s.is_slower]
+    if unclear:
+        widest = max(unclear, key=lambda s: s.value)
         return (
-            f"the best timings scatter about 1 ({widest.low:.2f}x to {widest.high:.2f}x"
-            f"{_at(widest)}); `spec-opt bench {study} --repeats 15` on an idle machine settles it"
+            f"timings scatter about 1 ({widest.speedup_low:.2f}x to {widest.speedup_high:.2f}x at "
+            f"batch size {widest.batch_size}); `spec-opt bench {study} --repeats 15` on an idle "
+            "machine settles it"
         )
     return (
-        f"the noise of the errors reaches over the limit of {100 * (limit - 1):g}% above the "
-        "target's MSE; more windows (data.max_windows, or window_stride = 1) settle it"
+        f"the MSEs are uncertain, and may lie on either side of the limit, {_excess(limit)}; more "
+        "windows settle it (data.max_windows, data.window_stride)"
     )
 
 
-def _no_speculation(settings: Sequence[Candidate]) -> str:
+def _dissuasion(settings: Sequence[Candidate]) -> str:
+    """That no setting is faster, where that was measured."""
     best = _best_of(settings)
-    if best is None or not best.measured:
-        return ""
-    if best.value >= 1.0:
+    if best is None or not best.measured or best.value >= 1.0:
         return ""
     return f"Don't speculate here: {best.value:.2f}x at best. "
 
 
-def _best_of(settings: Sequence[Candidate]) -> Speedup | None:
-    return max((s for c in settings for s in c.speedups), key=_merit, default=None)
+def _times(speedup: Speedup) -> str:
+    value = f"{speedup.value:.0f}" if speedup.value >= 10 else f"{speedup.value:.2f}"
+    return f"{value}x as fast as the target alone at batch size {speedup.batch_size}"
 
 
-def _times(value: float) -> str:
-    return f"{value:.3g}x" if value >= 10 else f"{value:.2f}x"
+def _elsewhere(chosen: Candidate) -> str:
+    """Batch sizes at which it loses."""
+    losing = sorted(s.batch_size for s in chosen.speedups if s.is_slower)
+    if not losing:
+        return ""
+    return f" It is slower than the target at batch size {', '.join(map(str, losing))}."
 
 
-def _at(speedup: Speedup) -> str:
-    return f" at batch size {speedup.batch_size}"
-
-
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _against_target(error: ErrorRatio) -> str:
-    return f"{relative(error.value, 1.0)} the target's"
+def _excess(limit: float) -> str:
+    """A limit as `5% above the target's`."""
+    return f"{relative(limit, 1.0)} the target's"
