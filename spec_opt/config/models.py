@@ -1,7 +1,7 @@
-"""`[target]` and `[draft]` of a study file: checkpoints, or what makes models."""
+"""`[target]` and `[draft]` of a study file: checkpoints, or the settings to make models."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -13,6 +13,9 @@ from pydantic import (
 )
 
 from spec_opt.config.values import PositiveInt, Seed, Size, Table
+
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class TrainingConfig(Table):
@@ -29,21 +32,24 @@ class TrainingConfig(Table):
     seed: Seed = 0
 
 
-class ModelConfig(Table):
-    """A model: a checkpoint, or what makes one.
+BESIDE_CHECKPOINT = frozenset({"checkpoint", "activation"})
+"""The only keys that a model with a checkpoint can have; the others describe how to make one."""
 
-    A checkpoint fixes sizes and weights: keys that would make a model contradict it, so they are
-    not taken beside it, and not told beside it either, defaults or not.
+
+class ModelConfig(Table):
+    """A model: a checkpoint, or the settings to make one.
+
+    A checkpoint fixes sizes and weights, so settings for making a model are an error beside it,
+    and their defaults are left out when it is serialised.
     """
 
-    making: ClassVar[frozenset[str]]
-    """The keys that make a model."""
-
     checkpoint: Path | None = None
+    activation: Literal["relu", "gelu"] = "relu"
+    """Also needed with a checkpoint of OpenLTM or STRIDE, which does not record it."""
 
     @model_validator(mode="after")
     def _of_one_origin(self) -> Self:
-        surplus = sorted(self.making & self.model_fields_set)
+        surplus = sorted(self.model_fields_set - BESIDE_CHECKPOINT)
         if self.checkpoint is not None and surplus:
             raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
         return self
@@ -51,16 +57,13 @@ class ModelConfig(Table):
     @model_serializer(mode="wrap")
     def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialise(self)
-        surplus = self.making if self.checkpoint is not None else ()
-        return {key: value for key, value in document.items() if key not in surplus}
+        if self.checkpoint is None:
+            return document
+        return {key: value for key, value in document.items() if key in BESIDE_CHECKPOINT}
 
 
 class TargetConfig(ModelConfig):
     """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
-
-    making = frozenset(
-        {"patch", "d_model", "heads", "feedforward", "layers", "dropout", "training"}
-    )
 
     patch: Size = 96
     """Points per patch."""
@@ -68,9 +71,7 @@ class TargetConfig(ModelConfig):
     heads: Size = 8
     feedforward: Size = 512
     layers: Annotated[int, Field(ge=1, le=1000)] = 2
-    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    activation: Literal["relu", "gelu"] = "relu"
-    """Also needed with a foreign checkpoint: its tensors do not tell."""
+    dropout: Dropout = 0.1
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
@@ -85,10 +86,10 @@ class TargetConfig(ModelConfig):
 class ScaleConfig(Table):
     """`[draft.scale]`: the draft's sizes as fractions of the target's."""
 
-    d_model: float = Field(default=0.25, gt=0.0, le=1.0)
-    heads: float = Field(default=0.25, gt=0.0, le=1.0)
-    feedforward: float = Field(default=0.25, gt=0.0, le=1.0)
-    layers: float = Field(default=0.25, gt=0.0, le=1.0)
+    d_model: Share = 0.25
+    heads: Share = 0.25
+    feedforward: Share = 0.25
+    layers: Share = 0.25
 
 
 class DistillationConfig(Table):
@@ -98,16 +99,13 @@ class DistillationConfig(Table):
     """Standard deviation of the noise added to the teacher's output (standardised units)."""
     variance_regularizer: NonNegativeFloat = 0.01
     """Weight of the penalty on log-variances below -5."""
-    teacher_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    teacher_dropout: Dropout = 0.0
     """Dropout rate of the teacher while it teaches."""
 
 
 class DraftConfig(ModelConfig):
     """`[draft]`: a checkpoint, or the scale and distillation of one to make."""
 
-    making = frozenset({"scale", "distillation", "training"})
-
-    activation: Literal["relu", "gelu"] = "relu"
     scale: ScaleConfig = ScaleConfig()
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = TrainingConfig(learning_rate=5e-4)

@@ -6,15 +6,9 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Final, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
 from spec_opt.config.messages import first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
@@ -42,9 +36,14 @@ from spec_opt.config.values import (
 from spec_opt.errors import ConfigError
 
 SYNTHETIC = "synthetic"
-"""The source that is made up instead of read."""
+"""The source that is generated instead of read."""
 QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
+OBJECTIVES: Final[tuple[tuple[ObjectiveName, ...], ...]] = (
+    ("acceptance_rate", "mse"),
+    ("acceptance_rate", "mse", "speedup"),
+)
+"""The objectives that a study can have."""
 
 
 class Setting(Table):
@@ -62,10 +61,10 @@ class Setting(Table):
 
 
 def check_setting(setting: Setting, rule: Rule) -> None:
-    """Whether a rule can work with a setting.
+    """Raise unless `rule` accepts `setting`.
 
     Raises:
-        ConfigError: the rule takes no such bias.
+        ConfigError: the bias is too small for the rule.
     """
     if problem := _bias_problem(setting.bias, rule):
         raise ConfigError(f"bias = {setting.bias:g}: {problem}")
@@ -78,10 +77,10 @@ def _bias_problem(lowest: float, rule: Rule) -> str | None:
 
 
 def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Setting | None:
-    """A setting from a command line's options; None where none of them was given.
+    """The setting that a command line's options give, or None if it has none of them.
 
     Raises:
-        ConfigError: one is missing, or not allowed.
+        ConfigError: an option is missing, or its value is not allowed.
     """
     if sigma is None and bias is None and k is None:
         return None
@@ -97,20 +96,20 @@ class SearchConfig(Table):
     """`[search]`: which settings are tried, and in what order."""
 
     sampler: Sampler = "grid"
-    objectives: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
-    """These two, and perhaps "speedup": the predicted one, at the study's batch size."""
+    objectives: tuple[ObjectiveName, ...] = OBJECTIVES[0]
+    """See `OBJECTIVES`; "speedup" is the predicted one, at the study's batch size."""
     sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
     bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
     k: IntSpace = (1, 2, 3, 4, 5)
     n_trials: PositiveInt | None = None
-    """Trials in all, for the samplers that could go on for ever (all but grid)."""
+    """Total number of trials, for the samplers that never end by themselves (all but grid)."""
     seed: Seed = 0
     max_attempts: PositiveInt = 3
-    """How often a setting is tried before its failure stands."""
+    """Attempts at a setting before it counts as failed."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.objectives not in (get_args(ObjectiveName)[:2], get_args(ObjectiveName)):
+        if self.objectives not in OBJECTIVES:
             raise ValueError(
                 f"objectives = {list(self.objectives)}: must be ['acceptance_rate', 'mse'], "
                 "with 'speedup' as the third or without"
@@ -132,7 +131,7 @@ class SearchConfig(Table):
 
 
 class SyntheticConfig(Table):
-    """`[data.synthetic]`: the made-up series behind `source = "synthetic"`."""
+    """`[data.synthetic]`: the generated series behind `source = "synthetic"`."""
 
     rows: int = Field(default=8000, ge=100, le=1_000_000)
     channels: int = Field(default=3, ge=1, le=1000)
@@ -148,7 +147,7 @@ class SyntheticConfig(Table):
 
 
 class DataConfig(Table):
-    """`[data]`: which windows of which series settings are measured on."""
+    """`[data]`: the series, and the windows of it on which settings are measured."""
 
     source: str = Field(min_length=1)
     """A file's path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
@@ -184,7 +183,7 @@ class DecodingConfig(Table):
 
     rule: Rule = "stride"
     context: ContextMode = "rolling"
-    """Whether the context slides and is encoded anew for each patch, or is appended to."""
+    """Rolling: the context slides and is encoded anew for each patch. Growing: it is extended."""
     device: Annotated[
         str,
         matching(
@@ -271,7 +270,7 @@ class StudyConfig(Table):
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The study files that ship, by name: in the wheel or beside the package."""
+    """The shipped study files by name, from the wheel or beside the package."""
     package = Path(__file__).parent.parent
     folder = next(
         (f for f in (package / "studies", package.parent / "studies") if f.is_dir()), None
@@ -280,10 +279,10 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def find_study(reference: str) -> Path:
-    """The study file at a path, or the one that ships under that name.
+    """The study file at a path, or the shipped one of that name.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: neither exists.
     """
     path = Path(reference)
     if path.is_file():
@@ -297,7 +296,7 @@ def find_study(reference: str) -> Path:
 
 
 def read_study(reference: str) -> StudyConfig:
-    """Read and check a study file; checkpoint paths come back absolute.
+    """Read and check a study file, and make its checkpoint paths absolute.
 
     Raises:
         ConfigError: one line with file, key, value and what is allowed.
@@ -313,7 +312,7 @@ def read_study(reference: str) -> StudyConfig:
         except (RuntimeError, ValueError, OSError) as error:
             raise ConfigError(f"{path}: {table}.{key}: not a path: {error}") from error
     try:
-        # By way of JSON, in which strict mode reads an array as a tuple and a string as a path.
+        # From JSON, where strict mode reads an array as a tuple and a string as a path.
         return StudyConfig.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,7 @@ ObjectiveName = Literal["acceptance_rate", "mse", "speedup"]
 
 
 def matching(pattern: str, allowed: str) -> AfterValidator:
-    """A text that matches a pattern; `allowed` says in words what does."""
+    """Require a text to match a pattern, which `allowed` describes in words."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -37,14 +37,14 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
 
 
 def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Not by min_length, which also finds a list too short whose only value is wrong.
+    # Not min_length, which also reports a list as too short if its only value is wrong.
     if not values:
         raise ValueError("must list at least one value")
     return values
 
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """At least one, and none twice."""
+    """Require at least one name, and none twice."""
     if len(set(_not_empty(names))) < len(names):
         raise ValueError("must not list a name twice")
     return names
@@ -57,13 +57,13 @@ def _in_proportion(value: float) -> float:
 
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""What fits the integers of every library on the way."""
+"""Fits the integers of every library that it is passed to."""
 Size = Annotated[int, Field(ge=1, le=65_536)]
-"""Of a part of a network: what a misprint exceeds, before a device runs out of memory."""
+"""A dimension of a network, bounded so that a typing error does not exhaust a device's memory."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
 Proposals = Annotated[int, Field(ge=1, le=1000)]
-"""k; counters are kept for each position of a round."""
+"""k, proposals per round; counters are kept for each position of a round."""
 
 
 class Table(BaseModel):
@@ -74,12 +74,15 @@ class Table(BaseModel):
     )
 
 
-class FloatRange(Table):
-    """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
+Value = TypeVar("Value", int, float)
+RangeOf = TypeVar("RangeOf")
 
-    low: Factor
-    high: Factor
-    log: bool = False
+
+class _Range(Table, Generic[Value]):
+    """A parameter between two values, both included."""
+
+    low: Value
+    high: Value
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -88,39 +91,29 @@ class FloatRange(Table):
         return self
 
 
-class IntRange(Table):
-    """An integer parameter, `{low = 1, high = 5}`, both ends included."""
+class FloatRange(_Range[Factor]):
+    """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
 
-    low: Proposals
-    high: Proposals
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low} must be less than high = {self.high}")
-        return self
+    log: bool = False
 
 
-def _list_or_range(value: Any) -> str:
-    return "range" if isinstance(value, (dict, FloatRange, IntRange)) else "list"
+class IntRange(_Range[Proposals]):
+    """An integer parameter, `{low = 1, high = 5}`."""
 
 
-FloatChoices = Annotated[tuple[Factor, ...], AfterValidator(_not_empty)]
-IntChoices = Annotated[tuple[Proposals, ...], AfterValidator(_not_empty)]
-FloatSpace = Annotated[
-    Annotated[FloatChoices, Tag("list")] | Annotated[FloatRange, Tag("range")],
-    Discriminator(_list_or_range),
+_Space = Annotated[
+    Annotated[tuple[Value, ...], AfterValidator(_not_empty), Tag("<list>")]
+    | Annotated[RangeOf, Tag("<range>")],
+    Discriminator(lambda value: "<range>" if isinstance(value, (dict, _Range)) else "<list>"),
 ]
-IntSpace = Annotated[
-    Annotated[IntChoices, Tag("list")] | Annotated[IntRange, Tag("range")],
-    Discriminator(_list_or_range),
-]
+FloatSpace = _Space[Factor, FloatRange]
+IntSpace = _Space[Proposals, IntRange]
 
 
 ColumnName = Annotated[str, Field(min_length=1)]
 TimeColumn = Annotated[
-    Annotated[ColumnName, Tag("column")] | Annotated[Literal[False], Tag("none")],
-    Discriminator(lambda value: "none" if isinstance(value, bool) else "column"),
+    Annotated[ColumnName, Tag("<column>")] | Annotated[Literal[False], Tag("<none>")],
+    Discriminator(lambda value: "<none>" if isinstance(value, bool) else "<column>"),
 ]
 """The column of times; false for rows that are evenly spaced whatever the file says."""
 
@@ -146,14 +139,14 @@ def utc(date: datetime) -> datetime:
 
 def _shares_or_dates(value: Any) -> str:
     first = value[0] if isinstance(value, (list, tuple)) and value else None
-    return "dates" if isinstance(first, (str, datetime)) else "shares"
+    return "<dates>" if isinstance(first, (str, datetime)) else "<shares>"
 
 
 # Not strict: a date alone is its midnight.
 _Date = Annotated[datetime, Field(strict=False)]
 Splits = Annotated[
-    Annotated[tuple[float, float, float], AfterValidator(_whole), Tag("shares")]
-    | Annotated[tuple[_Date, ...], AfterValidator(_ascending), Tag("dates")],
+    Annotated[tuple[float, float, float], AfterValidator(_whole), Tag("<shares>")]
+    | Annotated[tuple[_Date, ...], AfterValidator(_ascending), Tag("<dates>")],
     Discriminator(_shares_or_dates),
 ]
 """Shares of the rows for train, validation and test, or the dates at which the last two begin."""

@@ -1,13 +1,13 @@
-"""A made-up hourly series for offline use; wherever its name shows, it is "synthetic".
+"""A generated hourly series for offline use; it is always called "synthetic".
 
 Channel c at hour t is
 
     level + slope·t + daily cycle (24 h and its second harmonic) + weekly cycle (168 h)
           + level shifts so far + AR(1) noise correlated across the channels,
 
-with amplitudes, phases and slope of its own per channel. The cycles carry most of the variance, so
-a small forecaster beats a mean forecast clearly; the shifts make instance normalisation earn its
-keep, and the noise sets the floor of the error.
+where each channel has its own amplitudes, phases and slope. The cycles carry most of the variance,
+so that a small forecaster clearly beats a mean forecast; the shifts reward instance normalisation,
+and the noise sets a lower bound on the error.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ SHIFT_DEVIATION = 0.4
 def generate(config: SyntheticConfig) -> NDArray[np.float64]:
     """The series, `[rows, channels]`, float64.
 
-    The same numbers for the same configuration. A longer series begins with the shorter one of
-    the same seed and channels, because each ingredient draws from a stream of its own.
+    The same configuration gives the same numbers. A longer series begins with the shorter one of
+    the same seed and channels, because each part draws from its own random stream.
     """
     shapes, noise, times, sizes = np.random.default_rng(config.seed).spawn(4)
     return (
@@ -61,7 +61,7 @@ def _correlated_noise(rng: np.random.Generator, rows: int, channels: int) -> NDA
     shared, own = draws[:, :1], draws[:, 1:]
     noise: NDArray[np.float64]
     noise = np.sqrt(SHARED_NOISE) * shared + np.sqrt(1.0 - SHARED_NOISE) * own
-    # The first row is drawn from the stationary law, so that the series needs no run-in.
+    # The first row has the stationary distribution, so that the series needs no warm-up.
     noise[1:] *= np.sqrt(1.0 - NOISE_MEMORY**2)
     for t in range(1, rows):
         noise[t] += NOISE_MEMORY * noise[t - 1]
@@ -71,7 +71,7 @@ def _correlated_noise(rng: np.random.Generator, rows: int, channels: int) -> NDA
 def _level_shifts(
     times: np.random.Generator, sizes: np.random.Generator, rows: int, channels: int
 ) -> NDArray[np.float64]:
-    """Sudden lasting moves: at a random hour, each channel by an amount of its own."""
+    """Sudden, lasting shifts: at random hours, each channel by its own amount."""
     happens = times.random((rows, 1)) < SHIFTS_PER_HOUR
     size = SHIFT_DEVIATION * sizes.standard_normal((rows, channels))
     moves: NDArray[np.float64] = np.cumsum(happens * size, axis=0)

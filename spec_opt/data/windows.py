@@ -43,13 +43,7 @@ class Borders:
     test: range
 
     def rows(self, split: Split) -> range:
-        match split:
-            case "train":
-                return self.train
-            case "validation":
-                return self.validation
-            case "test":
-                return self.test
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
 
 def borders_of(series: Series, splits: Splits | None = None) -> Borders:
@@ -141,13 +135,13 @@ class Scaler:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Some windows of a series. Only the ones asked for are ever gathered."""
+    """Some windows of a series. Their values are gathered when they are asked for."""
 
     values: Tensor
     """`[T, C]` float32, standardised, on the CPU."""
     starts: Tensor
-    """`[W]` int64, ascending: the row where each window's context starts. It is the identity of a
-    window, and keys its random numbers."""
+    """`[W]` int64, ascending: the row where each window's context starts. It identifies a window,
+    and keys its random numbers."""
     context: int
     horizon: int
     columns: tuple[str, ...] = ()
@@ -161,19 +155,17 @@ class Windows:
         return self._gather(self.context, 0, index)
 
     def futures(self, index: Tensor | slice | None = None) -> Tensor:
-        """`[B, horizon, C]`: what it is to forecast."""
+        """`[B, horizon, C]`: the truth that its forecast is compared with."""
         return self._gather(self.horizon, self.context, index)
 
     def _gather(self, length: int, offset: int, index: Tensor | slice | None) -> Tensor:
         starts = self.starts if index is None else self.starts[index]
-        every = self.values.unfold(0, length, 1).transpose(
-            1, 2
-        )  # a view, [T - length + 1, length, C]
+        every = self.values.unfold(0, length, 1).transpose(1, 2)  # a view: [·, length, C]
         return every[starts + offset]
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of a SHA-256 over all that numbers on these windows depend on."""
+        """16 hexadecimal digits of a SHA-256 over all data that these windows contain."""
         first, last = int(self.starts[0]), int(self.starts[-1])
         used = self.values[first : last + self.context + self.horizon]
         digest = hashlib.sha256(repr((self.columns, self.context, self.horizon)).encode())

@@ -96,7 +96,7 @@ def save_model(model: FrozenTimerXL, path: Path, provenance: Provenance) -> None
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot write the model: {_reason(error)}") from error
+        raise CheckpointError(f"{path}: cannot write the model: {error.strerror}") from error
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTimerXL:
@@ -127,7 +127,7 @@ def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> FrozenTimerXL:
         config = TypeAdapter(TimerXLConfig).validate_json(metadata["config"], strict=True)
         fingerprint = metadata["fingerprint"]
     except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"its metadata is damaged: {_reason(error)}") from error
+        raise CheckpointError("its metadata is damaged") from error
     model = FrozenTimerXL(_network(config, tensors, {}))
     if model.fingerprint != fingerprint:
         raise CheckpointError("the weights do not match their content hash: the file was altered")
@@ -143,7 +143,8 @@ def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
         with path.open("rb") as file:
             start = file.read(9)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read: {_reason(error)}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot be read: {reason}") from error
     if not start:
         raise CheckpointError("the file is empty")
     # Safetensors: the length of the header in 8 bytes, then the header, which is JSON. This is
@@ -227,7 +228,7 @@ def _without_prefix(tensors: Tensors) -> Tensors:
 def _foreign_network(tensors: Tensors, activation: Activation) -> TimerXL:
     unused = sorted(name for name in tensors if name.startswith(UNUSED))
     if unused:
-        logger.info("left out, no output depends on it: %s", ", ".join(unused))
+        logger.info("ignoring tensors that no output depends on: %s", ", ".join(unused))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
     config = _sizes_of(tensors, activation)
     return _network(config, tensors, _foreign_names(config))
@@ -237,13 +238,12 @@ def _sizes_of(tensors: Tensors, activation: Activation) -> TimerXLConfig:
     """The sizes of a network, from the shapes of its tensors."""
     indices = {int(m[1]) for m in map(_LAYER_INDEX.match, tensors) if m is not None}
     if not indices:
-        names = sorted(tensors)
-        some = f"{names[0]}{_more(names)}" if names else "no tensor"
-        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {some}")
-    layer = LAYER.format(i=0)
-    width, patch = _shape(tensors, "embedding.weight", "[D, P]")
-    _, heads = _shape(tensors, f"{layer}.attention.inner_attention.attn_bias.emb.weight", "[2, H]")
-    feedforward, _, _ = _shape(tensors, f"{layer}.conv1.weight", "[F, D, 1]")
+        names = sorted(tensors) or ["no tensor"]
+        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {names[0]}{_more(names)}")
+    first = {ours: f"{theirs.format(i=0)}.weight" for ours, theirs in NAMES.items()}
+    width, patch = _shape(tensors, first["embedding"], "[D, P]")
+    _, heads = _shape(tensors, first["layers.{i}.attention_bias"], "[2, H]")
+    feedforward, _, _ = _shape(tensors, first["layers.{i}.expand"], "[F, D, 1]")
     return TimerXLConfig(
         patch=patch,
         d_model=width,
@@ -327,13 +327,6 @@ def _shape_in_file(name: str, shape: tuple[int, ...]) -> list[int]:
 def _more(names: list[str]) -> str:
     """The end of a message that names the first of these."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 # --- trained models -------------------------------------------------------------------------------

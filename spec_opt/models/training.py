@@ -201,14 +201,13 @@ def _windows(
     dataset: Dataset, settings: TrainingConfig, context: int, patch: int, device: torch.device
 ) -> tuple[Windows, Windows]:
     """Training and validation windows, with their values on the device."""
+    dataset = replace(dataset, values=dataset.values.to(device))
     training = dataset.windows("train", context, patch, max_windows=settings.max_windows)
     validation = dataset.windows("validation", context, patch, max_windows=VALIDATION_WINDOWS)
-    values = dataset.values.to(device)
-    first, second = (
-        replace(windows, values=values, starts=windows.starts.to(device))
-        for windows in (training, validation)
+    return (
+        replace(training, starts=training.starts.to(device)),
+        replace(validation, starts=validation.starts.to(device)),
     )
-    return first, second
 
 
 @contextmanager

@@ -273,6 +273,11 @@ BAD = {
         DECODING + "foo = 1",
         "decoding.foo: unknown key; known here: rule, context, device, precision, batch_size, seed",
     ),
+    "unknown key, named like a kind of value": (
+        SEARCH + "range = 1",
+        "search.range: unknown key; known here: sampler, objectives, sigma, bias, k, n_trials, "
+        "seed, max_attempts",
+    ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
         "search.sigma.hihg: unknown key; did you mean 'high'?",
