@@ -427,6 +427,8 @@ def _number_style(path: Path, frame: pd.DataFrame) -> NumberStyle:
         for _, column in frame.items()
         if not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     ]
+    # Of columns of words or times, the first cells are no numbers in any style.
+    text = [cells for cells in text if any(map(_NUMBER.fullmatch, map(str, cells.iloc[:100])))]
     odd = [cells[~NumberStyle().matches(cells)] for cells in text]
     counts = {style: sum(int(style.matches(cells).sum()) for cells in odd) for style in STYLES}
     best = max(counts, key=lambda style: counts[style])  # the first of equals

@@ -178,18 +178,19 @@ def _of_times(
 
     By day, week or month a series is regular on the wall clock, by the hour in UTC.
     """
-    offsets = cells.str.extract(rf":\d{{2}}[.\d]*({_OFFSET})$")[0]
-    ticks = _nanoseconds(times)
-    if offsets.isna().any():
-        return [Axis(label, ticks, is_time=True, convention=convention)]
-    axis = Axis(label, ticks, is_time=True, convention=convention, zone="UTC")
-    if offsets.nunique() == 1:
+    axis = Axis(label, _nanoseconds(times), is_time=True, convention=convention)
+    with_offset = rf":\d{{2}}[.\d]*({_OFFSET})$"
+    if not re.search(with_offset, str(cells.iloc[0])):
         return [axis]
+    offsets = cells.str.extract(with_offset)[0]
+    if offsets.isna().any():
+        return [axis]
+    in_utc = replace(axis, zone="UTC")
+    if offsets.nunique() == 1:
+        return [in_utc]
     wall = cells.str.replace(rf"{_OFFSET}$", "", regex=True)
     local = pd.to_datetime(wall, format="ISO8601", errors="coerce", utc=True)
-    return (
-        [axis] if local.isna().any() else [axis, replace(axis, ticks=_nanoseconds(local), zone="")]
-    )
+    return [in_utc, *([] if local.isna().any() else [replace(axis, ticks=_nanoseconds(local))])]
 
 
 def _nanoseconds(times: "pd.Series[pd.Timestamp]") -> NDArray[np.int64]:
