@@ -15,7 +15,7 @@ from torch import Tensor
 from spec_opt.decoding.rules import Edge
 
 NONE: Final = -1
-"""In place of a node or a row that does not exist."""
+"""Stands for a node or a row that does not exist."""
 _POINTER_BYTES: Final = 8
 
 

@@ -123,11 +123,8 @@ class TokenMemory:
                 dropout=0.0,
             )
             tokens = torch.unflatten(hidden, 1, (-1, self._tables.channels))
-        mean, variance = self._network.forecast(tokens.transpose(1, 2), scale)
-        return Gaussian(
-            torch.unflatten(mean, 1, (outputs, self._patch)),
-            None if variance is None else torch.unflatten(variance, 1, (outputs, self._patch)),
-        )
+        answer = self._network.forecast(tokens.transpose(1, 2), scale)
+        return answer.map(lambda part: torch.unflatten(part, 1, (outputs, self._patch)))
 
     def _normalise(self, patches: Tensor, scale: Scale) -> Tensor:
         """Patches `[A, w, P, C]` of some rows -> `[A, w, C, P]` by these rows' scale."""
