@@ -15,9 +15,10 @@ from spec_opt.config.study_file import Setting, StudyConfig, check_setting
 from spec_opt.errors import InputError
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case
+from spec_opt.results.document import Table, as_text
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.table import Point, Speedup, StudyTable, read_table
-from spec_opt.results.wording import aligned, draft_alone, percent, relative, setting_cells
+from spec_opt.results.wording import draft_alone, percent, relative, setting_cells
 from spec_opt.study.store import open_store
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def bench_text(bench: Bench) -> str:
         f"{bench.study}: rule {bench.rule}, {context} context, {bench.precision}, on {bench.device}"
         f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch"
     )
-    rows = aligned([_HEADINGS, *(_cells(row) for row in bench.rows)])
-    return "\n".join([heading, "", *rows, "", verdict(bench)])
+    rows = as_text([Table(_HEADINGS, [_cells(row) for row in bench.rows])])
+    return f"{heading}\n\n{rows}\n\n{verdict(bench)}"
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:

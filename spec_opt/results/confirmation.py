@@ -12,9 +12,9 @@ from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.results.differences import CLEAR
+from spec_opt.results.document import Table, as_text
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.wording import (
-    aligned,
     draft_alone,
     percent,
     relative,
@@ -157,7 +157,7 @@ def confirmation_text(confirmation: Confirmation) -> str:
         [
             f"{confirmation.study}: {confirmation.tuned} (tuned on) -> {confirmation.confirmed}",
             "",
-            *aligned([_HEADINGS, *(_row(confirmation, one) for one in confirmation.settings)]),
+            as_text([Table(_HEADINGS, [_row(confirmation, one) for one in confirmation.settings])]),
             "",
             *(sentence for sentence in sentences if sentence),
         ]

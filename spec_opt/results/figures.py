@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def _frame(table: StudyTable) -> pd.DataFrame:
         measured=pd.Series([s and s.speedup for s in measured], numbers, dtype="float64"),
         k=frame["k"].astype(int),
         ks=lambda f: _ranges_of_k(f["k"]),
-        sigmas=_binned(table.points, "sigma", MOST_LINES, "sigma "),
+        sigmas=_binned(table.points, "sigma", MOST_LINES).rename_categories("sigma {}".format),
         sigma=_binned(table.points, "sigma"),
         bias=_binned(table.points, "bias"),
         hover=[_hover(table, point) for point in table.points],
@@ -133,16 +133,11 @@ def _hover(table: StudyTable, point: Point) -> str:
     return "<br>".join(lines)
 
 
-def _binned(
-    points: Sequence[Point],
-    parameter: Literal["sigma", "bias"],
-    most: int = MOST_VALUES,
-    prefix: str = "",
-) -> pd.Categorical[str]:
+def _binned(points: Sequence[Point], name: str, most: int = MOST_VALUES) -> pd.Categorical[str]:
     """Each point's value of a parameter as a label: of a range where there are many values."""
-    bins = cut(points, parameter, most)
-    labels = [next(prefix + b.label for b in bins if b.holds(point)) for point in points]
-    return pd.Categorical(labels, [prefix + b.label for b in bins], ordered=True)
+    bins = cut(points, name, most)
+    labels = [next(b.label for b in bins if b.holds(point)) for point in points]
+    return pd.Categorical(labels, [b.label for b in bins], ordered=True)
 
 
 def _ranges_of_k(k: pd.Series[int]) -> list[str]:

@@ -54,17 +54,14 @@ def render(
         (only,) = recommendations
         if only.setting is None:
             raise StudyError(f"{only.scenario}: {only.why}")
-    match style:
-        case "text":
-            return as_text(choices(recommendations, table), width)
-        case "json":
-            documents = [as_document(r) for r in recommendations]
-            one = documents[0] if len(documents) == 1 else documents
-            return json.dumps(one, indent=2, ensure_ascii=False, allow_nan=False)
-        case "toml":
-            return "\n\n".join(_as_toml(r, len(recommendations) > 1) for r in recommendations)
-        case "flags":
-            return "\n".join(_as_flags(r, len(recommendations) > 1) for r in recommendations)
+    if style == "text":
+        return as_text(choices(recommendations, table), width)
+    if style == "json":
+        documents = [as_document(r) for r in recommendations]
+        one = documents[0] if len(documents) == 1 else documents
+        return json.dumps(one, indent=2, ensure_ascii=False, allow_nan=False)
+    parts = (_for_script(r, style, several=len(recommendations) > 1) for r in recommendations)
+    return ("\n\n" if style == "toml" else "\n").join(parts)
 
 
 def choices(
@@ -110,15 +107,10 @@ def _facts(point: Point, mse_ratio: float | None, table: StudyTable | None) -> F
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
     """The JSON form; `trial` and its numbers are null where no trial meets the scenario."""
     setting = recommendation.setting
-    names = ("mse_ratio", "reason", "why", "close", "would_change", "cautions", "advice")
-    return {
-        "scenario": recommendation.scenario,
-        "trial": recommendation.trial,
-        "setting": None if setting is None else setting.model_dump(),
-        "acceptance_rate": recommendation.acceptance_rate,
-        "mse": recommendation.mse,
-        **{name: getattr(recommendation, name) for name in names},
-    }
+    numbers = ("scenario", "trial", "acceptance_rate", "mse", "mse_ratio")
+    words = ("reason", "why", "close", "would_change", "cautions", "advice")
+    document = {name: getattr(recommendation, name) for name in numbers + words}
+    return document | {"setting": None if setting is None else setting.model_dump()}
 
 
 def flags(setting: Setting) -> str:
@@ -129,21 +121,15 @@ def flags(setting: Setting) -> str:
     )
 
 
-def _as_toml(recommendation: Recommendation, several: bool) -> str:
-    setting, scenario = recommendation.setting, recommendation.scenario
-    if setting is None:
-        return f"# {scenario}: {recommendation.why}"
-    head = f"# {scenario}: trial {recommendation.trial}"
-    table = f"[{scenario}.decoding]" if several else "[decoding]"
-    values = f"sigma = {setting.sigma!r}\nbias = {setting.bias!r}\nk = {setting.k}"
-    return f"{head}\n{table}\n{values}"
-
-
-def _as_flags(recommendation: Recommendation, several: bool) -> str:
-    setting, scenario = recommendation.setting, recommendation.scenario
-    if setting is None:
-        return f"# {scenario}: {recommendation.why}"
-    return flags(setting) + (f"  # {scenario}" if several else "")
+def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> str:
+    """As flags or TOML; a comment where no trial meets the scenario."""
+    if r.setting is None:
+        return f"# {r.scenario}: {r.why}"
+    if style == "flags":
+        return flags(r.setting) + (f"  # {r.scenario}" if several else "")
+    head = f"[{r.scenario}.decoding]" if several else "[decoding]"
+    values = (f"{name} = {value!r}" for name, value in r.setting)
+    return "\n".join([f"# {r.scenario}: trial {r.trial}", head, *values])
 
 
 def front_text(table: StudyTable, width: int | None = None) -> str:

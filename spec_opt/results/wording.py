@@ -75,15 +75,6 @@ def setting_cells(setting: Setting) -> tuple[str, str, str]:
     return f"{setting.sigma:.4g}", f"{setting.bias:.4g}", str(setting.k)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines with right-aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-
-
 def draft_alone(baseline: Baseline | None, where: str) -> str | None:
     """That the draft alone suffices; None if its MSE is clearly above the target's."""
     if baseline is None or not baseline.draft_is_as_good:
