@@ -74,7 +74,7 @@ class NumberStyle:
 
     def matches(self, cells: "pd.Series[Any]") -> "pd.Series[bool]":
         """Which cells are numbers in this style; empty ones are not."""
-        return cells.astype("str").str.strip().str.fullmatch(self.pattern).fillna(False)
+        return cells.astype("str").str.strip().str.fullmatch(self.pattern, na=False)
 
     def parse(self, cells: "pd.Series[Any]") -> NDArray[np.float64]:
         """`[T]`, NaN where a cell is empty or no number in this style."""

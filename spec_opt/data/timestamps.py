@@ -164,7 +164,7 @@ def _parse(cells: "pd.Series[Any]", format_: str) -> "pd.Series[pd.Timestamp]":
     """Times in UTC; NaT where a cell does not have the format."""
     text = cells.str.replace(r" ?(UTC|GMT)$", "Z", regex=True)
     if format_ == "quarter":
-        quarter = text.where(text.str.fullmatch(_QUARTER.pattern).fillna(False))
+        quarter = text.where(text.str.fullmatch(_QUARTER.pattern, na=False))
         month = quarter.str[-1].map({"1": "01", "2": "04", "3": "07", "4": "10"})
         text, format_ = quarter.str[:4] + "-" + month, "ISO8601"
     times = pd.to_datetime(text, format=format_, errors="coerce", utc=True)
@@ -343,7 +343,7 @@ RANGES: Final[Mapping[str, tuple[int, int]]] = {
 
 def calendar_part(name: str, numbers: NDArray[np.float64]) -> str | None:
     """The calendar field that a column holds by its name and content, or None."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
     part = next((part for part, names in PARTS.items() if plain in names), plain)
     if part not in RANGES or not len(numbers) or not whole(numbers):
         return None
