@@ -225,8 +225,10 @@ class BalancedScenario(BoundedScenario):
 
 
 class RecommendConfig(Table):
-    """`[recommend]`: thresholds of the three scenarios."""
+    """`[recommend]`: thresholds of the three scenarios, and of "as accurate as the target"."""
 
+    equivalence_margin: float = Field(default=0.02, gt=0.0, le=1.0)
+    """Share of the target's MSE: one that is higher by less counts as accurate as the target."""
     speed: SpeedScenario = SpeedScenario()
     quality: QualityScenario = QualityScenario()
     balanced: BalancedScenario = BalancedScenario()

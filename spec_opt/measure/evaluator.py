@@ -17,8 +17,16 @@ from spec_opt.decoding.prefix_cache import CacheStatistics, PrefixCache
 from spec_opt.decoding.rules import RULES, THINNING_BOUND
 from spec_opt.decoding.speculative import Batches, Counters, Workload
 from spec_opt.errors import InputError
-from spec_opt.measure.measurement import Baseline, Measurement
-from spec_opt.measure.uncertainty import Floats, Overlap
+from spec_opt.measure.measurement import Baseline, Blocks, Measurement
+from spec_opt.measure.uncertainty import (
+    ACCEPTANCE,
+    MSE,
+    Floats,
+    Interval,
+    difference,
+    interval,
+    split,
+)
 from spec_opt.models.device import resolve_device
 from spec_opt.models.forecaster import MovableForecaster
 
@@ -90,7 +98,6 @@ class Evaluator:
         )
         self._windows = windows
         self._batches = Batches(config.batch_size)
-        self._overlap = Overlap(windows.starts.numpy(), windows.horizon)
         self._values_per_forecast = windows.horizon * windows.values.shape[1]
         self._cache = PrefixCache(
             self.workload, batch_size=config.batch_size, limit_bytes=cache_limit_bytes
@@ -154,15 +161,28 @@ class Evaluator:
         size = self._values_per_forecast
         target = _floats(self._cache.alone("target")) / size  # [W, 2]
         draft = _floats(self._cache.alone("draft")) / size
+        target_blocks, draft_blocks = (self._blocks(errors[:, 0]) for errors in (target, draft))
+        target_se, target_ci95 = _widths(interval(MSE, target_blocks))
+        draft_se, draft_ci95 = _widths(interval(MSE, draft_blocks))
+        paired_se, paired_ci95 = _widths(difference(MSE, draft_blocks, target_blocks))
         return Baseline(
             target_mse=float(target[:, 0].mean()),
             target_mae=float(target[:, 1].mean()),
-            target_mse_se=self._overlap.of_mean(target[:, 0]),
+            target_mse_se=target_se,
             draft_mse=float(draft[:, 0].mean()),
             draft_mae=float(draft[:, 1].mean()),
-            draft_mse_se=self._overlap.of_mean(draft[:, 0]),
-            draft_minus_target_mse_se=self._overlap.of_mean(draft[:, 0] - target[:, 0]),
+            draft_mse_se=draft_se,
+            draft_minus_target_mse_se=paired_se,
+            target_mse_ci95=target_ci95,
+            draft_mse_ci95=draft_ci95,
+            draft_minus_target_mse_ci95=paired_ci95,
+            target_blocks=target_blocks.mse,
+            draft_blocks=draft_blocks.mse,
         )
+
+    def _blocks(self, mse: Floats, counts: Floats | None = None) -> Blocks:
+        windows = self._windows
+        return split(windows.starts.numpy(), windows.context, windows.horizon, mse, counts)
 
     def _measurement(
         self,
@@ -175,7 +195,11 @@ class Evaluator:
     ) -> Measurement:
         """Summarise W windows; `errors` [W, 2]: squared and absolute, summed over H and C."""
         squared, absolute = errors.T / self._values_per_forecast
-        accepted, tested = (_floats(c.sum(dim=1)) for c in (counters.accepted, counters.tested))
+        counts = np.stack([_floats(c.sum(dim=1)) for c in (counters.accepted, counters.tested)], 1)
+        accepted, tested = counts.sum(axis=0)
+        blocks = self._blocks(squared, counts)
+        acceptance_se, acceptance_ci95 = _widths(interval(ACCEPTANCE, blocks))
+        mse_se, mse_ci95 = _widths(interval(MSE, blocks))
         rounds = int(counters.rounds.sum())
         thinning_exhausted = int(counters.thinning_exhausted.sum())
         if thinning_exhausted:
@@ -186,14 +210,16 @@ class Evaluator:
             )
         patches = len(errors) * self.workload.patches
         return Measurement(
-            acceptance_rate=float(accepted.sum() / tested.sum()),
+            acceptance_rate=float(accepted / tested),
             mse=float(squared.mean()),
             mae=float(absolute.mean()),
-            acceptance_se=self._overlap.of_ratio(accepted, tested),
-            mse_se=self._overlap.of_mean(squared),
+            acceptance_se=acceptance_se,
+            acceptance_ci95=acceptance_ci95,
+            mse_se=mse_se,
+            mse_ci95=mse_ci95,
             windows=len(errors),
-            accepted=int(accepted.sum()),
-            tested=int(tested.sum()),
+            accepted=int(accepted),
+            tested=int(tested),
             proposed=int(counters.proposed.sum()),
             rounds=rounds,
             bonus=int(counters.bonus.sum()),
@@ -205,8 +231,12 @@ class Evaluator:
             draft_evaluations=draft_evaluations,
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
-            blocks=self._overlap.blocks(squared, accepted, tested),
+            blocks=blocks,
         )
+
+
+def _widths(found: Interval | None) -> tuple[float | None, float | None]:
+    return (None, None) if found is None else (found.standard_error, found.half_width)
 
 
 def _floats(tensor: Tensor) -> Floats:

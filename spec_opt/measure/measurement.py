@@ -12,19 +12,29 @@ from spec_opt.config.study_file import Setting
 
 @dataclass(frozen=True)
 class Blocks:
-    """A measurement split into blocks of consecutive windows.
+    """A measurement summarised in runs of consecutive windows, one entry a block.
 
-    The blocks of two settings on the same windows give the standard error of their difference.
+    From them follow 95 % intervals, also of the difference of two settings on the same windows.
     """
 
     rows: tuple[int, ...]
     """Position of each block: the mean of its windows' first rows, rounded down."""
-    reach: int
-    """Rows of the series that the forecasts of one block cover."""
+    windows: tuple[int, ...]
+    width: int
+    """Rows from the first window of a block to its last, in the widest block."""
+    context: int
+    horizon: int
     mse: tuple[float, ...]
-    """Each block's contribution to the MSE times the number of blocks: their mean is the MSE."""
+    """Mean over each block's windows."""
     accepted: tuple[int, ...]
     tested: tuple[int, ...]
+
+    def same_windows(self, other: "Blocks") -> bool:
+        """Whether both are of the same windows, in the same blocks."""
+        own, others = (
+            (one.rows, one.windows, one.width, one.context, one.horizon) for one in (self, other)
+        )
+        return own == others
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,12 @@ class Measurement:
     mse: float
     mae: float
     acceptance_se: float | None
-    """Standard error over windows, allowing for their overlap; None for a single window."""
+    """Standard error over windows, allowing for their overlap; None for too few windows."""
+    acceptance_ci95: float | None
+    """Half of the 95 % interval: acceptance_rate ± this. Wider than two standard errors, which are
+    uncertain themselves."""
     mse_se: float | None
+    mse_ci95: float | None
     windows: int
     accepted: int
     tested: int
@@ -77,12 +91,14 @@ class Baseline:
     draft_mse_se: float | None
     draft_minus_target_mse_se: float | None
     """Standard error of the paired difference, draft minus target, over windows."""
-
-    @property
-    def draft_is_as_good(self) -> bool:
-        """Whether the draft's MSE is not clearly above the target's (two standard errors)."""
-        slack = 2.0 * (self.draft_minus_target_mse_se or 0.0)
-        return self.draft_mse <= self.target_mse + slack
+    # Studies of older versions lack what follows.
+    target_mse_ci95: float | None = None
+    """Half of the 95 % interval."""
+    draft_mse_ci95: float | None = None
+    draft_minus_target_mse_ci95: float | None = None
+    target_blocks: tuple[float, ...] = ()
+    """MSE by block, in the blocks of the study's trials."""
+    draft_blocks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

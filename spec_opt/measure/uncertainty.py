@@ -1,137 +1,224 @@
-"""Standard errors over windows that overlap.
+"""95 % intervals over windows that overlap, for one setting and for the difference of two.
 
-Forecasts of neighbouring windows share most of their horizon, so they err together. The variance
-of a mean is therefore estimated with the Bartlett kernel (Newey and West 1987): the products of
-two windows' deviations count with weight 1 - distance / bandwidth, the distance in rows. The
-bandwidth is two horizons: one horizon of overlap, and as much again for what the series itself
-remembers.
+Neighbouring windows share rows of the series, so they err together. Both results are ratios of
+sums over windows (squared error per window, accepted per tested), so by the delta method the error
+of a result is that of a mean of residuals. Its variance is estimated with the Bartlett kernel
+(Newey and West 1987): the product of two residuals is weighted with 1 - distance / bandwidth, the
+distance in rows.
 
-Such a sum falls short, because far products are discounted and because deviations are taken from
-the windows' own mean. It is scaled so that it is right on average where the overlap is all that
-makes windows err together, that is, where two windows' correlation is the share of the horizon
-that they have in common. For windows far apart this is the usual s / sqrt(n).
+Two windows depend on each other while the rows that decide them overlap, `span` rows: for the MSE
+those that are forecast, the horizon; for acceptance those that the models see, the context. A span
+of memory beyond that makes the bandwidth two spans. The kernel's sum is too small, because it
+discounts distant products and because residuals sum to zero. It is scaled to be right on average
+for windows that are correlated by their common share of the span.
+
+With a few independent spans the estimate itself is noisy: two standard errors cover less than
+95 %. The critical values of Kiefer and Vogelsang (2005) allow for that. `benchmarks/coverage.py`
+measures what the intervals cover.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spec_opt.measure.measurement import Blocks
+from spec_opt.measure.measurement import Baseline, Blocks
 
 Floats = NDArray[np.float64]
 
-MOST_BLOCKS: Final = 32
-"""Enough to estimate a variance by (an eighth of a standard error either way), few to keep."""
+MOST_BLOCKS: Final = 20
+"""Schmeiser (1982) recommends 10 to 30. A block is also the shortest memory that is allowed for."""
+FEWEST_BLOCKS: Final = 4
+"""With fewer windows the critical values are too small."""
+ROUNDING: Final = 1e-9
+"""Relative difference below which two results count as equal: they may come from processes that
+sum in another order."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval, estimate ± half_width."""
+
+    estimate: float
+    standard_error: float
+    half_width: float
+
+    @property
+    def low(self) -> float:
+        return self.estimate - self.half_width
+
+    @property
+    def high(self) -> float:
+        return self.estimate + self.half_width
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A result as a ratio of sums over blocks."""
+
+    numerators: Callable[[Blocks], Sequence[float]]
+    denominators: Callable[[Blocks], Sequence[int]]
+    span: Callable[[Blocks], int]
+    """Rows of the series that decide a window's share in it."""
+
+    def residuals(self, blocks: Sequence[Blocks]) -> Floats:
+        """Each block's share in the error of the result, for n settings: [n, blocks]."""
+        numerators = np.array([self.numerators(one) for one in blocks], dtype=np.float64)
+        denominators = np.array([self.denominators(one) for one in blocks], dtype=np.float64)
+        total = denominators.sum(axis=1, keepdims=True)
+        ratio = numerators.sum(axis=1, keepdims=True) / total
+        shares: Floats = (numerators - ratio * denominators) / total
+        return shares
+
+    def kernel(self, blocks: Blocks) -> "Bartlett":
+        return Bartlett(np.array(blocks.rows), self.span(blocks) + blocks.width)
+
+
+MSE: Final = Quantity(
+    numerators=lambda blocks: [m * n for m, n in zip(blocks.mse, blocks.windows, strict=True)],
+    denominators=lambda blocks: blocks.windows,
+    span=lambda blocks: blocks.horizon,
+)
+ACCEPTANCE: Final = Quantity(
+    numerators=lambda blocks: blocks.accepted,
+    denominators=lambda blocks: blocks.tested,
+    span=lambda blocks: blocks.context,
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Overlap:
-    """How a set of windows overlaps: `starts` are distinct rows [W], `horizon` is in rows."""
+class Bartlett:
+    """The kernel for blocks at `rows` [n], each decided by `span` rows of the series."""
 
-    starts: NDArray[np.int64]
-    horizon: int
+    rows: NDArray[np.int64]
+    span: int
 
-    def of_mean(self, values: Floats) -> float | None:
-        """Standard error of the mean of `values` [W]; None for a single window."""
-        if len(values) < 2:
-            return None
-        weighted = self._weighted(values - values.mean())
-        return float(np.sqrt(max(weighted, 0.0) * self._scale))
-
-    def of_ratio(self, numerators: Floats, denominators: Floats) -> float | None:
-        """Standard error of sum(numerators) / sum(denominators), [W] each, by the delta method."""
-        return self.of_mean(linearised(numerators, denominators))
-
-    def blocks(self, squared_error: Floats, accepted: Floats, tested: Floats) -> Blocks:
-        """What a trial keeps of its windows' values [W], in at most `MOST_BLOCKS` blocks.
-
-        `of_blocks` takes a block for one long window. Lost is where in a block an error stands:
-        of neighbouring blocks only as much is known to err together as windows of their length
-        would. Standard errors from blocks lie within a tenth of those from windows on average,
-        and vary more, as they rest on fewer numbers.
-        """
-        parts = np.array_split(np.argsort(self.starts), min(MOST_BLOCKS, len(self.starts)))
-        share = len(parts) / len(self.starts)
-        return Blocks(
-            rows=tuple(int(self.starts[part].sum()) // len(part) for part in parts),
-            reach=self.horizon + int(max(np.ptp(self.starts[part]) for part in parts)),
-            mse=tuple(float(squared_error[part].sum()) * share for part in parts),
-            accepted=tuple(int(accepted[part].sum()) for part in parts),
-            tested=tuple(int(tested[part].sum()) for part in parts),
-        )
-
-    @classmethod
-    def of_blocks(cls, blocks: Blocks) -> "Overlap":
-        return cls(np.array(blocks.rows), blocks.reach)
-
-    def of_means(self, values: Floats) -> Floats:
-        """`of_mean` for each row of `values` [n, W], by matrices: for few windows, not one."""
-        distance = np.abs(self.starts[:, None] - self.starts[None, :])
-        weights = np.maximum(1.0 - distance / self._bandwidth, 0.0) * self._scale
-        centred = values - values.mean(axis=1, keepdims=True)
-        variances = ((centred @ weights) * centred).sum(axis=1)
-        result: Floats = np.sqrt(np.maximum(variances, 0.0))
+    def standard_error(self, residuals: Floats) -> Floats:
+        """Standard error of the sum of residuals [..., n]: [...]."""
+        variance = ((residuals @ self._weights) * residuals).sum(axis=-1)
+        result: Floats = np.sqrt(np.maximum(variance, 0.0))
         return result
 
     @property
-    def _bandwidth(self) -> int:
-        return 2 * self.horizon
-
-    def _weighted(self, values: Floats) -> float:
-        """The sum over pairs of windows of weight times both values.
-
-        The Bartlett kernel is a box convolved with itself, so the double sum is a single one over
-        the places of a box as wide as the bandwidth: of the squared sum of what lies in it.
-        """
-        by_row = np.zeros(self._rows + 2 * self._bandwidth)
-        by_row[self.starts - self.starts.min() + self._bandwidth] = values
-        running = np.concatenate([[0.0], np.cumsum(by_row)])
-        in_box = running[self._bandwidth :] - running[: -self._bandwidth]
-        return float(np.square(in_box).sum() / self._bandwidth)
-
-    @cached_property
-    def _scale(self) -> float:
-        """The variance of the mean over the expected weighted sum of deviations from it.
-
-        With weights K, correlations R and n windows, the one is 1'R1 / n^2, and the other
-        tr(K M R M) for M = I - 11' / n, written out.
-        """
-        count = len(self.starts)
-        distance = np.arange(self._bandwidth)
-        weight = 1.0 - distance / self._bandwidth
-        correlation = np.maximum(1.0 - distance / self.horizon, 0.0)
-        weights, correlations = self._around(weight), self._around(correlation)
-        expected = (
-            self._around(weight * correlation).sum()
-            - 2.0 * (weights @ correlations) / count
-            + weights.sum() * correlations.sum() / count**2
-        )
-        return float(correlations.sum() / count**2 / expected)
-
-    def _around(self, by_distance: Floats) -> Floats:
-        """The sum of `by_distance` over all windows near each window, itself included: [W]."""
-        reach = len(by_distance) - 1
-        kernel = np.concatenate([by_distance[:0:-1], by_distance])
-        by_row = np.zeros(self._rows)
-        by_row[self.starts - self.starts.min()] = 1.0
-        size = self._rows + len(kernel) - 1
-        transform = np.fft.rfft(by_row, size) * np.fft.rfft(kernel, size)
-        summed: Floats = np.fft.irfft(transform, size)
-        near: Floats = summed[self.starts - self.starts.min() + reach]
-        return near
+    def critical(self) -> float:
+        """Half of the 95 % interval in standard errors: Kiefer and Vogelsang (2005), table 1."""
+        b = min(self._bandwidth / self._covered, 1.0)
+        return 1.96 + 2.9694 * b + 0.416 * b**2 - 0.5324 * b**3
 
     @property
-    def _rows(self) -> int:
-        """From the first window's start to the last one's, both included."""
-        return int(self.starts.max() - self.starts.min()) + 1
+    def _covered(self) -> float:
+        """Rows that the blocks cover; half a distance is added at either end."""
+        count = len(self.rows)
+        return float(np.ptp(self.rows)) * count / (count - 1)
+
+    @property
+    def _bandwidth(self) -> float:
+        return max(2.0 * self.span, self._covered / len(self.rows))
+
+    @cached_property
+    def _weights(self) -> Floats:
+        distance = np.abs(self.rows[:, None] - self.rows[None, :])
+        weights = np.maximum(1.0 - distance / self._bandwidth, 0.0)
+        correlations = np.maximum(1.0 - distance / self.span, 0.0)
+        centring = np.eye(len(self.rows)) - 1.0 / len(self.rows)
+        # For blocks with these correlations: the variance of their sum, and what is estimated.
+        expected = np.trace(centring @ weights @ centring @ correlations)
+        result: Floats = weights * (correlations.sum() / expected)
+        return result
 
 
-def linearised(numerators: Floats, denominators: Floats) -> Floats:
-    """What each window [..., W] adds to the error of sum(numerators) / sum(denominators)."""
-    mean = denominators.mean(axis=-1, keepdims=True)
-    ratio = numerators.mean(axis=-1, keepdims=True) / mean
-    values: Floats = (numerators - ratio * denominators) / mean
-    return values
+def split(
+    starts: NDArray[np.int64], context: int, horizon: int, mse: Floats, counts: Floats | None = None
+) -> Blocks:
+    """Summarise W windows in at most `MOST_BLOCKS` runs of consecutive ones.
+
+    Args:
+        starts: first row of each window [W], distinct, in any order.
+        context, horizon: their lengths in rows.
+        mse: mean squared error of each window [W].
+        counts: accepted and tested proposals of each window [W, 2]; None for a model alone.
+    """
+    parts = np.array_split(np.argsort(starts), min(MOST_BLOCKS, len(starts)))
+    proposals = np.zeros((len(parts), 2)) if counts is None else [counts[p].sum(0) for p in parts]
+    accepted, tested = np.array(proposals, dtype=np.int64).T.tolist()
+    return Blocks(
+        rows=tuple(int(starts[part].mean()) for part in parts),
+        windows=tuple(len(part) for part in parts),
+        width=int(max(np.ptp(starts[part]) for part in parts)),
+        context=context,
+        horizon=horizon,
+        mse=tuple(float(mse[part].mean()) for part in parts),
+        accepted=tuple(accepted),
+        tested=tuple(tested),
+    )
+
+
+def interval(quantity: Quantity, blocks: Blocks) -> Interval | None:
+    """A setting's result with its 95 % interval; None for fewer than `FEWEST_BLOCKS` windows."""
+    if len(blocks.rows) < FEWEST_BLOCKS:
+        return None
+    return _interval(quantity, blocks, _estimate(quantity, blocks), quantity.residuals([blocks])[0])
+
+
+def difference(quantity: Quantity, one: Blocks, other: Blocks) -> Interval | None:
+    """`one` minus `other` with its 95 % interval.
+
+    Pairing removes what both share, easy and hard windows above all. None for fewer than
+    `FEWEST_BLOCKS` windows, or if the two were not measured on the same windows.
+    """
+    if len(one.rows) < FEWEST_BLOCKS or not one.same_windows(other):
+        return None
+    values = [_estimate(quantity, blocks) for blocks in (one, other)]
+    residuals = quantity.residuals([one, other])
+    found = _interval(quantity, one, values[0] - values[1], residuals[0] - residuals[1])
+    rounding = ROUNDING * max(map(abs, values))
+    return Interval(found.estimate, found.standard_error, max(found.half_width, rounding))
+
+
+def _estimate(quantity: Quantity, blocks: Blocks) -> float:
+    return float(np.sum(quantity.numerators(blocks)) / np.sum(quantity.denominators(blocks)))
+
+
+def _interval(quantity: Quantity, blocks: Blocks, estimate: float, residuals: Floats) -> Interval:
+    kernel = quantity.kernel(blocks)
+    standard_error = float(kernel.standard_error(residuals))
+    return Interval(estimate, standard_error, kernel.critical * standard_error)
+
+
+def difference_to_target(blocks: Blocks, baseline: Baseline) -> Interval | None:
+    """A setting's MSE minus the target's own; None if it is not known block by block."""
+    if len(baseline.target_blocks) != len(blocks.mse):
+        return None
+    return difference(MSE, blocks, replace(blocks, mse=baseline.target_blocks))
+
+
+Comparison = Literal["better", "equivalent", "worse", "not distinguishable"]
+
+
+def compare(difference: Interval | None, margin: float) -> Comparison:
+    """Judge a difference in error, the contender's minus the reference's.
+
+    better: the whole interval is below 0. equivalent: it ends below `margin`, so that any loss is
+    too small to matter. worse: all of it is above 0. Otherwise, or for None, these windows do not
+    settle it.
+    """
+    if difference is None:
+        return "not distinguishable"
+    if difference.high < 0.0:
+        return "better"
+    if difference.high < margin:
+        return "equivalent"
+    return "worse" if difference.low > 0.0 else "not distinguishable"
+
+
+def draft_against_target(baseline: Baseline, margin: float) -> Comparison:
+    """Judge the MSE of the draft alone; `margin` is a share of the target's MSE."""
+    standard_error = baseline.draft_minus_target_mse_se
+    half_width = baseline.draft_minus_target_mse_ci95
+    if standard_error is None or half_width is None:
+        return compare(None, margin)
+    estimate = baseline.draft_mse - baseline.target_mse
+    return compare(Interval(estimate, standard_error, half_width), margin * baseline.target_mse)

@@ -29,7 +29,7 @@ def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
     if not table.points:
         return ()
     found = (
-        draft_alone(table.baseline, "on these windows"),
+        draft_alone(table.baseline, "on these windows", table.equivalence_margin),
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),

@@ -46,6 +46,7 @@ class Bench:
     repeats: int
     rows: tuple[BenchRow, ...]
     baseline: Baseline
+    equivalence_margin: float
 
     @property
     def speedups(self) -> tuple[Speedup, ...]:
@@ -135,7 +136,7 @@ def verdict(bench: Bench) -> str:
             f"Why: a round costs as much as {best.speculative_s / best.rounds / step:.1f} patches "
             f"of the target alone and emits {best.patches / best.rounds:.1f}."
         )
-    draft = draft_alone(bench.baseline, "on the study's windows")
+    draft = draft_alone(bench.baseline, "on the study's windows", bench.equivalence_margin)
     if draft is not None:
         fastest = max(bench.rows, key=lambda row: row.target_only_s / row.draft_only_s)
         sentences.append(
@@ -211,6 +212,7 @@ def bench_study(
         repeats=repeats,
         rows=timing.bench(workload, config.decoding.context, cases, fitting, repeats),
         baseline=objective.baseline,
+        equivalence_margin=config.recommend.equivalence_margin,
     )
     if setting is None:
         _store_speedups(store.optuna_study(config.name), result)

@@ -11,7 +11,6 @@ from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
-from spec_opt.results.differences import CLEAR
 from spec_opt.results.document import Table, as_text
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.wording import (
@@ -35,13 +34,13 @@ class Drop:
     """The tuned value minus the confirmed one."""
 
     value: float
-    error: float | None
-    """Standard error, of both splits together: they share no window. None if not known."""
+    half_width: float | None
+    """Of the 95 % interval, from both splits: they share no window. None if not known."""
 
     @property
     def is_clear(self) -> bool | None:
         """Whether the drop is beyond noise; None if the noise is not known."""
-        return None if self.error is None else self.value > CLEAR * self.error
+        return None if self.half_width is None else self.value > self.half_width
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,16 @@ class Confirmed:
 
     @property
     def acceptance(self) -> Drop:
-        return self._drop("acceptance_rate", "acceptance_se")
+        return self._drop("acceptance_rate", "acceptance_ci95")
 
     @property
     def mse(self) -> Drop:
-        return self._drop("mse", "mse_se")
+        return self._drop("mse", "mse_ci95")
 
-    def _drop(self, name: str, error: str) -> Drop:
+    def _drop(self, name: str, half_width: str) -> Drop:
         tuned, again = vars(self.point.result), vars(self.measurement)
-        errors = tuned[error], again[error]
-        return Drop(tuned[name] - again[name], None if None in errors else math.hypot(*errors))
+        noise = tuned[half_width], again[half_width]
+        return Drop(tuned[name] - again[name], None if None in noise else math.hypot(*noise))
 
     @property
     def is_the_same(self) -> bool:
@@ -85,6 +84,7 @@ class Confirmation:
     tuned_baseline: Baseline | None
     baseline: Baseline
     """On the confirmed split."""
+    equivalence_margin: float
 
     @property
     def is_replay(self) -> bool:
@@ -141,6 +141,7 @@ def confirm_points(
         settings=tuple(Confirmed(point, measure(point.setting)) for point in points),
         tuned_baseline=table.baseline,
         baseline=baseline,
+        equivalence_margin=table.equivalence_margin,
     )
 
 
@@ -151,7 +152,7 @@ def confirmation_text(confirmation: Confirmation) -> str:
         f"Target alone {where}: MSE {baseline.target_mse:.4f}, draft alone: MSE "
         f"{baseline.draft_mse:.4f}.",
         _sameness(confirmation) if confirmation.is_replay else _worst(confirmation),
-        draft_alone(baseline, where),
+        draft_alone(baseline, where, confirmation.equivalence_margin),
     )
     return "\n".join(
         [
@@ -167,7 +168,7 @@ def confirmation_text(confirmation: Confirmation) -> str:
 def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
     result, again, tuned = one.point.result, one.measurement, confirmation.tuned_baseline
     acceptance, mse = one.acceptance, one.mse
-    noise = (acceptance.error, mse.error)
+    noise = (acceptance.half_width, mse.half_width)
     if confirmation.is_replay:  # the same windows
         noise = (None, None)
     return (
@@ -191,9 +192,9 @@ def _worst(confirmation: Confirmation) -> str:
     if drop.value <= 0:
         return "Acceptance falls nowhere."
     noise = {
-        True: "more than two standard errors",
-        False: "no more than two standard errors",
-        None: "of unknown standard error",
+        True: "outside the 95 % interval",
+        False: "inside the 95 % interval",
+        None: "of unknown noise",
     }[drop.is_clear]
     return (
         f"Acceptance falls most for {worst.point.setting}: by {100 * drop.value:.1f} percentage "
@@ -237,12 +238,12 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
 def _drops(one: Confirmed) -> dict[str, float | None]:
     return {
         "acceptance_rate": one.acceptance.value,
-        "acceptance_se": one.acceptance.error,
+        "acceptance_ci95": one.acceptance.half_width,
         "mse": one.mse.value,
-        "mse_se": one.mse.error,
+        "mse_ci95": one.mse.half_width,
     }
 
 
 def _numbers(measured: Measurement | Result) -> dict[str, float | None]:
-    names = ("acceptance_rate", "acceptance_se", "mse", "mse_se")
+    names = ("acceptance_rate", "acceptance_se", "acceptance_ci95", "mse", "mse_se", "mse_ci95")
     return {name: vars(measured)[name] for name in names}

@@ -94,9 +94,9 @@ def _trial_note(table: StudyTable, point: Point) -> str:
         facts += f", {relative(result.mse, table.target_mse)} the target alone"
     blocks: list[Block] = [Text(f"**{point.setting}**"), Text(facts)]
     blocks.append(Text(flags(point.setting), "code"))
-    if result.acceptance_se is not None and result.mse_se is not None:
-        errors = f"acceptance {percent(result.acceptance_se)}, MSE {result.mse_se:.4f}"
-        blocks.append(Text(f"Standard errors: {errors}"))
+    acceptance, mse = result.acceptance_ci95, result.mse_ci95
+    if acceptance is not None and mse is not None:
+        blocks.append(Text(f"95 % intervals: acceptance ±{percent(acceptance)}, MSE ±{mse:.4f}"))
     return as_markdown([*blocks, Text(SIGNATURE)])
 
 

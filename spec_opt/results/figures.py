@@ -104,7 +104,7 @@ def _frame(table: StudyTable) -> pd.DataFrame:
     measured = [table.measured_speedup(number) for number in numbers]
     return frame.assign(
         acceptance=100 * frame["acceptance_rate"],
-        acceptance_error=100 * frame["acceptance_se"],
+        acceptance_error=100 * frame["acceptance_ci95"],
         measured=pd.Series([s and s.speedup for s in measured], numbers, dtype="float64"),
         k=frame["k"].astype(int),
         ks=lambda f: _ranges_of_k(f["k"]),
@@ -219,8 +219,8 @@ def _draw_acceptance_axis(figure: go.Figure, acceptance: pd.Series[float]) -> No
 def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """Every trial: acceptance rate across, MSE up, k by colour and shape."""
     drawn, remark = _thinned(frame)
-    bars = {"error_x": "acceptance_error", "error_y": "mse_se"}
-    usual = drawn["mse_se"].median()
+    bars = {"error_x": "acceptance_error", "error_y": "mse_ci95"}
+    usual = drawn["mse_ci95"].median()
     if usual > 0.1 * (drawn["mse"].max() - drawn["mse"].min()):
         # Most of this error is shared by all trials: such bars would hide what differs.
         del bars["error_y"]
@@ -392,7 +392,7 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
         "Each diamond is a setting that no other beats in every objective. Between them the line "
         "shows the lowest MSE at that acceptance or more."),
     "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
-        "Every trial; bars are one standard error over the windows."),
+        "Every trial; bars are 95 % intervals over the windows."),
     "acceptance_heatmap": ("Acceptance (%) by sigma and bias",
         partial(_heatmap, "acceptance", "acceptance (%)", 1, "higher"),
         "How much sigma and bias let through."),

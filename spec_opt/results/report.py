@@ -180,9 +180,9 @@ def _front(table: StudyTable) -> Section:
     """The front, one row for equal results, with the standing of each."""
     members = statistics.noise_aware_front(table)
     note = (
-        "Clear: no other trial could be at least as good in both objectives within two standard "
-        "errors of the difference, window by window. Tie: another could. The error beside an MSE "
-        "is mostly shared by all trials: it says what other windows might give."
+        "Clear: no other trial could be at least as good in both objectives, by the 95 % interval "
+        "of the difference. Tie: another could. The interval beside an MSE is mostly shared by all "
+        "trials: it says what other windows might give."
     )
     if len(members) > MOST_ROWS:
         note += f" {len(members) - MOST_ROWS} more are in results.csv."

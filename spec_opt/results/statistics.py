@@ -113,7 +113,7 @@ class ValueSummary:
 def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
     """The distinct results of the front, from the highest acceptance down, with their standing.
 
-    With three objectives the standing is unknown: the third has no standard error.
+    With three objectives the standing is unknown: the third has no interval.
     """
     noise = Noise(table.points if len(table.objectives) == 2 else ())
     all_known = len(noise.points) == len(table.points)

@@ -23,9 +23,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
+from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
+from spec_opt.measure.uncertainty import ROUNDING
 from spec_opt.study.space import setting_of
 from spec_opt.study.study import DIRECTIONS
 
@@ -49,12 +50,15 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     acceptance_rate: float
+    """As stored, save for differences by rounding: see `without_rounding`."""
     mse: float
     pareto: bool
     """Whether no other trial is at least as good in all objectives and better in one."""
     mae: Number | None = None
     acceptance_se: Number | None = None
+    acceptance_ci95: Number | None = None
     mse_se: Number | None = None
+    mse_ci95: Number | None = None
     mse_baseline: Number | None = None
     """The target's own MSE on the same windows."""
     mse_ratio: Number | None = None
@@ -224,6 +228,12 @@ class StudyTable(BaseModel):
         return known.pop() if len(known) == 1 else None
 
     @property
+    def equivalence_margin(self) -> float:
+        """By what share of the target's MSE an MSE may exceed it and count as accurate as it."""
+        config = RecommendConfig() if self.config is None else self.config.recommend
+        return config.equivalence_margin
+
+    @property
     def levels(self) -> dict[str, float]:
         """The MSE of the target alone and of the draft alone, where known."""
         draft = None if self.baseline is None else self.baseline.draft_mse
@@ -307,18 +317,35 @@ def read_table(study: Study) -> StudyTable:
     frozen = study.get_trials(deepcopy=False)
     complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
-    values = np.asarray([t.values for t in complete], dtype=np.float64)
-    on_front = pareto_mask(values.reshape(-1, len(signs)) * signs)
+    values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
+    values = np.apply_along_axis(without_rounding, 0, values)
+    on_front = pareto_mask(values * signs)
     config = _read_config(study.user_attrs.get("config"))
     own = {"name": study.study_name, "trials": (), "config": config}
     table = _read(StudyTable, study.user_attrs | own)
     predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
     results = {
-        trial.number: _read_result(trial, bool(flag), predicted.get(trial.number))
-        for trial, flag in zip(complete, on_front, strict=True)
+        trial.number: _read_result(trial, row[0], row[1], bool(flag), predicted.get(trial.number))
+        for trial, row, flag in zip(complete, values.tolist(), on_front, strict=True)
     }
     trials = tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen)
     return table.model_copy(update={"trials": trials})
+
+
+def without_rounding(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give values `[n]` that differ by rounding alone one value, the smallest of them: `[n]`.
+
+    Settings that decode alike (k = 4, 5 and 6 with 4 patches) have equal results, but processes
+    that batch windows otherwise sum them otherwise. Such differences must decide neither the front
+    nor a choice. Sorted values belong together while each is within `ROUNDING` of the one before,
+    relatively: a fixed grid of digits could part two neighbours.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    new = np.diff(ordered, prepend=-np.inf) > ROUNDING * np.abs(ordered)
+    merged = np.empty_like(values)
+    merged[order] = ordered[new][np.cumsum(new) - 1]
+    return merged
 
 
 def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -358,8 +385,10 @@ def _read(model: type[Stored], stored: Mapping[str, Any]) -> Stored:
         return model.model_validate({k: v for k, v in stored.items() if k not in unfit})
 
 
-def _read_result(trial: FrozenTrial, pareto: bool, predicted: float | None) -> Result:
-    values = {"acceptance_rate": trial.values[0], "mse": trial.values[1], "pareto": pareto}
+def _read_result(
+    trial: FrozenTrial, acceptance_rate: float, mse: float, pareto: bool, predicted: float | None
+) -> Result:
+    values = {"acceptance_rate": acceptance_rate, "mse": mse, "pareto": pareto}
     read = _read(Result, trial.user_attrs | values)
     base, own = read.mse_baseline, read.predicted_speedup
     return read.model_copy(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline
+from spec_opt.measure.uncertainty import draft_against_target
 from spec_opt.results.table import Point, Result
 
 
@@ -57,17 +58,17 @@ def plural(count: int, noun: str) -> str:
 
 
 def with_error(value: str, error: float | None, digits: int) -> str:
-    """A number, and its standard error unless that is not known or 0."""
+    """A number, and half of its 95 % interval unless that is not known or 0."""
     return f"{value} ±{error:.{digits}f}" if error else value
 
 
 def acceptance_text(result: Result) -> str:
-    error = result.acceptance_se
-    return with_error(percent(result.acceptance_rate), error and 100 * error, 1)
+    half_width = result.acceptance_ci95
+    return with_error(percent(result.acceptance_rate), half_width and 100 * half_width, 1)
 
 
 def mse_text(result: Result) -> str:
-    return with_error(f"{result.mse:.4f}", result.mse_se, 4)
+    return with_error(f"{result.mse:.4f}", result.mse_ci95, 4)
 
 
 def setting_cells(setting: Setting) -> tuple[str, str, str]:
@@ -75,12 +76,23 @@ def setting_cells(setting: Setting) -> tuple[str, str, str]:
     return f"{setting.sigma:.4g}", f"{setting.bias:.4g}", str(setting.k)
 
 
-def draft_alone(baseline: Baseline | None, where: str) -> str | None:
-    """That the draft alone suffices; None if its MSE is clearly above the target's."""
-    if baseline is None or not baseline.draft_is_as_good:
+def draft_alone(baseline: Baseline | None, where: str, margin: float) -> str | None:
+    """How the draft's own MSE compares with the target's; None if it is worse, or not known."""
+    if baseline is None or baseline.draft_minus_target_mse_ci95 is None:
         return None
-    return (
-        f"The draft alone is as accurate as the target {where} (MSE {baseline.draft_mse:.4f} "
-        f"against {baseline.target_mse:.4f}, within two standard errors of the difference): "
-        "forecasting with it alone is faster than any speculation and loses nothing measurable."
+    comparison = draft_against_target(baseline, margin)
+    if comparison == "worse":
+        return None
+    found = {
+        "better": "more accurate than the target",
+        "equivalent": "as accurate as the target",
+        "not distinguishable": "not distinguishable from the target in accuracy",
+    }[comparison]
+    draft, target = baseline.draft_mse, baseline.target_mse
+    text = (
+        f"The draft alone is {found} {where} (MSE {draft:.4f} against {target:.4f}, difference "
+        f"{draft - target:+.4f} ±{baseline.draft_minus_target_mse_ci95:.4f})"
     )
+    if comparison == "not distinguishable":
+        return f"{text}: more windows would settle it."
+    return f"{text}: speculation gains no accuracy over it."

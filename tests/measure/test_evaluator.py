@@ -19,6 +19,7 @@ from spec_opt.decoding import rules
 from spec_opt.errors import ConfigError, InputError
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Measurement
+from spec_opt.measure.uncertainty import draft_against_target
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
@@ -114,8 +115,8 @@ class TestBaseline:
         worse = Evaluator(shifted_mean(0.0), shifted_mean(9.0), self.WINDOWS, CPU).baseline()
 
         assert same.draft_minus_target_mse_se == pytest.approx(0.0, abs=1e-12)
-        assert same.draft_is_as_good
-        assert not worse.draft_is_as_good
+        assert draft_against_target(same, 0.02) == "equivalent"
+        assert draft_against_target(worse, 0.02) == "worse"
 
     def test_a_single_window_has_no_standard_errors(self) -> None:
         evaluator = Evaluator(shifted_mean(0.0), shifted_mean(0.5), windows_of(1, 4, 5, 2), CPU)
@@ -137,6 +138,7 @@ def counted(measurement: Measurement) -> Measurement:
         mse=0.0,
         mae=0.0,
         mse_se=0.0,
+        mse_ci95=0.0,
         evaluation_seconds=0.0,
         target_evaluations=0,
         draft_evaluations=0,
@@ -397,4 +399,3 @@ class TestRealPair:
 
         assert round(baseline.target_mse, 4) == 0.4404
         assert round(baseline.draft_mse, 4) == 0.4330
-        assert baseline.draft_is_as_good

@@ -1,6 +1,7 @@
-"""Standard errors: the formula by brute force, and whether they cover by simulation."""
+"""Intervals: the kernel by brute force, coverage by simulation, judgements of differences."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,57 +9,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spec_opt.measure.uncertainty import Floats, Overlap
+from benchmarks.coverage import Scenario, coverage
+from spec_opt.measure.measurement import Baseline, Blocks
+from spec_opt.measure.uncertainty import (
+    ACCEPTANCE,
+    MSE,
+    Bartlett,
+    Comparison,
+    Floats,
+    Interval,
+    compare,
+    difference,
+    difference_to_target,
+    draft_against_target,
+    interval,
+    split,
+)
 
 Starts = NDArray[np.int64]
 
 
-def standard_error(overlap: Overlap, values: Floats) -> float:
-    result = overlap.of_mean(values)
+def mse_blocks(starts: Starts, horizon: int, mse: Floats) -> Blocks:
+    return split(starts, context=2 * horizon, horizon=horizon, mse=mse)
+
+
+def found(result: Interval | None) -> Interval:
     assert result is not None
     return result
 
 
-def by_brute_force(starts: Starts, horizon: int, values: Floats) -> float:
-    """Matrices of weights and correlations, written down in full."""
-    distance = np.abs(starts[:, None] - starts[None, :])
-    weights = np.clip(1.0 - distance / (2 * horizon), 0.0, None)
-    correlations = np.clip(1.0 - distance / horizon, 0.0, None)
-    count = len(starts)
-    centring = np.eye(count) - 1.0 / count
-    expected = np.trace(weights @ centring @ correlations @ centring)
-    true = correlations.sum() / count**2
-    residuals = values - values.mean()
-    return float(np.sqrt(residuals @ weights @ residuals * true / expected))
-
-
-@settings(max_examples=60)
-@given(
-    rows=st.lists(st.integers(0, 300), min_size=2, max_size=40, unique=True),
-    horizon=st.integers(1, 60),
-    seed=st.integers(0, 100),
-)
-def test_it_is_the_double_sum(rows: list[int], horizon: int, seed: int) -> None:
-    starts = np.array(sorted(rows), dtype=np.int64) + 1_000
-    values = np.random.default_rng(seed).normal(3.0, 2.0, len(rows))
-
-    result = standard_error(Overlap(starts, horizon), values)
-
-    assert result == pytest.approx(by_brute_force(starts, horizon, values), rel=1e-6)
-
-
-def moving_averages(
-    starts: Starts, horizon: int, samples: int, memory: float = 0.0, seed: int = 0
-) -> Floats:
-    """Means over the horizon of each window of noise, which has a memory: [samples, W]."""
-    generator = np.random.default_rng(seed)
-    rows = int(starts.max()) + horizon
-    noise = generator.normal(size=(samples, rows))
-    for row in range(1, rows) if memory else ():
-        noise[:, row] += memory * noise[:, row - 1]
+def moving_averages(starts: Starts, rows: int, samples: int, seed: int = 0) -> Floats:
+    """Means of white noise over `rows` rows from each start: [samples, W]."""
+    noise = np.random.default_rng(seed).normal(size=(samples, int(starts.max()) + rows))
     running = np.concatenate([np.zeros((samples, 1)), np.cumsum(noise, axis=1)], axis=1)
-    means: Floats = (running[:, starts + horizon] - running[:, starts]) / horizon
+    means: Floats = (running[:, starts + rows] - running[:, starts]) / rows
     return means
+
+
+def root_mean_square(intervals: list[Interval]) -> float:
+    return math.sqrt(float(np.mean([one.standard_error**2 for one in intervals])))
 
 
 SETS = [
@@ -67,137 +56,252 @@ SETS = [
     (np.arange(0, 2550, 10), 336),
     (np.concatenate([np.arange(0, 400, 5), np.arange(900, 1300, 5)]), 60),
     (np.arange(60) ** 2, 48),
-    (np.arange(0, 400, 100), 50),
+    (np.arange(0, 400, 50), 50),
 ]
 
 
-@pytest.mark.parametrize(("starts", "horizon"), SETS)
-@pytest.mark.parametrize("memory", [0.0, 0.8])
-def test_it_covers_the_spread_of_means_of_overlapping_windows(
-    starts: Starts, horizon: int, memory: float
+@settings(max_examples=60)
+@given(
+    places=st.lists(st.integers(0, 300), min_size=2, max_size=20, unique=True),
+    span=st.integers(1, 60),
+    seed=st.integers(0, 100),
+)
+def test_the_kernel_is_a_double_sum_made_right_for_overlap(
+    places: list[int], span: int, seed: int
 ) -> None:
-    sample = moving_averages(starts, horizon, 400, memory)
-    true = float(sample.mean(axis=1).std())
-    overlap = Overlap(starts, horizon)
+    rows = np.array(sorted(places))
+    count = len(rows)
+    residuals = np.random.default_rng(seed).normal(size=count)
+    distance = np.abs(rows[:, None] - rows)
+    covered = np.ptp(rows) * count / (count - 1)
+    weights = np.clip(1.0 - distance / max(2 * span, covered / count), 0.0, None)
+    correlations = np.clip(1.0 - distance / span, 0.0, None)
+    centring = np.eye(count) - 1.0 / count
+    expected = np.trace(weights @ centring @ correlations @ centring)
 
-    estimates = [standard_error(overlap, values) for values in sample]
+    error = Bartlett(rows, span).standard_error(residuals)
 
-    assert math.sqrt(float(np.mean(np.square(estimates)))) == pytest.approx(true, rel=0.15)
+    variance = residuals @ weights @ residuals * correlations.sum() / expected
+    assert float(error) == pytest.approx(math.sqrt(max(variance, 0.0)), rel=1e-6)
 
 
-def test_a_formula_blind_to_overlap_would_fail() -> None:
+def test_critical_values_are_those_of_kiefer_and_vogelsang() -> None:
+    """1.96 where spans are many, 4.813 where the bandwidth is all rows (their table 1)."""
+    rows = np.arange(0, 2000, 100)
+
+    assert Bartlett(np.arange(0, 2_000_000, 1), 1).critical == pytest.approx(1.96, abs=1e-4)
+    assert Bartlett(rows, 500).critical == pytest.approx(3.4821, abs=1e-3)
+    assert Bartlett(rows, 1000).critical == pytest.approx(4.8130, abs=1e-3)
+    assert Bartlett(rows, 5000).critical == pytest.approx(4.8130, abs=1e-3)
+
+
+@pytest.mark.parametrize(("starts", "horizon"), SETS)
+def test_standard_errors_are_the_spread_of_means_of_overlapping_windows(
+    starts: Starts, horizon: int
+) -> None:
+    sample = moving_averages(starts, horizon, 400)
+    intervals = [found(interval(MSE, mse_blocks(starts, horizon, mse))) for mse in sample]
+
+    means = sample.mean(axis=1)
+    assert [one.estimate for one in intervals] == pytest.approx(means.tolist())
+    assert root_mean_square(intervals) == pytest.approx(float(means.std()), rel=0.15)
+
+
+def test_an_estimate_blind_to_overlap_would_fail() -> None:
     starts, horizon = SETS[1]
     sample = moving_averages(starts, horizon, 400)
-    true = float(sample.mean(axis=1).std())
 
     blind = math.sqrt(float((sample.var(axis=1, ddof=1) / len(starts)).mean()))
 
-    assert blind < 0.4 * true
+    assert blind < 0.4 * float(sample.mean(axis=1).std())
+
+
+def test_acceptance_errs_with_the_context_that_windows_share() -> None:
+    """Windows whose horizons do not overlap but whose contexts do, as at a short horizon."""
+    starts, context, horizon = np.arange(0, 2700, 10), 672, 96
+    rng = np.random.default_rng(3)
+    means = moving_averages(starts, context, 300) * math.sqrt(context)
+    tested = np.full_like(means, 4.0)
+    accepted = rng.binomial(4, 1.0 / (1.0 + np.exp(-2.0 * means)))
+    counts = np.stack([accepted, tested], axis=-1)
+
+    intervals = [
+        found(interval(ACCEPTANCE, split(starts, context, horizon, np.zeros(len(starts)), one)))
+        for one in counts
+    ]
+
+    rates = [one.estimate for one in intervals]
+    assert root_mean_square(intervals) == pytest.approx(float(np.std(rates)), rel=0.15)
+
+
+def test_of_a_ratio_whose_denominators_differ() -> None:
+    starts, rng = np.arange(200) * 50, np.random.default_rng(2)
+    tested = rng.integers(1, 6, (400, 200))
+    counts = np.stack([rng.binomial(tested, 0.3), tested], axis=-1).astype(np.float64)
+    zeros = np.zeros(200)
+
+    intervals = [found(interval(ACCEPTANCE, split(starts, 10, 10, zeros, one))) for one in counts]
+
+    rates = [one.estimate for one in intervals]
+    assert rates == pytest.approx((counts[..., 0].sum(1) / counts[..., 1].sum(1)).tolist())
+    assert root_mean_square(intervals) == pytest.approx(float(np.std(rates)), rel=0.15)
 
 
 def test_far_windows_have_the_classical_standard_error() -> None:
-    starts = np.arange(30, dtype=np.int64) * 1_000
-    values = np.random.default_rng(0).normal(size=30)
+    values = np.random.default_rng(0).normal(size=20)
 
-    result = standard_error(Overlap(starts, 100), values)
+    result = found(interval(MSE, mse_blocks(np.arange(20) * 1_000, 100, values)))
 
-    assert result == pytest.approx(float(values.std(ddof=1)) / math.sqrt(30), rel=1e-9)
-
-
-def test_a_single_window_has_none() -> None:
-    overlap = Overlap(np.array([17]), 96)
-
-    assert overlap.of_mean(np.array([0.4])) is None
-    assert overlap.of_ratio(np.array([1.0]), np.array([2.0])) is None
+    assert result.standard_error == pytest.approx(float(values.std(ddof=1)) / math.sqrt(20))
+    student = 2.093  # 97.5 % of Student's t with 19 degrees of freedom
+    assert result.half_width / result.standard_error == pytest.approx(student, abs=0.02)
 
 
-def test_equal_values_have_none_to_speak_of() -> None:
-    overlap = Overlap(np.arange(50), 20)
+def test_blocks_of_unequal_size_add_no_noise() -> None:
+    """With 30 windows in 20 blocks a large mean must not count as a difference of blocks."""
+    blocks = mse_blocks(np.arange(0, 300, 10), 40, np.full(30, 1e3))
 
-    assert standard_error(overlap, np.full(50, 0.7)) == pytest.approx(0.0, abs=1e-12)
+    assert sorted(set(blocks.windows)) == [1, 2]
+    assert found(interval(MSE, blocks)).standard_error == pytest.approx(0.0, abs=1e-9)
 
 
 def test_it_scales_with_the_values_and_not_with_their_mean() -> None:
-    overlap = Overlap(np.arange(0, 500, 7), 96)
-    values = np.random.default_rng(1).normal(size=len(overlap.starts))
+    starts = np.arange(0, 500, 7)
+    values = np.random.default_rng(1).normal(size=len(starts))
+    plain, moved = (
+        found(interval(MSE, mse_blocks(starts, 96, mse))) for mse in (values, 3.0 * values + 100.0)
+    )
 
-    plain = standard_error(overlap, values)
-
-    assert standard_error(overlap, 3.0 * values + 100.0) == pytest.approx(3.0 * plain, rel=1e-6)
-
-
-def test_neighbours_that_err_together_are_worth_little() -> None:
-    """Twice as many windows on the same rows: hardly more is known."""
-    sparse, dense = np.arange(0, 2000, 100), np.arange(0, 2000, 10)
-    errors = []
-    for starts in (sparse, dense):
-        sample = moving_averages(starts, 400, 200, seed=3)
-        overlap = Overlap(starts, 400)
-        errors.append(float(np.mean([standard_error(overlap, values) for values in sample])))
-
-    assert errors[1] == pytest.approx(errors[0], rel=0.1)
+    assert moved.half_width == pytest.approx(3.0 * plain.half_width, rel=1e-6)
 
 
-def test_of_a_ratio_by_simulation() -> None:
-    """Accepted among tested, of windows that differ in how many they test."""
-    starts = np.arange(200, dtype=np.int64) * 50
-    overlap = Overlap(starts, 10)
-    generator = np.random.default_rng(2)
-    ratios, estimates = [], []
-    for _ in range(400):
-        tested = generator.integers(1, 6, 200)
-        accepted = generator.binomial(tested, 0.3)
-        ratios.append(accepted.sum() / tested.sum())
-        estimate = overlap.of_ratio(accepted.astype(np.float64), tested.astype(np.float64))
-        assert estimate is not None
-        estimates.append(estimate)
+@pytest.mark.parametrize("windows", [1, 2, 3])
+def test_too_few_windows_have_no_interval(windows: int) -> None:
+    blocks = mse_blocks(np.arange(windows) * 500, 96, np.linspace(0.3, 0.4, windows))
 
-    assert float(np.mean(estimates)) == pytest.approx(float(np.std(ratios)), rel=0.1)
+    assert interval(MSE, blocks) is None
+    assert difference(MSE, blocks, blocks) is None
 
 
-def test_of_a_ratio_to_one_is_of_the_mean() -> None:
-    overlap = Overlap(np.arange(0, 300, 3), 24)
-    values = np.random.default_rng(4).random(100)
-
-    assert overlap.of_ratio(values, np.ones(100)) == pytest.approx(overlap.of_mean(values))
-
-
-def test_a_long_series_is_no_burden() -> None:
-    starts = np.arange(200_000, dtype=np.int64)
-    values = np.random.default_rng(5).normal(size=len(starts))
-
-    # White noise in spite of the overlap: its standard error is known.
-    result = standard_error(Overlap(starts, 720), values)
-
-    assert 0.5 / math.sqrt(len(starts)) < result < 1.5 / math.sqrt(len(starts))
-
-
-def test_many_means_at_once_are_those_of_one_by_one() -> None:
-    overlap = Overlap(np.arange(0, 320, 10), 48)
-    values = np.random.default_rng(6).normal(size=(5, 32))
-
-    assert overlap.of_means(values) == pytest.approx([standard_error(overlap, v) for v in values])
-
-
-@pytest.mark.parametrize(("starts", "horizon"), SETS)
-def test_blocks_tell_what_windows_tell(starts: Starts, horizon: int) -> None:
-    sample = moving_averages(starts, horizon, 300, seed=7)
-    true = float(sample.mean(axis=1).std())
-    ones = np.ones(len(starts))
-
-    blocks = [Overlap(starts, horizon).blocks(errors, ones, ones) for errors in sample]
-    estimates = Overlap.of_blocks(blocks[0]).of_means(np.array([b.mse for b in blocks]))
-
-    assert [np.mean(b.mse) for b in blocks] == pytest.approx(sample.mean(axis=1).tolist())
-    assert math.sqrt(float(np.mean(np.square(estimates)))) == pytest.approx(true, rel=0.15)
-
-
-def test_blocks_lie_apart_whatever_the_order_of_windows() -> None:
+def test_blocks_hold_consecutive_windows_whatever_their_order() -> None:
     starts = np.random.default_rng(8).permutation(97)
-    ones = np.ones(len(starts))
+    counts = np.stack([np.ones(97), np.full(97, 2)], axis=1)
 
-    blocks = Overlap(starts, 24).blocks(starts.astype(np.float64), ones, 2 * ones)
+    blocks = split(starts, context=48, horizon=24, mse=starts / 97, counts=counts)
 
-    assert len(set(blocks.rows)) == 32
+    assert len(blocks.rows) == 20
     assert blocks.rows == tuple(sorted(blocks.rows))
-    assert (sum(blocks.accepted), sum(blocks.tested)) == (97, 194)
+    assert (sum(blocks.windows), sum(blocks.accepted), sum(blocks.tested)) == (97, 97, 194)
+    assert blocks.mse == tuple(sorted(blocks.mse))
+
+
+def test_what_two_settings_share_is_no_noise_between_them() -> None:
+    starts, rng = np.arange(0, 2550, 10), np.random.default_rng(0)
+    shared = moving_averages(starts, 96, 1)[0]
+    one, other = (
+        mse_blocks(starts, 96, 0.5 + shared + 1e-3 * rng.normal(size=len(starts))) for _ in range(2)
+    )
+
+    alone, paired = found(interval(MSE, one)), found(difference(MSE, one, other))
+
+    assert paired.estimate == pytest.approx(alone.estimate - found(interval(MSE, other)).estimate)
+    assert paired.half_width < 0.05 * alone.half_width
+
+
+def test_settings_on_other_windows_have_no_paired_difference() -> None:
+    starts, values = np.arange(0, 400, 4), np.linspace(0.0, 1.0, 100)
+    blocks = mse_blocks(starts, 24, values)
+
+    assert difference(MSE, blocks, mse_blocks(starts + 1, 24, values)) is None
+    assert difference(MSE, blocks, mse_blocks(starts, 25, values)) is None
+
+
+def test_rounding_is_no_difference() -> None:
+    starts, values = np.arange(0, 400, 4), np.linspace(0.3, 1.0, 100)
+
+    paired = found(
+        difference(
+            MSE, mse_blocks(starts, 24, values), mse_blocks(starts, 24, values * (1 - 1e-11))
+        )
+    )
+
+    assert paired.low < 0.0 < paired.high
+    assert compare(paired, 0.01) == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "judged"),
+    [
+        (-0.30, -0.10, "better"),
+        (-0.30, 0.01, "equivalent"),
+        (0.005, 0.019, "equivalent"),
+        (-0.30, 0.03, "not distinguishable"),
+        (-0.01, 0.30, "not distinguishable"),
+        (0.01, 0.30, "worse"),
+    ],
+)
+def test_equivalence_is_a_small_loss_at_most(low: float, high: float, judged: Comparison) -> None:
+    half_width = (high - low) / 2
+
+    assert compare(Interval((low + high) / 2, half_width / 3, half_width), 0.02) == judged
+
+
+def test_what_is_not_known_is_not_distinguishable() -> None:
+    assert compare(None, 0.02) == "not distinguishable"
+
+
+def baseline(target: float, draft: float, standard_error: float | None) -> Baseline:
+    half_width = None if standard_error is None else 2.6 * standard_error
+    return Baseline(
+        target_mse=target,
+        target_mae=0.2,
+        target_mse_se=0.02,
+        draft_mse=draft,
+        draft_mae=0.2,
+        draft_mse_se=0.02,
+        draft_minus_target_mse_se=standard_error,
+        draft_minus_target_mse_ci95=half_width,
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "standard_error", "judged"),
+    [
+        (0.10, 0.13, 0.016, "not distinguishable"),  # once called as accurate as the target
+        (0.10, 0.13, 0.005, "worse"),
+        (0.10, 0.101, 0.0003, "equivalent"),
+        (0.10, 0.09, 0.001, "better"),
+        (0.10, 0.10, None, "not distinguishable"),
+    ],
+)
+def test_a_draft_against_its_target(
+    target: float, draft: float, standard_error: float | None, judged: Comparison
+) -> None:
+    assert draft_against_target(baseline(target, draft, standard_error), 0.02) == judged
+
+
+def test_a_setting_against_the_target() -> None:
+    starts, rng = np.arange(0, 2550, 10), np.random.default_rng(0)
+    target = 0.4 + moving_averages(starts, 96, 1)[0]
+    setting = mse_blocks(starts, 96, target + 0.01 + 1e-3 * rng.normal(size=len(starts)))
+    known = replace(baseline(0.4, 0.5, 0.1), target_blocks=mse_blocks(starts, 96, target).mse)
+
+    paired = found(difference_to_target(setting, known))
+
+    assert paired.low < 0.01 < paired.high
+    assert compare(paired, 0.02 * 0.4) == "worse"
+    assert difference_to_target(setting, baseline(0.4, 0.5, 0.1)) is None
+
+
+@pytest.mark.parametrize("horizon", [96, 336, 720])
+def test_intervals_cover_and_equal_settings_are_not_told_apart(horizon: int) -> None:
+    """A small version of benchmarks/results/coverage.md, three binomial standard errors allowed."""
+    replicates = 400
+    mse, acceptance = coverage(Scenario(horizon, 256, memory=0.98), replicates)
+    slack = 3 * math.sqrt(0.95 * 0.05 / replicates)
+
+    for quantity, truth in ((mse, 1.0), (acceptance, float(np.mean(acceptance.estimates)))):
+        assert 0.93 - slack < quantity.covered(truth) < 0.97 + slack
+        assert quantity.share_clear < 0.07 + slack
+    # Two standard errors, as printed before, cover less.
+    assert mse.covered_by_two(1.0) < mse.covered(1.0)

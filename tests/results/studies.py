@@ -30,6 +30,9 @@ BASELINE = {
     "draft_mae": 0.4462,
     "draft_mse_se": 0.0105,
     "draft_minus_target_mse_se": 0.002,
+    "target_mse_ci95": 0.028,
+    "draft_mse_ci95": 0.027,
+    "draft_minus_target_mse_ci95": 0.008,
 }
 FINGERPRINTS = {"target": "t" * 12, "draft": "d" * 12, "data": "a" * 12, "decoding": "e" * 12}
 VERSIONS = {"spec_opt": "0.1.0", "torch": "2.13.0", "optuna": "5.0.0"}
@@ -93,7 +96,9 @@ def attributes(setting: Setting, acceptance: float, mse: float) -> dict[str, Any
     return {
         "mae": mse * 0.4 + 0.28,
         "acceptance_se": math.sqrt(acceptance * (1 - acceptance) / WINDOWS),
+        "acceptance_ci95": 2.6 * math.sqrt(acceptance * (1 - acceptance) / WINDOWS),
         "mse_se": 0.011,
+        "mse_ci95": 0.028,
         "mse_baseline": BASELINE["target_mse"],
         "windows": WINDOWS,
         "accepted": sum(accepted_by_position),
@@ -120,18 +125,21 @@ def attributes(setting: Setting, acceptance: float, mse: float) -> dict[str, Any
     }
 
 
-def blocks(acceptance: float, mse: float, seed: str, *, own: float = 0.002) -> dict[str, Any]:
-    """Errors that all settings share, and `own` ones, which make an MSE differ by about `own`/3."""
+def blocks(acceptance: float, mse: float, seed: str, *, own: float = 0.001) -> dict[str, Any]:
+    """Errors that all settings share, and `own` ones: MSEs within about `own` are a tie."""
     generator = random.Random(seed)
-    count = 32
+    count = 20
     dice = [generator.gauss(0, 1) for _ in range(count)]
     mean = math.fsum(dice) / count
     shared = [0.1 * math.cos(2 * math.pi * 3 * i / count) for i in range(count)]
     errors = [mse + shared[i] + own * (dice[i] - mean) for i in range(count)]
     tested = [4 * WINDOWS // count] * count
     return {
-        "rows": [80 * i for i in range(count)],
-        "reach": 336 + 70,
+        "rows": [120 * i for i in range(count)],
+        "windows": [12] * count,
+        "width": 110,
+        "context": 672,
+        "horizon": 336,
         "mse": errors,
         "accepted": [round(acceptance * n) for n in tested],
         "tested": tested,

@@ -16,8 +16,8 @@ from spec_opt.results.bench import (
 )
 from spec_opt.results.table import Speedup
 
-WORSE_DRAFT = Baseline(0.40, 0.3, 0.01, 0.50, 0.4, 0.01, 0.002)
-GOOD_DRAFT = Baseline(0.44, 0.3, 0.01, 0.43, 0.3, 0.01, 0.002)
+WORSE_DRAFT = Baseline(0.40, 0.3, 0.01, 0.50, 0.4, 0.01, 0.002, draft_minus_target_mse_ci95=0.005)
+GOOD_DRAFT = Baseline(0.44, 0.3, 0.01, 0.43, 0.3, 0.01, 0.002, draft_minus_target_mse_ci95=0.015)
 
 
 def row(batch_size: int, speedups: tuple[float, ...], trial: int | None = 3) -> BenchRow:
@@ -43,7 +43,7 @@ def row(batch_size: int, speedups: tuple[float, ...], trial: int | None = 3) -> 
 
 
 def bench(*rows: BenchRow, baseline: Baseline = WORSE_DRAFT) -> Bench:
-    return Bench("etth1", "cpu", "float32", "point", 2, 3, rows, baseline)
+    return Bench("etth1", "cpu", "float32", "point", 2, 3, rows, baseline, 0.02)
 
 
 def test_it_pays() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Blocks
-from spec_opt.measure.uncertainty import Overlap
+from spec_opt.measure.uncertainty import split
 from spec_opt.results.differences import Noise
 from spec_opt.results.table import Point, read_table
 from tests.results import studies
@@ -31,9 +31,9 @@ def measured(shared: float, own: float, mse: float, rate: float, seed: int) -> B
     everyone, alone = np.random.default_rng(0), np.random.default_rng(seed)
     errors = mse + shared * everyone.normal(size=len(WINDOWS))
     errors += own * alone.normal(size=len(WINDOWS))
-    tested = np.full(len(WINDOWS), 4.0)
-    accepted = alone.binomial(4, rate, len(WINDOWS)).astype(np.float64)
-    return Overlap(WINDOWS, 10).blocks(errors, accepted, tested)
+    accepted = alone.binomial(4, rate, len(WINDOWS))
+    counts = np.stack([accepted, np.full(len(WINDOWS), 4)], axis=1)
+    return split(WINDOWS, context=20, horizon=10, mse=errors, counts=counts)
 
 
 def test_what_trials_share_is_no_noise_between_them() -> None:
@@ -61,7 +61,7 @@ def test_the_noise_of_a_rate_counts_its_windows_together() -> None:
 
 def test_what_is_not_known_has_no_rivals() -> None:
     kept = measured(0.0, 0.001, 0.5, 0.5, 1)
-    single = Blocks(kept.rows[:1], kept.reach, kept.mse[:1], kept.accepted[:1], kept.tested[:1])
+    single = split(WINDOWS[:1], context=20, horizon=10, mse=np.array([0.5]), counts=np.ones((1, 2)))
     moved = dataclasses.replace(kept, rows=tuple(row + 1 for row in kept.rows))
     for other in (None, single, moved):
         found = Noise(points(kept, other))

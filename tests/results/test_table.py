@@ -10,7 +10,15 @@ from optuna.trial import TrialState, create_trial
 
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import StudyError
-from spec_opt.results.table import COLUMNS, frame_of, pareto_mask, read_table
+from spec_opt.measure.uncertainty import draft_against_target
+from spec_opt.results.table import (
+    COLUMNS,
+    by_mse,
+    frame_of,
+    pareto_mask,
+    read_table,
+    without_rounding,
+)
 from tests.results import studies
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -18,6 +26,30 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 def front_of_optuna(study: optuna.Study) -> set[int]:
     return {trial.number for trial in study.best_trials}
+
+
+def test_rounding_decides_neither_the_front_nor_what_is_equal() -> None:
+    """k = 4, 5 and 6 decode 4 patches alike; a resumed process sums them otherwise."""
+    study = studies.study_of(
+        (0.2, 1.0, 4, 0.8, 0.45),
+        (0.2, 1.0, 5, 0.8, 0.45 * (1 + 1e-10)),
+        (0.2, 1.0, 6, 0.8, 0.45 * (1 - 2e-10)),
+        (0.1, 1.0, 4, 0.8, 0.45 * (1 + 1e-7)),
+    )
+    table = read_table(study)
+    assert [[p.number for p in block] for block in table.distinct_front] == [[0, 1, 2]]
+    assert [p.number for p in sorted(table.points, key=by_mse)] == [0, 1, 2, 3]
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    st.lists(st.floats(-1e-11, 1e-11), min_size=30, max_size=30),
+)
+def test_values_apart_by_rounding_become_one(numbers: list[int], noise: list[float]) -> None:
+    values = np.array([n * (1 + e) for n, e in zip(numbers, noise, strict=False)])
+    merged = without_rounding(values)
+    assert merged == pytest.approx(values, rel=1e-10)
+    assert len(set(zip(numbers, merged, strict=True))) == len(set(numbers)) == len(set(merged))
 
 
 def test_the_grid_of_80() -> None:
@@ -28,7 +60,7 @@ def test_the_grid_of_80() -> None:
     assert table.target_mse == pytest.approx(0.4404)
     assert table.states == {"complete": 80}
     assert table.baseline is not None
-    assert table.baseline.draft_is_as_good
+    assert draft_against_target(table.baseline, table.equivalence_margin) == "equivalent"
     assert table.config is not None
     assert table.config.data.source == "ETTh1"
     assert table.versions["torch"] == "2.13.0"

@@ -26,9 +26,17 @@ BASELINE = Baseline(
     draft_mae=0.48,
     draft_mse_se=0.01,
     draft_minus_target_mse_se=0.005,
+    draft_minus_target_mse_ci95=0.0125,
 )
 BLOCKS = Blocks(
-    rows=tuple(range(0, 320, 10)), reach=10, mse=(0.45,) * 32, accepted=(1,) * 32, tested=(2,) * 32
+    rows=tuple(range(0, 200, 10)),
+    windows=(1,) * 20,
+    width=0,
+    context=20,
+    horizon=10,
+    mse=(0.45,) * 20,
+    accepted=(1,) * 20,
+    tested=(2,) * 20,
 )
 QUICK = Heartbeat(interval=0.3, grace=1.5)
 
@@ -41,7 +49,9 @@ def measurement(setting: Setting, **changes: Any) -> Measurement:
         "mse": 0.44 + 0.1 * setting.sigma * rate,
         "mae": 0.45,
         "acceptance_se": 0.01,
+        "acceptance_ci95": 0.025,
         "mse_se": None,
+        "mse_ci95": None,
         "windows": 16,
         "accepted": 10,
         "tested": 20,

@@ -1,0 +1,219 @@
+"""How often 95 % intervals hold what they estimate, and how often equal settings look different.
+
+    python -m benchmarks.coverage                       # every row of the committed table
+    python -m benchmarks.coverage --replicates 500      # a rougher one
+
+Each replicate is a split as long as ETTh1's (2880 rows, after a context of 672), on which two
+settings of equal quality are measured as a trial is: windows, blocks, intervals.
+
+- Squared error: mean over 7 channels of squared AR(1) errors, which the two settings share but for
+  a part of their own. `memory` is the autocorrelation from one row to the next.
+- Acceptance: a proposal's chance is a logistic function of a mean over the observed rows of its
+  context, again of AR(1) values that the settings share in part; k is 3. Dice are their own.
+
+Harder cases: squared errors of one channel, whose distribution is skewed, and acceptance that
+depends less on the context than intervals allow for: on its last patch, or on dice alone.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.environment import describe
+from spec_opt.measure.measurement import Blocks
+from spec_opt.measure.uncertainty import (
+    ACCEPTANCE,
+    MSE,
+    Floats,
+    Quantity,
+    difference,
+    interval,
+    split,
+)
+
+Starts = NDArray[np.int64]
+
+ROWS: Final = 2880
+CONTEXT: Final = 672
+PATCH: Final = 96
+K: Final = 3
+OWN: Final = 0.3
+"""Deviation of what a setting does not share with the other, against what it does."""
+AT_ONCE: Final = 100
+"""Replicates in memory."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A series and the windows cut from it."""
+
+    horizon: int
+    max_windows: int | None = None
+    """Evenly spaced; None for every row."""
+    memory: float = 0.0
+    channels: int = 7
+    decided_by: Literal["context", "last patch", "dice"] = "context"
+
+    @property
+    def starts(self) -> Starts:
+        """First row of each window's context; the horizons fill the split."""
+        count = ROWS - self.horizon + 1
+        wanted = min(self.max_windows or count, count)
+        return np.linspace(0, count - 1, wanted).round().astype(np.int64)
+
+
+@dataclass
+class Coverage:
+    """Counts over replicates for one quantity."""
+
+    estimates: list[float] = field(default_factory=list)
+    half_widths: list[float] = field(default_factory=list)
+    standard_errors: list[float] = field(default_factory=list)
+    clear: int = 0
+    """Pairs of equal settings whose difference has an interval without 0."""
+
+    def add(self, quantity: Quantity, one: Blocks, other: Blocks) -> None:
+        own, paired = interval(quantity, one), difference(quantity, one, other)
+        assert own is not None
+        assert paired is not None
+        self.estimates.append(own.estimate)
+        self.half_widths.append(own.half_width)
+        self.standard_errors.append(own.standard_error)
+        self.clear += abs(paired.estimate) > paired.half_width
+
+    def covered(self, truth: float) -> float:
+        """Share of the intervals that hold `truth`."""
+        return _within(self.estimates, truth, self.half_widths)
+
+    def covered_by_two(self, truth: float) -> float:
+        """The same for two standard errors either way."""
+        return _within(self.estimates, truth, 2.0 * np.array(self.standard_errors))
+
+    @property
+    def share_clear(self) -> float:
+        return self.clear / len(self.estimates)
+
+    @property
+    def width(self) -> float:
+        """Median half width over the true standard deviation of estimates."""
+        return float(np.median(self.half_widths) / np.std(self.estimates))
+
+
+def coverage(scenario: Scenario, replicates: int, seed: int = 0) -> tuple[Coverage, Coverage]:
+    """Measure pairs of equal settings: coverage of the MSE and of the acceptance rate."""
+    rng = np.random.default_rng(seed)
+    mse, acceptance = Coverage(), Coverage()
+    for done in range(0, replicates, AT_ONCE):
+        count = min(AT_ONCE, replicates - done)
+        errors = _squared_errors(scenario, count, rng)
+        proposals = _proposals(scenario, count, rng)
+        for index in range(count):
+            one, other = (
+                split(scenario.starts, CONTEXT, scenario.horizon, errors[i, index], counts[index])
+                for i, counts in enumerate(proposals)
+            )
+            mse.add(MSE, one, other)
+            acceptance.add(ACCEPTANCE, one, other)
+    return mse, acceptance
+
+
+def _squared_errors(scenario: Scenario, count: int, rng: np.random.Generator) -> Floats:
+    """Mean squared error of each window, expected to be 1: [2, count, W]."""
+    errors = _pair(scenario.memory, (count, scenario.channels, ROWS), rng)
+    return _means(np.square(errors).mean(axis=2), scenario.starts, scenario.horizon)
+
+
+def _proposals(scenario: Scenario, count: int, rng: np.random.Generator) -> Floats:
+    """Accepted and tested proposals of each window: [2, count, W, 2]."""
+    starts, series = scenario.starts, _pair(scenario.memory, (count, CONTEXT + ROWS), rng)
+    full = _means(series, starts, CONTEXT).std()
+    recent = _means(series, starts + CONTEXT - PATCH, PATCH)
+    accepted, tested, so_far = (np.zeros((2, count, len(starts))) for _ in range(3))
+    for first in range(0, scenario.horizon, PATCH):
+        # The context slides: what of it was observed becomes less.
+        observed = max(CONTEXT - first, PATCH)
+        values = {
+            "context": _means(series, starts + CONTEXT - observed, observed) / full,
+            "last patch": recent / recent.std(),
+            "dice": np.zeros_like(recent),
+        }[scenario.decided_by]
+        accepts = rng.random(values.shape) < 1.0 / (1.0 + np.exp(-2.0 * values))
+        bonus = so_far == K
+        tested += ~bonus
+        accepted += ~bonus & accepts
+        so_far = np.where(bonus | ~accepts, 0, so_far + 1)
+    return np.stack([accepted, tested], axis=-1)
+
+
+def _pair(memory: float, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """AR(1) along the last axis with unit variance, for two settings: [2, *shape]."""
+    shared, *own = rng.normal(size=(3, *shape))
+    noise: Floats = (shared + OWN * np.stack(own)) / np.sqrt(1.0 + OWN**2)
+    noise[..., 1:] *= np.sqrt(1.0 - memory**2)
+    for row in range(1, shape[-1]) if memory else ():
+        noise[..., row] += memory * noise[..., row - 1]
+    return noise
+
+
+def _means(values: Floats, starts: Starts, rows: int) -> Floats:
+    """Means over `rows` rows from each start: [..., W]."""
+    running = np.cumsum(values, axis=-1)
+    running = np.concatenate([np.zeros_like(running[..., :1]), running], axis=-1)
+    means: Floats = (running[..., starts + rows] - running[..., starts]) / rows
+    return means
+
+
+def _within(estimates: list[float], truth: float, reach: Floats | list[float]) -> float:
+    return float(np.mean(np.abs(np.array(estimates) - truth) <= reach))
+
+
+HEADINGS: Final = (
+    "horizon", "windows", "memory", "case",
+    "MSE covered", "by 2 s.e.", "half width / s.d.", "equal, clear",
+    "acceptance covered", "by 2 s.e.", "half width / s.d.", "equal, clear",
+)  # fmt: skip
+
+
+def _row(scenario: Scenario, case: str, replicates: int, seed: int) -> list[str]:
+    mse, acceptance = coverage(scenario, replicates, seed)
+    cells = [f"{scenario.horizon}", f"{len(scenario.starts)}", f"{scenario.memory:g}", case]
+    for found, truth in ((mse, 1.0), (acceptance, float(np.mean(acceptance.estimates)))):
+        cells += [
+            f"{100 * found.covered(truth):.1f}",
+            f"{100 * found.covered_by_two(truth):.1f}",
+            f"{found.width:.1f}",
+            f"{100 * found.share_clear:.1f}",
+        ]
+    return cells
+
+
+def scenarios() -> Iterator[tuple[Scenario, str]]:
+    for horizon, windows, memory in itertools.product(
+        (96, 336, 720), (None, 256), (0.0, 0.8, 0.95, 0.98)
+    ):
+        yield Scenario(horizon, windows, memory), ""
+    for horizon in (96, 336, 720):
+        yield Scenario(horizon, 256, 0.98, channels=1), "one channel"
+        yield Scenario(horizon, 256, 0.98, decided_by="last patch"), "last patch"
+        yield Scenario(horizon, 256, 0.98, decided_by="dice"), "dice"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--replicates", type=int, default=2000)
+    replicates = parser.parse_args().replicates
+    print(f"{describe()}\n")
+    print(f"{replicates} replicates a row, percentages\n")
+    print("| " + " | ".join(HEADINGS) + " |")
+    print("|---" * len(HEADINGS) + "|")
+    for seed, (scenario, case) in enumerate(scenarios()):
+        print("| " + " | ".join(_row(scenario, case, replicates, seed)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
