@@ -1,4 +1,4 @@
-"""What the dashboard shows of ours, who may ask it, and the page itself in a browser."""
+"""What the dashboard shows, whose requests it answers, and its page in a browser."""
 
 import http.client
 import sqlite3
@@ -124,7 +124,7 @@ def test_only_this_machine(host: str) -> None:
         serve("sqlite:///unused.db", host=host)
 
 
-def test_a_store_or_study_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_store_or_study(tmp_path: Path) -> None:
     with pytest.raises(StudyError):
         serve(f"sqlite:///{tmp_path}/none.db", port=0)
     open_store(f"sqlite:///{tmp_path}/store.db").close()
@@ -202,7 +202,7 @@ def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """An SQLite store with a study of ours and one that is not."""
+    """An SQLite store with a study of spec-opt and a foreign one."""
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_store(url)
     some_study(store)
@@ -242,7 +242,7 @@ def test_it_reads_while_a_worker_holds_the_write_lock(
     assert b'"trial_id"' in body
 
 
-def test_an_outage_while_studies_are_listed_is_outlived(
+def test_an_outage_while_studies_are_listed_passes(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [StorageInternalError("away"), ["given"]]

@@ -1,4 +1,4 @@
-"""The figures: right for grids and for continuous samplers, honest about what is not there."""
+"""The figures: right for grids and for continuous samplers, honest about what is missing."""
 
 import math
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_more_values_of_k_than_shapes_become_ranges() -> None:
     assert figure.data[0].name == "k = 1 to 3"
 
 
-def test_measured_speedups_stand_beside_predicted_ones() -> None:
+def test_measured_speedups_are_shown_beside_predicted_ones() -> None:
     study = studies.single_study()
     study.set_user_attr(
         "speedups",

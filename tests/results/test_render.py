@@ -22,7 +22,7 @@ def test_equal_results_are_one_line() -> None:
     assert lines[2].split()[:4] == ["2", "0.2", "1", "4"]
 
 
-def test_baselines_stand_below() -> None:
+def test_baselines_are_below() -> None:
     text = front_text(read_table(studies.grid_study()))
     assert "Target alone: MSE" in text
     assert "Draft alone: MSE" in text

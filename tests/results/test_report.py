@@ -98,7 +98,7 @@ def test_summary_statistics_and_tops_reach_the_user(folder: Path) -> None:
         assert f"<h3>{title}</h3>" in html
 
 
-def test_summary_tells_a_measured_speedup() -> None:
+def test_summary_shows_a_measured_speedup() -> None:
     study = studies.single_study()
     row = {"trial": 0, "device": "cpu", "batch_size": 8, "predicted_speedup": 1.4, "speedup": 1.31}
     study.set_user_attr("speedups", [row])

@@ -1,4 +1,4 @@
-// Figures take the page's colours, also when the reader switches between light and dark.
+// Figures take the colours of the page, also when it switches between light and dark.
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 function recolour() {
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
