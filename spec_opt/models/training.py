@@ -14,12 +14,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from rich.console import Console
@@ -50,7 +50,60 @@ LOWEST_FREE_LOG_VARIANCE = -5.0
 CPU = torch.device("cpu")
 
 
-# --- losses ---------------------------------------------------------------------------------------
+# --- what is trained on, and towards what ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """The windows that a model is fitted to, on the device that trains it, and the settings."""
+
+    role: Literal["target", "draft"]
+    settings: TrainingConfig
+    training: Windows
+    validation: Windows
+
+    @classmethod
+    def of(
+        cls,
+        role: Literal["target", "draft"],
+        settings: TrainingConfig,
+        dataset: Dataset,
+        context: int,
+        patch: int,
+        device: torch.device = CPU,
+    ) -> "Task":
+        """Windows of `context` points, and the patch after them.
+
+        Raises:
+            DataError: a split is too short for one window.
+        """
+        dataset = replace(dataset, values=dataset.values.to(device))
+        training = dataset.windows("train", context, patch, max_windows=settings.max_windows)
+        validation = dataset.windows("validation", context, patch, max_windows=VALIDATION_WINDOWS)
+        first, second = (replace(w, starts=w.starts.to(device)) for w in (training, validation))
+        return cls(role, settings, first, second)
+
+    @property
+    def device(self) -> torch.device:
+        return self.training.starts.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both sets of windows; on the CPU only."""
+        return f"{self.training.fingerprint}-{self.validation.fingerprint}"
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Seed torch's global generators, for weights and dropout, and restore them after."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.settings.seed)
+            yield
+
+    def batches(self, windows: Windows) -> Iterator[tuple[slice, Tensor]]:
+        """The contexts `[B, L, C]` of all windows in order, and which they are."""
+        for start in range(0, len(windows), self.settings.batch_size):
+            index = slice(start, start + self.settings.batch_size)
+            yield index, windows.contexts(index)
 
 
 class Loss(Protocol):
@@ -88,23 +141,15 @@ class DistillationLoss:
     log-likelihood (Nix and Weigend 1994), constants left out.
     """
 
-    def __init__(
-        self,
-        target: FrozenTimerXL,
-        config: DistillationConfig,
-        training: Windows,
-        validation: Windows,
-        batch_size: int,
-        generator: torch.Generator,
-    ) -> None:
-        self._teacher, self._config, self._generator = target.network, config, generator
+    def __init__(self, target: FrozenTimerXL, config: DistillationConfig, task: Task) -> None:
+        self._teacher, self._config = target.network, config
+        self._generator = torch.Generator(task.device).manual_seed(task.settings.seed)
         self._known: Tensor | None = None
-        size = len(training) * training.context * training.values.shape[1] * 4
+        size = len(task.training) * task.training.context * task.training.values.shape[1] * 4
         if not config.teacher_dropout and size <= TEACHER_MEMORY:
-            batches = batches_of(len(training), batch_size)
-            self._known = torch.cat([self._teach(training.contexts(b)) for b in batches])
-        batches = batches_of(len(validation), batch_size)
-        self._validation = torch.cat([target.predict(validation.contexts(b)).mean for b in batches])
+            self._known = torch.cat([self._teach(c) for _, c in task.batches(task.training)])
+        forecasts = [target.predict(contexts).mean for _, contexts in task.batches(task.validation)]
+        self._validation = torch.cat(forecasts)
 
     def training(self, forecast: Gaussian, rows: Tensor, index: Tensor) -> Tensor:
         length = forecast.mean.shape[1]
@@ -135,11 +180,6 @@ def _nll(squared_error: Tensor, variance: Tensor) -> Tensor:
     return 0.5 * (variance.log() + squared_error / variance).mean()
 
 
-def batches_of(count: int, size: int) -> Sequence[slice]:
-    """0 to count in slices of at most that size."""
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
 # --- training -------------------------------------------------------------------------------------
 
 
@@ -163,10 +203,9 @@ def train_target(
         TrainingError: the loss is not finite.
     """
     sizes = TimerXLConfig(**config.model_dump(exclude={"checkpoint", "training"}))
-    training, validation = _windows(dataset, config.training, context, config.patch, device)
-    with _seeded(config.training.seed, device):
-        network, loss = TimerXL(sizes).to(device), SupervisedLoss(validation)
-        return _fit(network, loss, training, validation, config.training, "target")
+    task = Task.of("target", config.training, dataset, context, config.patch, device)
+    with task.seeded():
+        return _fit(TimerXL(sizes).to(device), SupervisedLoss(task.validation), task)
 
 
 def distil_draft(
@@ -182,72 +221,35 @@ def distil_draft(
         DataError: a split is too short for one window.
         TrainingError: the loss is not finite.
     """
-    settings = config.training
-    training, validation = _windows(dataset, settings, context, target.patch, device)
-    with _seeded(settings.seed, device):
+    task = Task.of("draft", config.training, dataset, context, target.patch, device)
+    with task.seeded():
         network = TimerXL(scaled_config(target.config, config.scale)).to(device)
-        loss = DistillationLoss(
-            target.to(device),
-            config.distillation,
-            training,
-            validation,
-            settings.batch_size,
-            torch.Generator(device).manual_seed(settings.seed),
-        )
-        return _fit(network, loss, training, validation, settings, "draft")
+        return _fit(network, DistillationLoss(target.to(device), config.distillation, task), task)
 
 
-def _windows(
-    dataset: Dataset, settings: TrainingConfig, context: int, patch: int, device: torch.device
-) -> tuple[Windows, Windows]:
-    """Training and validation windows, with their values on the device."""
-    dataset = replace(dataset, values=dataset.values.to(device))
-    training = dataset.windows("train", context, patch, max_windows=settings.max_windows)
-    validation = dataset.windows("validation", context, patch, max_windows=VALIDATION_WINDOWS)
-    return (
-        replace(training, starts=training.starts.to(device)),
-        replace(validation, starts=validation.starts.to(device)),
-    )
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, for initial weights and dropout, and restore them after."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _fit(
-    network: TimerXL,
-    loss: Loss,
-    training: Windows,
-    validation: Windows,
-    settings: TrainingConfig,
-    name: str,
-) -> Fit:
+def _fit(network: TimerXL, loss: Loss, task: Task) -> Fit:
     """Train until all epochs are done or validation has not improved for `patience` of them."""
-    losses: list[float] = []
+    settings, losses = task.settings, list[float]()
     best_loss, best_epoch, best = math.inf, 0, FrozenTimerXL(network)
-    terminal, began = sys.stderr.isatty(), time.perf_counter()
+    title, terminal, began = f"Training the {task.role}", sys.stderr.isatty(), time.perf_counter()
     with Progress(console=Console(stderr=True), disable=not terminal) as bar:
-        task = bar.add_task(f"Training the {name}", total=settings.epochs * len(training))
-        epochs = _epochs(network, loss, training, settings, lambda done: bar.advance(task, done))
+        shown = bar.add_task(title, total=settings.epochs * len(task.training))
+        epochs = _epochs(network, loss, task, lambda windows: bar.advance(shown, windows))
         for epoch, training_loss in enumerate(epochs, start=1):
             model = FrozenTimerXL(network)
-            losses.append(_validate(model, loss, validation, settings.batch_size))
+            losses.append(_validate(model, loss, task))
             if not math.isfinite(losses[-1]) or not math.isfinite(training_loss):
                 raise TrainingError(
-                    f"{name}: the loss of epoch {epoch} is not finite with learning_rate = "
-                    f"{settings.learning_rate:g}: lower it in [{name}.training]"
+                    f"{task.role}: the loss of epoch {epoch} is not finite with learning_rate = "
+                    f"{settings.learning_rate:g}: lower it in [{task.role}.training]"
                 )
             report = (
                 f"epoch {epoch}/{settings.epochs}: training loss {training_loss:.4f}, "
                 f"validation loss {losses[-1]:.4f}, {time.perf_counter() - began:.1f} s"
             )
-            bar.update(task, description=f"Training the {name}, {report}")
+            bar.update(shown, description=f"{title}, {report}")
             if not terminal:
-                logger.info("%s: %s", name, report)
+                logger.info("%s: %s", task.role, report)
             if losses[-1] < best_loss:
                 best_loss, best_epoch, best = losses[-1], epoch, model
             elif epoch - best_epoch >= settings.patience:
@@ -257,13 +259,10 @@ def _fit(
 
 
 def _epochs(
-    network: TimerXL,
-    loss: Loss,
-    training: Windows,
-    settings: TrainingConfig,
-    advance: Callable[[int], None],
+    network: TimerXL, loss: Loss, task: Task, advance: Callable[[int], None]
 ) -> Iterator[float]:
     """Adam, epoch after epoch: yields the mean training loss of each."""
+    settings, training = task.settings, task.training
     order = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     steps = settings.epochs * math.ceil(len(training) / settings.batch_size)
@@ -273,11 +272,10 @@ def _epochs(
     )
     # One gather serves both: the contexts are all rows but the last P, the truth all but the first.
     whole = replace(training, context=training.context + training.horizon)
-    device = training.starts.device
     network.train()
     for _ in range(settings.epochs):
-        total = torch.zeros((), device=device)
-        permutation = torch.randperm(len(training), generator=order).to(device)
+        total = torch.zeros((), device=task.device)
+        permutation = torch.randperm(len(training), generator=order).to(task.device)
         for index in torch.split(permutation, settings.batch_size):
             rows = whole.contexts(index)
             batch_loss = loss.training(network(rows[:, : training.context]), rows, index)
@@ -290,12 +288,11 @@ def _epochs(
         yield float(total / len(training))
 
 
-def _validate(model: FrozenTimerXL, loss: Loss, windows: Windows, batch_size: int) -> float:
+def _validate(model: FrozenTimerXL, loss: Loss, task: Task) -> float:
     total = 0.0
-    for batch in batches_of(len(windows), batch_size):
-        contexts = windows.contexts(batch)
-        total += float(loss.validation(model.predict(contexts), batch)) * len(contexts)
-    return total / len(windows)
+    for index, contexts in task.batches(task.validation):
+        total += float(loss.validation(model.predict(contexts), index)) * len(contexts)
+    return total / len(task.validation)
 
 
 # --- the models of a study ------------------------------------------------------------------------
@@ -340,9 +337,9 @@ def _prepare_target(
 ) -> tuple[FrozenTimerXL, Path]:
     if config.checkpoint is not None:
         return load_model(config.checkpoint, activation=config.activation), config.checkpoint
-    data = _data_fingerprint(dataset, config.training, context, config.patch)
+    task = Task.of("target", config.training, dataset, context, config.patch)
     settings = config.model_dump(mode="json", exclude={"checkpoint"})
-    origin = Origin("target", context, data, teacher=None, settings=settings)
+    origin = Origin("target", context, task.fingerprint, teacher=None, settings=settings)
     return _cached(origin, lambda: train_target(config, dataset, context, device))
 
 
@@ -351,15 +348,11 @@ def _prepare_draft(
 ) -> tuple[FrozenTimerXL, Path]:
     if config.checkpoint is not None:
         return load_model(config.checkpoint, activation=config.activation), config.checkpoint
-    data = _data_fingerprint(dataset, config.training, context, target.patch)
+    task = Task.of("draft", config.training, dataset, context, target.patch)
     # A distilled draft has its target's activation.
     settings = config.model_dump(mode="json", exclude={"checkpoint", "activation"})
-    origin = Origin("draft", context, data, teacher=target.fingerprint, settings=settings)
+    origin = Origin("draft", context, task.fingerprint, target.fingerprint, settings)
     return _cached(origin, lambda: distil_draft(config, target, dataset, context, device))
-
-
-def _data_fingerprint(dataset: Dataset, settings: TrainingConfig, context: int, patch: int) -> str:
-    return "-".join(w.fingerprint for w in _windows(dataset, settings, context, patch, CPU))
 
 
 def _cached(origin: Origin, train: Callable[[], Fit]) -> tuple[FrozenTimerXL, Path]:

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spec_opt.config.models import DistillationConfig
+from spec_opt.config.models import DistillationConfig, TrainingConfig
 from spec_opt.data.windows import Windows
 from spec_opt.models import training
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
-from spec_opt.models.training import DistillationLoss, SupervisedLoss, batches_of
+from spec_opt.models.training import DistillationLoss, SupervisedLoss, Task
 
 CONTEXT, PATCH, CHANNELS = 12, 4, 2
 
@@ -31,9 +31,9 @@ def teacher() -> FrozenTimerXL:
 
 
 def distillation(teacher: FrozenTimerXL, **config: float) -> DistillationLoss:
-    generator = torch.Generator().manual_seed(1)
-    windows = some_windows()
-    return DistillationLoss(teacher, DistillationConfig(**config), windows, windows, 4, generator)
+    windows, settings = some_windows(), TrainingConfig(batch_size=4, seed=1)
+    task = Task("draft", settings, training=windows, validation=windows)
+    return DistillationLoss(teacher, DistillationConfig(**config), task)
 
 
 def forecast_of_all(teacher: FrozenTimerXL, variance: float = 0.5) -> Gaussian:
@@ -157,6 +157,11 @@ def test_teacher_dropout_uses_its_own_rate_and_leaves_no_trace(
     assert all(p.grad is None for p in teacher.network.parameters())
 
 
-def test_batches() -> None:
-    assert [(b.start, b.stop) for b in batches_of(5, 2)] == [(0, 2), (2, 4), (4, 6)]
-    assert batches_of(0, 2) == []
+@pytest.mark.parametrize(("size", "expected"), [(4, [4, 2]), (6, [6]), (9, [6])])
+def test_batches(size: int, expected: list[int]) -> None:
+    windows = some_windows()
+    task = Task("draft", TrainingConfig(batch_size=size), training=windows, validation=windows)
+    batches = list(task.batches(windows))
+    assert [len(contexts) for _, contexts in batches] == expected
+    assert torch.equal(torch.cat([contexts for _, contexts in batches]), windows.contexts())
+    assert all(torch.equal(windows.contexts(index), contexts) for index, contexts in batches)
