@@ -55,7 +55,7 @@ def bench(
                 ks=(1, max(case.setting.k for case in cases)),
                 seconds=LEARNING_SECONDS,
                 least_repeats=LEARNING_REPEATS,
-            )
+            ).costs
             rows += [_row(workload, context, case, batch_size, costs, repeats) for case in cases]
         except torch.cuda.OutOfMemoryError:
             logger.warning("batch size %d does not fit into the device's memory", batch_size)

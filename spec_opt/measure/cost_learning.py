@@ -21,8 +21,10 @@ from torch import Tensor
 from spec_opt.config.study_file import Setting
 from spec_opt.decoding.observer import Observer, Step
 from spec_opt.decoding.speculative import Batches, Workload
-from spec_opt.measure.cost_model import Cost, Costs
+from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 
+LEAST_BATCH: Final = 8
+"""Per window, smaller batches cost more than the larger ones that are predicted from them."""
 LEAST_REPEATS: Final = 3
 """So that the median ignores one repeat that something else on the machine delayed."""
 SCRIPTED_ACCEPTANCE: Final = 0.6
@@ -92,7 +94,7 @@ def learn_costs(
     ks: Iterable[int],
     seconds: float,
     least_repeats: int = LEAST_REPEATS,
-) -> Costs:
+) -> LearntCosts:
     """Learn what each step costs for batches of these sizes, and for the windows left of them.
 
     Between the batch sizes and `ks` that are timed, costs are interpolated linearly.
@@ -107,25 +109,25 @@ def learn_costs(
     """
     batches = [spaced(len(workload.windows), size) for size in batch_sizes]
     decodes = _Decodes(workload, batches, sigma, ks)
-    decodes.run()  # the first run warms up
-    decodes.laps.clear()
+    decodes.run()
+    decodes.forget()  # it warmed up
     clock = Stopwatch(workload.device)
     began = clock.now()
     for repeat in itertools.count(1):
         decodes.run()
         if repeat >= least_repeats and clock.now() - began >= seconds:
             break
-    return _costs(decodes.laps)
+    return _learnt([decodes])
 
 
 def learn_costs_quickly(
     workload: Workload, batch_size: int, *, sigma: float, largest_k: int, seconds: float
-) -> Costs:
+) -> LearntCosts:
     """Learn costs for batches of `batch_size` in about `seconds`.
 
     Times single windows and one larger batch, because from single windows alone the cost of a call
     cannot be told from the cost of a window. The batch is as large as time and memory allow, up to
-    `batch_size`, and at least two windows, even if that takes longer.
+    `batch_size`, and of at least `LEAST_BATCH` windows, even if that takes longer.
 
     Raises:
         DecodingError: a forecast is not finite, or a single window does not fit into memory.
@@ -138,19 +140,21 @@ def learn_costs_quickly(
 
     windows = len(workload.windows)
     _, single = next(Batches(1).run(spaced(windows, 1), timed_once))
-    single.laps.clear()  # the first run warms up
+    single.forget()  # it warmed up
     taken = Stopwatch(workload.device).decode(single.run)
     # A further window never costs more than the first.
     affordable = int(seconds / max((LEAST_REPEATS + 1) * taken, 1e-9))
-    size = min(batch_size, windows, max(2, affordable))
+    size = min(batch_size, windows, max(LEAST_BATCH, affordable))
     decodes = [single]
     if size > 1:
         _, batch = next(Batches(size).run(spaced(windows, size), timed_once))
+        batch.forget()
+        batch.run()
         decodes.append(batch)
     for _ in range(LEAST_REPEATS - 1):
         for each in decodes:
             each.run()
-    return _costs([lap for each in decodes for lap in each.laps])
+    return _learnt(decodes)
 
 
 def spaced(windows: int, count: int) -> Tensor:
@@ -170,6 +174,7 @@ class _Decodes:
     ) -> None:
         self._watch = Stopwatch(workload.device)
         self._runs: list[Callable[[], object]] = []
+        self._totals: list[tuple[float, ...]] = []
         observed = replace(workload, observer=self._watch)
         scripts = [*((k, SCRIPTED_ACCEPTANCE) for k in sorted(set(ks))), (1, 1.0), (1, 0.0)]
         settings = {k: Setting(sigma=sigma, bias=1.0, k=k) for k, _ in scripts}
@@ -184,10 +189,24 @@ class _Decodes:
         """All steps so far, and their seconds."""
         return self._watch.laps
 
+    @property
+    def spreads(self) -> list[float]:
+        """Of each decode, the slowest repeat over the fastest, less 1."""
+        return [max(repeats) / min(repeats) - 1.0 for repeats in zip(*self._totals, strict=True)]
+
     def run(self) -> None:
         """Run and time each decode once."""
-        for run in self._runs:
-            self._watch.decode(run)
+        self._totals.append(tuple(self._watch.decode(run) for run in self._runs))
+
+    def forget(self) -> None:
+        """Drop what was timed so far."""
+        self.laps.clear()
+        self._totals.clear()
+
+
+def _learnt(decodes: Sequence[_Decodes]) -> LearntCosts:
+    spread = statistics.median(spread for each in decodes for spread in each.spreads)
+    return LearntCosts(_costs([lap for each in decodes for lap in each.laps]), spread)
 
 
 def _costs(laps: Sequence[Lap]) -> Costs:

@@ -10,6 +10,10 @@ Terms are those of `Measurement`. Times are in seconds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+WIDEST_SPREAD: Final = 0.5
+"""Repeats that differ by more say more about the machine than about the models."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,20 @@ class Costs:
     """Verifying and judging all proposals of a round, and replacing the rejected one."""
     verify_next: Cost
     bonus: Cost
+
+
+@dataclass(frozen=True)
+class LearntCosts:
+    """Costs, and how far the timings can be trusted that they were learnt from."""
+
+    costs: Costs
+    spread: float
+    """Slowest over fastest repeat of the same decode, less 1; the median over decodes."""
+
+    @property
+    def are_known(self) -> bool:
+        """Whether repeats agree well enough to predict from."""
+        return self.spread <= WIDEST_SPREAD
 
 
 @dataclass(frozen=True)
@@ -101,16 +119,20 @@ def speculative_seconds(rounds: Sequence[Round], costs: Costs, batch: int) -> fl
     """Mean time of a batch that decodes in lockstep.
 
     A step costs its fixed part if at least one window takes it, and the rest per window.
+    Verification includes a step of the target, so it is never priced below one: timings of the two
+    that are noisy could say otherwise.
     """
     seconds = 0.0
     for number, chances in enumerate(rounds):
         verify = costs.verify_first if number == 0 else costs.verify_next
+        target = costs.target_first if number == 0 else costs.target_next
         for slot, chance in enumerate(chances.proposing):
             draft = costs.draft_first if number == slot == 0 else costs.draft_next
             seconds += draft.expected(_some(chance, batch), batch * chance)
         active, bonus = chances.active, chances.bonus
         proposals = batch * sum(chances.proposing)
-        seconds += verify.expected(_some(active, batch), batch * active, proposals)
+        least = target.expected(_some(active, batch), batch * active)
+        seconds += max(least, verify.expected(_some(active, batch), batch * active, proposals))
         seconds += costs.bonus.expected(_some(bonus, batch), batch * bonus)
     return seconds
 

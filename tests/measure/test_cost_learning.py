@@ -122,7 +122,7 @@ def test_what_is_predicted_is_what_is_measured(clock: Clock, batch_size: int, k:
     """Costs are learnt with scripted acceptance; then a setting is predicted, and timed."""
     work = workload(clock)
     setting = Setting(sigma=0.1, bias=1.2, k=k)
-    costs = learn_costs(work, [batch_size], sigma=0.1, ks=(1, 5), seconds=0.0)
+    costs = learn_costs(work, [batch_size], sigma=0.1, ks=(1, 5), seconds=0.0).costs
     counters = work.speculatively(torch.arange(WINDOWS), setting).counters
     acceptance = acceptance_by_position(
         counters.accepted.sum(dim=0).tolist(), counters.tested.sum(dim=0).tolist()
@@ -150,10 +150,10 @@ def test_what_is_predicted_is_what_is_measured(clock: Clock, batch_size: int, k:
 def test_costs_learnt_quickly(clock: Clock) -> None:
     """From a few windows, if the whole batch would take too long."""
     work = workload(clock)
-    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0)
-    for seconds, longest in ((0.1, 1000.0), (1500.0, 3000.0), (1e9, 1e9)):
+    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0).costs
+    for seconds, longest in ((0.1, 2000.0), (1500.0, 3000.0), (1e9, 1e9)):
         began = clock.at
-        costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=seconds)
+        costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=seconds).costs
         assert clock.at - began < longest
         if seconds > 1.0:
             for acceptance in ((0.3,), (0.9, 0.9, 0.9)):
@@ -165,8 +165,8 @@ def test_costs_learnt_quickly(clock: Clock) -> None:
 def test_a_cost_per_window_is_learnt_even_if_batches_take_too_long(clock: Clock) -> None:
     """Single windows alone would price a batch of 64 like one of 1."""
     work = workload(clock)
-    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0)
-    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=0.1)
+    wanted = learn_costs(work, [64], sigma=0.1, ks=(1, 4), seconds=0.0).costs
+    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=0.1).costs
     for acceptance in ((0.3,), (0.9, 0.9, 0.9)):
         assert predicted_speedup(acceptance, 7, costs, 64) == pytest.approx(
             predicted_speedup(acceptance, 7, wanted, 64), rel=0.05
@@ -181,7 +181,9 @@ def test_every_step_is_priced(clock: Clock, patches: int, start: int) -> None:
     """Also from a single window, whose random numbers may give no bonus, or no second round."""
     work = workload(clock, horizon=2 * patches)
     windows = replace(work.windows, starts=work.windows.starts[start:])
-    costs = learn_costs(replace(work, windows=windows), [1], sigma=0.1, ks=(1, 5), seconds=0.0)
+    costs = learn_costs(
+        replace(work, windows=windows), [1], sigma=0.1, ks=(1, 5), seconds=0.0
+    ).costs
     assert costs.verify_next.expected(1.0, 1, 1) == pytest.approx(4.5)
     assert costs.bonus.expected(1.0, 1) == pytest.approx(4.5)
     assert costs.draft_next.expected(1.0, 1) == pytest.approx(0.55)
@@ -199,7 +201,7 @@ def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Workload, "speculatively", tight)
     limit = 9
-    costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, largest_k=4, seconds=1e9)
+    costs = learn_costs_quickly(workload(clock), 64, sigma=0.1, largest_k=4, seconds=1e9).costs
     assert max(size for size in seen if size <= limit) == 8
     assert 64 in seen
     assert costs.target_next.expected(1.0, 8) == pytest.approx(8.0)
@@ -211,7 +213,7 @@ def test_a_batch_beyond_the_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch
 def test_a_single_window(clock: Clock) -> None:
     work = workload(clock)
     work = replace(work, windows=random_windows(1, 2, 2, 2))
-    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=1.0)
+    costs = learn_costs_quickly(work, 64, sigma=0.1, largest_k=4, seconds=1.0).costs
     assert costs.target_first.expected(1.0, 1) == pytest.approx(4.5)
     assert costs.bonus == Cost(0.0, 0.0)  # the horizon is one patch: there is none
     assert predicted_speedup((0.5,), 1, costs, 1) == pytest.approx(4.5 / (4.5 + 0.55))
