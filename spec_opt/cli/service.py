@@ -117,6 +117,7 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
     baseline = objective.baseline
     store = open_store(url)
     study = open_study(store, config, objective.fingerprints, baseline, package_versions())
+    objective.share_costs = study.shared_costs
     return study, objective
 
 

@@ -23,11 +23,6 @@ LEARNING_SECONDS: Final = 2.0
 LEARNING_REPEATS: Final = 5
 
 
-def device_name(device: torch.device) -> str:
-    """A GPU's model, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def thread_count() -> int:
     """Threads that torch uses on the CPU."""
     return torch.get_num_threads()

@@ -62,6 +62,9 @@ class LearntCosts:
         """Whether repeats agree well enough to predict from."""
         return self.spread <= WIDEST_SPREAD
 
+    def __str__(self) -> str:
+        return f"timings of the same work varied by {100 * self.spread:.0f}%"
+
 
 @dataclass(frozen=True)
 class Round:

@@ -1,18 +1,24 @@
 """The objective of a study: the function from a setting to a measurement that workers call."""
 
+import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
-from spec_opt.config.study_file import Setting, StudyConfig
+import torch
+
+from spec_opt.config.study_file import DecodingConfig, Setting, StudyConfig
 from spec_opt.config.values import IntRange
 from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import Dataset, load_dataset
-from spec_opt.errors import DecodingError
+from spec_opt.errors import DecodingError, WorkError
 from spec_opt.measure.cost_learning import learn_costs_quickly
-from spec_opt.measure.cost_model import Costs, acceptance_by_position, predicted_speedup
+from spec_opt.measure.cost_model import LearntCosts, acceptance_by_position, predicted_speedup
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
+from spec_opt.models.device import device_name
 from spec_opt.models.training import Models, prepare_models
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,15 @@ class Objective(Protocol):
         """Measure a setting. An exception fails the trial, not the study."""
 
 
+ShareCosts = Callable[[str, Callable[[], LearntCosts]], LearntCosts]
+"""From a key and a function that learns costs to the costs that are kept under the key."""
+
+
+def _keep_to_oneself(key: str, learn: Callable[[], LearntCosts]) -> LearntCosts:
+    del key
+    return learn()
+
+
 @dataclass
 class StudyObjective:
     """The objective of a study file: its models on its windows, prepared once, kept in memory."""
@@ -68,7 +83,9 @@ class StudyObjective:
     series: SeriesSummary
     """What was read."""
     _baseline: Baseline | None = field(default=None, repr=False)
-    _costs: Costs | None = field(default=None, repr=False)
+    share_costs: ShareCosts = field(default=_keep_to_oneself, repr=False)
+    """Where costs are kept, so that all workers of a study predict from the same ones."""
+    _costs: LearntCosts | None = field(default=None, repr=False)
 
     @classmethod
     def prepare(cls, config: StudyConfig) -> "StudyObjective":
@@ -83,14 +100,18 @@ class StudyObjective:
         windows = dataset.windows(
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
         )
-        # Casting models to the precision of decoding would change their hash.
+        evaluator = Evaluator(models.target, models.draft, windows, config.decoding)
+        decoding = decoding_fingerprint(config.decoding)
+        if "speedup" in config.search.objectives:
+            # Trials are compared by their speedup, which differs between devices and batch sizes.
+            key = f"{decoding} {_costs_key(config.decoding, evaluator.device)}"
+            decoding = hashlib.sha256(key.encode()).hexdigest()
         fingerprints = Fingerprints(
             target=models.target.fingerprint,
             draft=models.draft.fingerprint,
             data=windows.fingerprint,
-            decoding=decoding_fingerprint(config.decoding),
+            decoding=decoding,
         )
-        evaluator = Evaluator(models.target, models.draft, windows, config.decoding)
         return cls(evaluator, fingerprints, config, series)
 
     @property
@@ -115,30 +136,56 @@ class StudyObjective:
         return replace(measurement, predicted_speedup=self._predict(measurement, setting))
 
     def _predict(self, measurement: Measurement, setting: Setting) -> float | None:
-        """The speedup by the cost model; None if costs cannot be learnt."""
+        """The speedup by the cost model; None if costs are not known.
+
+        Raises:
+            WorkError: they are not known, but the speedup is an objective of the study.
+        """
         workload = self.evaluator.workload
-        batch_size = min(self.config.decoding.batch_size, len(workload.windows))
         try:
-            costs = self._learnt_costs(setting.sigma, batch_size)
+            learnt = self._learnt_costs(setting.sigma)
         except DecodingError as error:
             # With scripted acceptance, decoding may diverge where this trial does not.
             log.warning("no speedup is predicted for %s: %s", setting, error)
             return None
+        if not learnt.are_known:
+            if "speedup" in self.config.search.objectives:
+                raise WorkError(
+                    f"the speedup is not known: {learnt}; run the study on an idle machine"
+                )
+            return None
         acceptance = acceptance_by_position(
             measurement.accepted_by_position, measurement.tested_by_position
         )
-        return predicted_speedup(acceptance, workload.patches, costs, batch_size)
+        return predicted_speedup(acceptance, workload.patches, learnt.costs, self._batch_size)
 
-    def _learnt_costs(self, sigma: float, batch_size: int) -> Costs:
-        """What the steps of decoding cost on this device; learnt on first use."""
+    @property
+    def _batch_size(self) -> int:
+        """Windows that are decoded together."""
+        return min(self.config.decoding.batch_size, len(self.evaluator.workload.windows))
+
+    def _learnt_costs(self, sigma: float) -> LearntCosts:
+        """What the steps of decoding cost on this device; learnt or looked up on first use."""
         if self._costs is None:
-            search = self.config.search
-            self._costs = learn_costs_quickly(
+            search, decoding = self.config.search, self.config.decoding
+            learn = partial(
+                learn_costs_quickly,
                 self.evaluator.workload,
-                batch_size,
+                self._batch_size,
                 sigma=sigma,
                 largest_k=search.k.high if isinstance(search.k, IntRange) else max(search.k),
-                # Longer where trials of different workers are compared by their speedup.
+                # Longer where trials are compared by their speedup.
                 seconds=3.0 if "speedup" in search.objectives else 0.5,
             )
+            self._costs = self.share_costs(_costs_key(decoding, self.evaluator.device), learn)
+            if not self._costs.are_known:
+                log.warning("no speedup is predicted: %s", self._costs)
         return self._costs
+
+
+def _costs_key(config: DecodingConfig, device: torch.device) -> str:
+    """Names all that costs depend on besides the models."""
+    return (
+        f"{device_name(device)}, {config.precision}, {config.context} context, "
+        f"batch size {config.batch_size}, {torch.get_num_threads()} threads"
+    )

@@ -70,6 +70,11 @@ def _keep_freed_memory() -> None:
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
 
 
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def gpu_count() -> int:
     """Number of CUDA devices that this process may use."""
     return torch.cuda.device_count()

@@ -188,6 +188,7 @@ def bench_study(
     """
     from spec_opt.measure import bench as timing  # imports torch
     from spec_opt.measure.objective import StudyObjective
+    from spec_opt.models.device import device_name
 
     if setting is not None:
         check_setting(setting, config.decoding.rule)
@@ -205,7 +206,7 @@ def bench_study(
     fitting = sorted({min(size, len(workload.windows)) for size in sizes})
     result = Bench(
         study=config.name,
-        device=timing.device_name(workload.device),
+        device=device_name(workload.device),
         precision=config.decoding.precision,
         rule=config.decoding.rule,
         threads=timing.thread_count(),

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any, Final
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
 from optuna.study import StudyDirection
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
+from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
 from spec_opt.study.space import distributions, make_sampler
 from spec_opt.study.store import (
@@ -36,13 +37,15 @@ from spec_opt.study.store import (
     trial_params,
     trials,
 )
-from spec_opt.study.trials import reconcile
+from spec_opt.study.trials import lock_study, reconcile
 
 DIRECTIONS: Final[dict[ObjectiveName, StudyDirection]] = {
     "acceptance_rate": StudyDirection.MAXIMIZE,
     "mse": StudyDirection.MINIMIZE,
     "speedup": StudyDirection.MAXIMIZE,
 }
+COSTS: Final = "costs"
+"""Key of the user attribute that holds what decoding costs."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,32 @@ class Study:
     @property
     def name(self) -> str:
         return self.config.name
+
+    def shared_costs(self, key: str, learn: Callable[[], LearntCosts]) -> LearntCosts:
+        """What the study holds of the cost of decoding under `key`, or else learns and stores it.
+
+        Workers that learn at the same time all get what the first one stored: predictions of
+        different workers can only be compared if they rest on the same costs.
+        """
+        held = TypeAdapter(dict[str, LearntCosts])
+
+        def stored(connection: Connection) -> dict[str, LearntCosts]:
+            return held.validate_python(
+                _stored_attributes(connection, self.study_id).get(COSTS, {})
+            )
+
+        known = self.store.read(stored)
+        if key in known:
+            return known[key]
+        learnt = learn()
+
+        def keep(connection: Connection) -> LearntCosts:
+            lock_study(connection, self.study_id)
+            now = {key: learnt} | stored(connection)
+            _set_attribute(connection, self.study_id, COSTS, held.dump_python(now))
+            return now[key]
+
+        return self.store.transaction(keep)
 
     def optuna_study(self) -> optuna.Study:
         """The study as Optuna has it, with the sampler that the study file names."""

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from spec_opt.measure.cost_model import (
     Cost,
     Costs,
+    LearntCosts,
     Round,
     course,
     predicted_speedup,
@@ -152,3 +153,18 @@ def test_target_only() -> None:
     speedup = predicted_speedup(acceptance, 4, COSTS, 8)
     seconds = speculative_seconds(course(acceptance, 4), COSTS, 8)
     assert speedup == pytest.approx(21.0 / seconds)
+
+
+def test_rejected_proposals_are_never_a_gain() -> None:
+    """Not even by timings that say a verification is cheaper than the step it contains."""
+    noisy = replace(COSTS, verify_first=Cost(1.0, 0.1), verify_next=Cost(0.5, 0.01))
+
+    for batch in (1, 8, 64):
+        assert predicted_speedup((0.0, 0.0, 0.0), 6, noisy, batch) < 1.0
+
+
+def test_timings_that_disagree_are_not_known() -> None:
+    assert LearntCosts(COSTS, spread=0.1).are_known
+    varied = LearntCosts(COSTS, spread=0.9)
+    assert not varied.are_known
+    assert "varied by 90%" in str(varied)

@@ -14,6 +14,7 @@ from spec_opt.config.models import DraftConfig, TargetConfig
 from spec_opt.config.study_file import DataConfig, SearchConfig, StudyConfig
 from spec_opt.config.values import FloatRange
 from spec_opt.errors import StudyError
+from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.study.store import Store
 from spec_opt.study.study import Study, load_study, open_study
 from tests.study.stand_in import BASELINE, FINGERPRINTS, stand_in_study, study_config
@@ -171,3 +172,30 @@ def test_a_study_file_of_another_version_is_said(store: Store) -> None:
     study.set_user_attr("config", study.user_attrs["config"] | {"novelty": 1})
     with pytest.raises(StudyError, match="cannot be read by this version"):
         load_study(store, "stand-in")
+
+
+COSTS = LearntCosts(Costs(*[Cost(1.0, 0.5, 0.25)] * 7), spread=0.1)
+
+
+def never() -> LearntCosts:
+    raise AssertionError("the study holds these costs")
+
+
+def test_costs_are_learnt_once_a_study(store: Store) -> None:
+    study = stand_in_study(store)
+
+    assert study.shared_costs("cpu, batch size 64", lambda: COSTS) == COSTS
+    assert stand_in_study(store).shared_costs("cpu, batch size 64", never) == COSTS
+    other = replace(COSTS, spread=0.3)
+    assert study.shared_costs("cpu, batch size 1", lambda: other) == other
+    assert study.shared_costs("cpu, batch size 64", never) == COSTS
+
+
+def test_of_two_that_learn_at_once_both_take_what_the_first_stored(store: Store) -> None:
+    study = stand_in_study(store)
+
+    def second() -> LearntCosts:
+        study.shared_costs("cpu", lambda: COSTS)  # another worker, which is faster
+        return replace(COSTS, spread=0.4)
+
+    assert study.shared_costs("cpu", second) == COSTS
