@@ -51,11 +51,7 @@ def terminal_width() -> int | None:
 
 
 def study_file(reference: str) -> StudyConfig:
-    """Read a study file: a path, or the name of one that ships.
-
-    Raises:
-        ConfigError: it is missing or wrong.
-    """
+    """Read a study file by its path, or by the name of one that ships."""
     from spec_opt.config.study_file import read_study
 
     return read_study(reference)

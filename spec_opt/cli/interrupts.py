@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 @contextmanager
 def stop_on_signals(on_first: Callable[[], None]) -> Iterator[threading.Event]:
@@ -28,7 +26,7 @@ def stop_on_signals(on_first: Callable[[], None]) -> Iterator[threading.Event]:
         stop.set()
         on_first()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

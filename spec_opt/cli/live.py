@@ -16,12 +16,13 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn
-from rich.table import Column, Table
 from rich.text import Text
 
 from spec_opt.errors import SpecOptError
+from spec_opt.results import document
+from spec_opt.results.render import COLUMNS, cells
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
-from spec_opt.results.wording import described, percent, plural, setting_cells
+from spec_opt.results.wording import described, percent, plural
 from spec_opt.study.progress import StudyProgress, progress
 from spec_opt.study.study import Study
 from spec_opt.study.worker import TrialReport
@@ -34,7 +35,6 @@ SHARE_OF_TIME = 0.05
 """Reading the store takes at most this share of the time, however large the study."""
 FRONT_ROWS = 8
 ERROR_ROWS = 3
-HEADINGS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,10 @@ def _progress_lines(now: StudyProgress) -> list[str]:
         f"{w.silent_seconds:.0f} s ago, trial {w.trial} ({w.setting})"
         for w in now.workers
     ] or ["  no worker holds a trial"]
-    lines += [
+    return lines + [
         f"  given up after {plural(g.attempts, 'attempt')}: {g.setting}: {g.error}"
         for g in now.given_up
     ]
-    return lines
 
 
 def _pace(now: StudyProgress) -> list[str]:
@@ -148,13 +147,8 @@ def panel_of(snapshot: Snapshot) -> RenderableType:
     bar.add_task("", total=max(1, now.total), completed=now.total - now.missing)
     parts: list[RenderableType] = [bar, Text("\n".join(_progress_lines(now)))]
     if table.front:
-        columns = [Column(heading, justify="right") for heading in HEADINGS]
-        rows = Table(*columns, box=None, padding=(0, 2), title="front so far", title_justify="left")
-        for point, *_ in table.distinct_front[:FRONT_ROWS]:
-            acceptance, mse = point.result.acceptance_rate, point.result.mse
-            cells = (*setting_cells(point.setting), percent(acceptance), f"{mse:.4f}")
-            rows.add_row(str(point.number), *cells)
-        parts.append(rows)
+        rows = [cells(point) for point, *_ in table.distinct_front[:FRONT_ROWS]]
+        parts.append(Text(f"front so far\n{document.as_text([document.Table(COLUMNS, rows)])}"))
     failed = (row for row in reversed(table.trials) if row.error is not None)
     parts += [
         Text(f"  failed: trial {row.number} ({row.setting}): {row.error}", style="red")

@@ -37,12 +37,11 @@ def export(
     config: StudyConfig, url: str, all_trials: bool, style: ExportFormat, output: Path | None
 ) -> None:
     """Export the Pareto trials, or all of them, as a table."""
-    from spec_opt.cli import service
-    from spec_opt.results.export import export as exported
-    from spec_opt.results.export import write_atomically
+    from spec_opt.results.export import export, write_atomically
+    from spec_opt.results.table import load_table
 
-    table = service.results_of(config, url)
-    content = exported(table, style, all_trials=all_trials, storage=url, command=command_line())
+    table = load_table(url, config.name)
+    content = export(table, style, all_trials=all_trials, storage=url, command=command_line())
     if output is None:
         click.echo(content, nl=False)
     else:
@@ -59,16 +58,13 @@ def recommend(
     config: StudyConfig, url: str, scenario: Scenario | None, style: RecommendFormat
 ) -> None:
     """Recommend a setting for each scenario, or for one, and say why."""
-    from spec_opt.cli import service
-    from spec_opt.results.recommend import recommend as recommended
-    from spec_opt.results.recommend import recommend_all
+    from spec_opt.results.recommend import SCENARIOS, recommend
     from spec_opt.results.render import render
+    from spec_opt.results.table import load_table
 
-    table = service.results_of(config, url)
-    if scenario is None:
-        choices = recommend_all(table, config.recommend)
-    else:
-        choices = (recommended(table, scenario, config.recommend),)
+    table = load_table(url, config.name)
+    scenarios = SCENARIOS if scenario is None else (scenario,)
+    choices = [recommend(table, name, config.recommend) for name in scenarios]
     show(render(choices, style, table=table, width=terminal_width()))
 
 
@@ -77,10 +73,11 @@ def recommend(
 @click.option("--png", is_flag=True, help="The plots as files too (needs Chrome or Chromium).")
 def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int:
     """Write report.html, results.csv and .parquet, summary.md."""
-    from spec_opt.cli import service
+    from spec_opt.results.report import write_report
+    from spec_opt.results.table import load_table
 
-    table = service.results_of(config, url)
-    written = service.write_report(config, table, url, output, png=png)
+    table, about = load_table(url, config.name), {"storage": url, "command": command_line()}
+    written = write_report(table, output, thresholds=config.recommend, png=png, **about)
     show("\n".join(map(str, written.files)))
     if written.png_problem is not None:
         say(f"no plots as files: {written.png_problem}")
@@ -97,10 +94,10 @@ def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: i
 
     A trial measured on the split that it was tuned on is a replay: its numbers must be the same.
     """
-    from spec_opt.cli import service
     from spec_opt.results import confirmation
+    from spec_opt.results.table import load_table
 
-    found = confirmation.confirm_study(config, service.results_of(config, url), split, trial)
+    found = confirmation.confirm_study(config, load_table(url, config.name), split, trial)
     document, text = confirmation.confirmation_document, confirmation.confirmation_text
     show(document(found) if as_json else text(found))
 

@@ -12,12 +12,14 @@ from spec_opt.cli.common import (
     INTERRUPTED,
     KEPT,
     app,
+    command_line,
     json_option,
     say,
     show,
     storage_option,
     study_argument,
     study_command,
+    terminal_width,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ def run(
     """
     from spec_opt.cli import service
     from spec_opt.config.study_file import read_study
+    from spec_opt.results.render import study_document, study_text
+    from spec_opt.results.report import write_report
+    from spec_opt.results.table import read_table
     from spec_opt.study.progress import progress
 
     if gpus is not None and (workers is not None or ray is not None):
@@ -60,12 +65,12 @@ def run(
         opened, interrupted = service.work(config, url)
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
-    table = service.table_of(opened)
+    table, thresholds = read_table(opened.optuna_study()), config.recommend
     if as_json:
-        show(service.results_document(config, table, url))
+        show(study_document(table, thresholds, storage=url, command=command_line()))
     else:
-        show(service.results_text(config, table))
-    written = service.write_report(config, table, url)
+        show(study_text(table, thresholds, terminal_width()))
+    written = write_report(table, storage=url, command=command_line(), thresholds=thresholds)
     say(f"report: {written.files[0]}")
     if interrupted:
         say(KEPT)
@@ -127,11 +132,12 @@ def train(config: StudyConfig, as_json: bool) -> None:
 def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     """Show how far a study is, who works on it, the best so far."""
     from spec_opt.cli import live, service
+    from spec_opt.results.table import read_table
     from spec_opt.study.progress import progress
 
     study = service.look(config, url)
     if watch:  # Ctrl-C ends the watching, nothing else
         with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
             view.done.wait()
-    snapshot = live.Snapshot(progress(study), service.table_of(study))
+    snapshot = live.Snapshot(progress(study), read_table(study.optuna_study()))
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

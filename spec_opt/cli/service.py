@@ -1,7 +1,6 @@
-"""Behind the commands: the study in a store, and the workers on it here, in processes, or on Ray.
+"""Workers on a study: in this process, in processes of this machine, or on a Ray cluster.
 
-The only file of the command line that opens stores and starts work. It is imported by commands when
-they run: what it imports takes a second.
+Commands import this file only when they run, as what it imports takes a second.
 """
 
 from __future__ import annotations
@@ -10,23 +9,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from spec_opt.cli.common import command_line, terminal_width
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
-from spec_opt.results.export import document_of
-from spec_opt.results.recommend import recommend_all
-from spec_opt.results.render import as_document, front_text, render
-from spec_opt.results.table import StudyTable, read_table
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
 from spec_opt.study.store import open_store, parse_url
@@ -35,59 +28,8 @@ from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import Objective
-    from spec_opt.results.report import Report
 
 PROGRAM = (sys.executable, "-m", "spec_opt")
-
-
-def results_of(config: StudyConfig, url: str) -> StudyTable:
-    """The study's trials, measured or imported.
-
-    Raises:
-        StudyError: there is no such store or study; neither is made.
-    """
-    return read_table(open_store(url, create=False).optuna_study(config.name))
-
-
-def table_of(study: Study) -> StudyTable:
-    """The trials of an opened study."""
-    return read_table(study.optuna_study())
-
-
-def results_text(config: StudyConfig, table: StudyTable) -> str:
-    """The end of `run`: the front, and the recommended settings."""
-    front = front_text(table, terminal_width())
-    if not table.points:
-        return front
-    choices = recommend_all(table, config.recommend)
-    return f"{front}\n\n{render(choices, 'text', table=table, width=terminal_width())}"
-
-
-def results_document(config: StudyConfig, table: StudyTable, url: str) -> dict[str, Any]:
-    """The same for `run --json`: the export of the front, and the recommendations."""
-    document = document_of(table, all_trials=False, storage=url, command=command_line())
-    choices = recommend_all(table, config.recommend)
-    return document | {"recommendations": [as_document(choice) for choice in choices]}
-
-
-def write_report(
-    config: StudyConfig, table: StudyTable, url: str, folder: Path | None = None, png: bool = False
-) -> Report:
-    """Write the report of a study into `folder`, by default reports/<study>.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from spec_opt.results import report  # brings plotly
-
-    return report.write_report(
-        table,
-        folder or Path("reports") / config.name,
-        storage=url,
-        command=command_line(),
-        thresholds=config.recommend,
-        png=png,
-    )
 
 
 def look(config: StudyConfig, url: str) -> Study:
@@ -154,7 +96,12 @@ def run_processes(
         KeyboardInterrupt: interrupted before the study existed.
     """
     parse_url(url)
-    places = _environments(workers, gpus)
+    if gpus is None:
+        places = cpu_environments(workers or 1)
+    else:
+        from spec_opt.models.device import gpu_count  # brings torch
+
+        places = gpu_environments(parse_gpus(gpus, gpu_count))
     make_models(reference)
     on_first = _printing("workers finish their trials, then leave; again to leave at once")
     with LiveView(partial(look, config, url)) as view, stop_on_signals(on_first) as stop:
@@ -208,15 +155,6 @@ def run_on_ray(
 
 def _printing(text: str) -> partial[None]:
     return partial(click.echo, text, err=True)
-
-
-def _environments(workers: int | None, gpus: str | None) -> Sequence[Mapping[str, str]]:
-    """The environment of each worker process: its share of the cores, or its GPU."""
-    if gpus is None:
-        return cpu_environments(workers or 1)
-    from spec_opt.models.device import gpu_count  # brings torch
-
-    return gpu_environments(parse_gpus(gpus, gpu_count))
 
 
 def make_models(reference: str) -> None:

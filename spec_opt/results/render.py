@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.errors import StudyError
 from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Text, as_text
-from spec_opt.results.recommend import Recommendation
+from spec_opt.results.export import document_of
+from spec_opt.results.recommend import Recommendation, recommend_all
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import (
     acceptance_text,
@@ -132,9 +133,19 @@ def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> 
     return "\n".join([f"# {r.scenario}: trial {r.trial}", head, *values])
 
 
-def front_text(table: StudyTable, width: int | None = None) -> str:
-    """The front for a terminal of `width` columns."""
-    return as_text(front(table), width)
+def study_text(table: StudyTable, thresholds: RecommendConfig, width: int | None = None) -> str:
+    """What `spec-opt run` prints: the front and the recommended settings."""
+    blocks = choices(recommend_all(table, thresholds), table) if table.points else ()
+    return as_text((*front(table), *blocks), width)
+
+
+def study_document(
+    table: StudyTable, thresholds: RecommendConfig, *, storage: str, command: str
+) -> dict[str, Any]:
+    """What `spec-opt run --json` prints: the export of the front, and the recommendations."""
+    document = document_of(table, all_trials=False, storage=storage, command=command)
+    recommendations = [as_document(r) for r in recommend_all(table, thresholds)]
+    return document | {"recommendations": recommendations}
 
 
 def front(table: StudyTable) -> tuple[Block, ...]:

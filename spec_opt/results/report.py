@@ -56,7 +56,7 @@ class Report:
 
 def write_report(
     table: StudyTable,
-    folder: Path,
+    folder: Path | None = None,
     *,
     storage: str,
     command: str,
@@ -69,7 +69,7 @@ def write_report(
 
     Args:
         table: The study.
-        folder: Made if it is missing.
+        folder: Made if it is missing; by default reports/<study>.
         storage: URL of the store; written without its password.
         command: The command line that asked for the report.
         thresholds: `[recommend]`, as for `recommend`.
@@ -79,6 +79,7 @@ def write_report(
     Raises:
         InputError: the folder cannot be written.
     """
+    folder = folder or Path("reports") / table.name
     limits = limits_of(table, thresholds)
     recommendations = recommend_all(table, limits)
     drawn = figures(table, recommendations)

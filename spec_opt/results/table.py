@@ -28,6 +28,7 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.measure.uncertainty import ROUNDING
 from spec_opt.study.space import setting_of
+from spec_opt.study.store import open_store
 from spec_opt.study.study import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -300,6 +301,15 @@ def mildness(point: Point) -> tuple[float, ...]:
     """
     setting = point.setting
     return (setting.bias, setting.sigma, setting.k, point.number)
+
+
+def load_table(url: str, name: str) -> StudyTable:
+    """The trials of a study in a store, measured or imported.
+
+    Raises:
+        StudyError: there is no such store or study; neither is made.
+    """
+    return read_table(open_store(url, create=False).optuna_study(name))
 
 
 def read_table(study: Study) -> StudyTable:

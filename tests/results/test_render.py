@@ -1,6 +1,7 @@
 """The front as a table for a terminal."""
 
-from spec_opt.results.render import front_text
+from spec_opt.results.document import as_text
+from spec_opt.results.render import front
 from spec_opt.results.table import read_table
 from tests.results import studies
 
@@ -12,7 +13,7 @@ def test_equal_results_are_one_line() -> None:
         (0.2, 1.0, 4, 0.7, 0.45),
         (0.3, 1.0, 4, 0.6, 0.46),
     )
-    text = front_text(read_table(study))
+    text = as_text(front(read_table(study)))
     lines = [line for line in text.splitlines() if line.startswith("  ")]
     assert "of 4 completed trials, 3 are on the front, with 2 distinct results" in text
     assert len(lines) == 3
@@ -23,20 +24,20 @@ def test_equal_results_are_one_line() -> None:
 
 
 def test_baselines_are_below() -> None:
-    text = front_text(read_table(studies.grid_study()))
+    text = as_text(front(read_table(studies.grid_study())))
     assert "Target alone: MSE" in text
     assert "Draft alone: MSE" in text
 
 
 def test_settings_of_a_continuous_sampler_are_rounded() -> None:
     study = studies.study_of((0.123456789012345, 1.98765432109876, 4, 0.7, 0.45))
-    assert "  0.1235  1.988  4  " in front_text(read_table(study))
+    assert "  0.1235  1.988  4  " in as_text(front(read_table(study)))
 
 
 def test_nothing_complete() -> None:
-    assert front_text(read_table(studies.failing_study())) == "No trial has completed yet."
+    assert as_text(front(read_table(studies.failing_study()))) == "No trial has completed yet."
 
 
 def test_a_study_without_a_baseline() -> None:
     study = studies.study_of((0.2, 1.0, 4, 0.7, 0.45), baseline=None)
-    assert "70.0%" in front_text(read_table(study))
+    assert "70.0%" in as_text(front(read_table(study)))

@@ -14,8 +14,9 @@ import pytest
 from spec_opt.config.study_file import Setting, StudyConfig, read_study
 from spec_opt.errors import ConfigError, StudyError
 from spec_opt.measure.measurement import Measurement
+from spec_opt.results.document import as_text
 from spec_opt.results.export import document_of
-from spec_opt.results.render import front_text
+from spec_opt.results.render import front
 from spec_opt.results.table import pareto_mask, read_table
 from spec_opt.study.store import open_store
 from spec_opt.study.study import open_study
@@ -68,7 +69,7 @@ def test_a_study_of_three(url: str) -> None:
     document = json.loads(json.dumps(document_of(table, all_trials=True, storage=url, command="")))
     values = [t["values"] for t in document["trials"] if t["values"]]
     assert all(set(v) == set(THREE) for v in values)
-    assert "predicted speedup" in front_text(table)
+    assert "predicted speedup" in as_text(front(table))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
