@@ -1,13 +1,15 @@
 """The figures of a study: the five of the sweep guide, and two more.
 
-Colour is never the only sign: k and sigma also have marker shapes, the front has its own shape and
-a line. Cividis looks the same with red-green blindness and keeps its order in greyscale; a thin
-grey outline keeps its dark end visible on a dark page and its bright end on a white one.
+Colour is never the only sign. A shape and a shade of grey stand for the same k in every report, a
+diamond for a setting on the front, a star for a measured speedup; lines differ by dashes too. What
+is drawn shows on white and on a dark page: markers by a grey outline, lines by colours of middle
+lightness.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,10 +33,16 @@ MUTED, PALE = "#808080", "rgba(128,128,128,0.4)"
 """Lines, outlines and bars that must show on white and on black."""
 ACCENT, WARM = "#0072B2", "#D55E00"
 """A blue and a vermilion that every kind of colour vision tells apart."""
-SHAPES = [
-    "circle", "square", "diamond", "triangle-up", "x",
-    "star", "triangle-down", "pentagon", "cross", "hexagon",
-]  # fmt: skip
+SHAPES = {
+    "k = 1": "circle", "k = 2": "square", "k = 3": "triangle-up", "k = 4": "x",
+    "k = 5": "triangle-down", "k = 6": "pentagon", "k = 7": "cross", "k ≥ 8": "hexagon",
+    "several k": "circle-open-dot",
+}  # fmt: skip
+"""The marker of each k, and of trials with several that share a place."""
+SHADES = px.colors.sample_colorscale("Cividis", [0.0, 0.3, 0.55, 0.8, 1.0, 0.15, 0.42, 0.7])
+"""Colours in the order of `SHAPES`: neighbours up to k = 5 are apart in greyscale too."""
+COOL_TO_WARM = ["#0072B2", "#6A6FC1", "#A45FA8", "#C7527A", "#D55E00", "#A8790A"]
+"""Colours of lines, at least 3 : 1 against white and against a dark page."""
 DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
 BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot"}
 
@@ -71,11 +79,13 @@ LABELS = {
 }
 """Titles of axes and legends, by the column that they show."""
 
-MOST_DRAWN = 2000
-"""More points than this in one figure are thinned evenly, and the figure says so."""
+PLACES = 50
+"""Across and up a figure: trials in one place would hide one another and share a marker."""
 MOST_WITH_BARS = 150
-"""More points than this are drawn without error bars, which would hide them."""
+"""More markers than this are drawn without error bars, which would hide them."""
 MOST_LINES = 6
+FEWEST_TESTED = 10
+"""A share of fewer tested proposals says nothing."""
 
 
 def figures(
@@ -102,12 +112,14 @@ def _frame(table: StudyTable) -> pd.DataFrame:
     numbers = [point.number for point in table.points]
     frame = frame_of(table).set_index("number").loc[numbers]
     measured = [table.measured_speedup(number) for number in numbers]
+    acceptance, error = 100 * frame["acceptance_rate"], 100 * frame["acceptance_ci95"]
     return frame.assign(
-        acceptance=100 * frame["acceptance_rate"],
-        acceptance_error=100 * frame["acceptance_ci95"],
+        acceptance=acceptance,
+        error_above=np.minimum(error, 100 - acceptance),
+        error_below=np.minimum(error, acceptance),
         measured=pd.Series([s and s.speedup for s in measured], numbers, dtype="float64"),
         k=frame["k"].astype(int),
-        ks=lambda f: _ranges_of_k(f["k"]),
+        ks=[f"k = {k}" if k < 8 else "k ≥ 8" for k in frame["k"]],
         sigmas=_binned(table.points, "sigma", MOST_LINES).rename_categories("sigma {}".format),
         sigma=_binned(table.points, "sigma"),
         bias=_binned(table.points, "bias"),
@@ -140,13 +152,6 @@ def _binned(points: Sequence[Point], name: str, most: int = MOST_VALUES) -> pd.C
     return pd.Categorical(labels, [b.label for b in bins], ordered=True)
 
 
-def _ranges_of_k(k: pd.Series[int]) -> list[str]:
-    """k as a label: of a range where there are more values than shapes."""
-    group = (k - 1) // -(-k.nunique() // len(SHAPES))
-    low, high = (k.groupby(group).transform(end) for end in ("min", "max"))
-    return [f"k = {a}" if a == b else f"k = {a} to {b}" for a, b in zip(low, high, strict=True)]
-
-
 def _empty(height: int = 500, message: str = "") -> go.Figure:
     """A figure without data; a message says why nothing will be drawn."""
     figure = go.Figure(layout={"height": height, "template": STYLE})
@@ -157,42 +162,54 @@ def _empty(height: int = 500, message: str = "") -> go.Figure:
     return figure
 
 
-def _grouped(
-    plot: Callable[..., go.Figure], frame: pd.DataFrame, by: str, **options: Any
-) -> go.Figure:
-    """A plot of plotly express, hover texts from the column `hover`, each group with its own look.
-
-    Later groups are smaller and drawn above, so that equal points show as nested shapes.
-    """
-    groups = frame[by].drop_duplicates().tolist()
-    colors = px.colors.sample_colorscale("Cividis", np.linspace(0.25, 0.9, len(groups)).tolist())
-    looks = {"color_discrete_sequence": colors, "symbol_sequence": SHAPES, "template": STYLE}
-    if plot is px.line:
-        looks |= {"line_dash": by, "line_dash_sequence": DASHES, "markers": True}
-    figure = plot(
-        frame, color=by, symbol=by, text="hover", labels=LABELS, render_mode="svg",
-        **{"height": 500} | looks | options,
+def _lines(frame: pd.DataFrame, **options: Any) -> go.Figure:
+    """A line for each sigma; its markers are all alike, since shapes stand for k."""
+    looks = {"color_discrete_sequence": COOL_TO_WARM, "line_dash_sequence": DASHES}
+    figure = px.line(
+        frame, color="sigmas", line_dash="sigmas", hover_name="hover", labels=LABELS, markers=True,
+        render_mode="svg", template=STYLE, **{"height": 500} | looks | options,
     )  # fmt: skip
-    for trace in figure.data:
-        size = 14 - 6 * groups.index(trace.name) / max(len(groups) - 1, 1)
-        trace.update(mode=trace.mode.removesuffix("+text"), marker_size=size)
-    return figure.update_traces(hovertemplate="%{text}<extra></extra>")
+    figure.update_traces(line_width=2, marker_size=8)
+    return figure.update_traces(hovertemplate="%{hovertext}<extra></extra>")
+
+
+def _markers(frame: pd.DataFrame, x: str, **bars: str) -> go.Figure:
+    """The trials by `x` and MSE, those of each k with its marker; see `_merged`."""
+    figure = px.scatter(
+        _merged(frame, x), x=x, y="mse", color="ks", symbol="ks", symbol_map=SHAPES,
+        color_discrete_map=dict(zip(SHAPES, [*SHADES, MUTED], strict=True)),
+        category_orders={"ks": [*SHAPES]}, text="count", hover_name="hover", labels=LABELS,
+        render_mode="svg", height=500, template=STYLE, **bars,
+    )  # fmt: skip
+    figure.update_traces(marker_size=11, textposition="top center", textfont_size=11)
+    return figure.update_traces(hovertemplate="%{hovertext}<extra></extra>")
+
+
+def _merged(frame: pd.DataFrame, x: str) -> pd.DataFrame:
+    """One row for the trials that would hide one another, the mildest of them, and their count."""
+    places = [_place(frame[name]) for name in (x, "mse")]
+    ordered = frame.sort_values(["bias", "sigma", "k"], kind="stable")
+    groups = ordered.groupby([place.loc[ordered.index] for place in places])
+    count, distinct = groups["ks"].transform("size"), groups["ks"].transform("nunique")
+    also = "<br>and " + (count - 1).astype(str) + " with results like these"
+    merged = ordered.assign(
+        ks=ordered["ks"].where(distinct == 1, "several k"),
+        hover=ordered["hover"] + also.where(count > 1, ""),
+        count=("×" + count.astype(str)).where(count > 1, ""),
+    )
+    return merged[~groups.cumcount().astype(bool)]
+
+
+def _place(values: pd.Series[float]) -> pd.Series[int]:
+    low, high = values.min(), values.max()
+    return ((values - low) / ((high - low) or 1.0) * PLACES).astype(int)
 
 
 def _add(figure: go.Figure, name: str, frame: pd.DataFrame, x: str, **marker: Any) -> None:
     """A group of trials with a marker of its own; nothing for no trials."""
     if not frame.empty:
         figure.add_scatter(x=frame[x], y=frame["mse"], mode="markers", name=name, marker=marker)
-        figure.data[-1].update(text=frame["hover"], hovertemplate="%{text}<extra></extra>")
-
-
-def _thinned(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Trials few enough to draw, the front among them, and a remark if any were left out."""
-    step = -(-len(frame) // MOST_DRAWN)
-    if step <= 1:
-        return frame, ""
-    kept = frame[(np.arange(len(frame)) % step == 0) | frame["pareto"]]
-    return kept, f"; {len(kept):,} of {len(frame):,} drawn, the front in full"
+        figure.data[-1].update(hovertext=frame["hover"], hoverinfo="text")
 
 
 def _draw_mse_axis(
@@ -218,21 +235,19 @@ def _draw_acceptance_axis(figure: go.Figure, acceptance: pd.Series[float]) -> No
 
 def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """Every trial: acceptance rate across, MSE up, k by colour and shape."""
-    drawn, remark = _thinned(frame)
-    bars = {"error_x": "acceptance_error", "error_y": "mse_ci95"}
-    usual = drawn["mse_ci95"].median()
-    if usual > 0.1 * (drawn["mse"].max() - drawn["mse"].min()):
+    bars = {"error_x": "error_above", "error_x_minus": "error_below", "error_y": "mse_ci95"}
+    usual, remark = frame["mse_ci95"].median(), ""
+    if usual > 0.1 * (frame["mse"].max() - frame["mse"].min()):
         # Most of this error is shared by all trials: such bars would hide what differs.
         del bars["error_y"]
-        remark += f"; MSE ± {usual:.2g} over windows, which all trials share"
-    if len(drawn) > MOST_WITH_BARS:
-        bars = {}
-    by_k = drawn.sort_values("k", kind="stable")
-    figure = _grouped(px.scatter, by_k, "ks", x="acceptance", y="mse", **bars)
-    for bar in bars:
-        figure.update_traces({bar: {"visible": True, "thickness": 1, "width": 0, "color": PALE}})
-    _draw_acceptance_axis(figure, drawn["acceptance"])
-    _draw_mse_axis(figure, table, drawn["mse"])
+        remark = f"; MSE ± {usual:.2g} over windows, which all trials share"
+    figure = _markers(frame, "acceptance", **bars)
+    shown = sum(len(trace.x) for trace in figure.data) <= MOST_WITH_BARS
+    for bar in {"error_x", "error_y"} & {*bars}:
+        look = {"visible": shown, "thickness": 1, "width": 0, "color": PALE}
+        figure.update_traces({bar: look})
+    _draw_acceptance_axis(figure, frame["acceptance"])
+    _draw_mse_axis(figure, table, frame["mse"])
     imported = f", {table.imported} of them imported" if table.imported else ""
     count = f"{plural(len(frame), 'trial')}{imported}"
     return figure.update_layout(title_subtitle_text=f"{count}; better is down and right{remark}")
@@ -241,32 +256,43 @@ def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
 def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """The front as a stepped line, the other trials behind it."""
     front, limit = frame.loc[[p.number for p in table.front]], _highest_shown(table)
-    others, remark = _thinned(frame[~frame["pareto"]])
-    if above := int((frame["mse"] > limit).sum()):
-        remark += f"; {plural(above, 'worse trial')} above the frame"
     figure = _empty()
+    others = _merged(frame[~frame["pareto"]], "acceptance")
     _add(figure, "other trials", others, "acceptance", color=PALE, size=7, line_width=0)
     # With three objectives the front also holds trials off this line: others have a lower MSE.
     steps = front[front["mse"] == front["mse"].cummin()]
     line = {"color": ACCENT, "width": 2, "shape": "hv"}
     figure.add_scatter(x=steps["acceptance"], y=steps["mse"], mode="lines", line=line)
     figure.data[-1].update(hoverinfo="skip", showlegend=False)
-    looks = {
-        "clear": ("clearly on the front", ACCENT),
-        "tie": ("on the front within noise", "white"),
-        "unknown": ("on the front", ACCENT),
-    }
-    members = noise_aware_front(table)
-    for standing, (name, color) in looks.items():
-        group = frame.loc[[p.number for m in members if m.standing == standing for p in m.points]]
-        outline = {"color": ACCENT, "width": 2}
-        look = {"symbol": "diamond", "size": 11, "color": color, "line": outline}
-        _add(figure, name, group, "acceptance", **look)
+    _add_front(figure, table, frame)
     shown = frame[frame["mse"] <= limit]
     _draw_acceptance_axis(figure, shown["acceptance"])
     _draw_mse_axis(figure, table, shown["mse"])
+    above = int((frame["mse"] > limit).sum())
+    remark = f"; {plural(above, 'worse trial')} above the frame" if above else ""
     share = f"{len(front)} of {plural(len(frame), 'trial')}"
     return figure.update_layout(title_subtitle_text=f"{share}; better is down and right{remark}")
+
+
+_STANDINGS: Mapping[str, tuple[str, str]] = {
+    "clear": ("clearly on the front", ACCENT),
+    "tie": ("on the front within noise", "white"),
+    "unknown": ("on the front", ACCENT),
+}
+
+
+def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> None:
+    """A diamond for each distinct result, with its count."""
+    members = noise_aware_front(table)
+    for standing, (name, color) in _STANDINGS.items():
+        found = [member.points for member in members if member.standing == standing]
+        look = {"symbol": "diamond", "size": 11, "color": color}
+        look["line"] = {"color": ACCENT, "width": 2}
+        _add(figure, name, frame.loc[[points[0].number for points in found]], "acceptance", **look)
+        if found:
+            counts = [f"<br>×{len(points)}" if len(points) > 1 else "" for points in found]
+            labels = {"text": counts, "textposition": "bottom center", "textfont_size": 11}
+            figure.data[-1].update(mode="markers+text", **labels)
 
 
 def _highest_shown(table: StudyTable) -> float:
@@ -280,34 +306,37 @@ def _ring_recommended(
     figure: go.Figure, frame: pd.DataFrame, recommendations: Sequence[Recommendation]
 ) -> None:
     """A ring around each recommended trial, named in the legend; shared trials share a ring."""
-    chosen = [(r.point, r.scenario) for r in recommendations if r.point is not None]
-    settings = {point.number: point.setting for point, _ in chosen}
-    symbols = ("circle-open", "square-open", "hexagon-open")
-    for symbol, (number, setting) in zip(symbols, settings.items(), strict=False):
-        scenarios = ", ".join(scenario for point, scenario in chosen if point.number == number)
+    chosen = {r.point.number: r.point for r in recommendations if r.point is not None}
+    look = {"color": WARM, "symbol": "circle-open", "size": 21, "line": {"width": 3}}
+    for side, (number, point) in zip(("top", "middle", "bottom"), chosen.items(), strict=False):
+        setting = point.setting
+        joined = ", ".join(r.scenario for r in recommendations if r.trial == number)
         label = f"sigma {setting.sigma:.3g}, bias {setting.bias:.3g}, k {setting.k}"
-        look = {"color": WARM, "symbol": symbol, "size": 21, "line": {"width": 3}}
-        name = f"<b>{scenarios}</b>: {label}"
-        _add(figure, name, frame.loc[[number]], "acceptance", **look)
+        _add(figure, f"<b>{joined}</b>: {label}", frame.loc[[number]], "acceptance", **look)
+        labels = {"text": f"{joined}  ", "textposition": f"{side} left"}
+        figure.data[-1].update(mode="markers+text", **labels)
 
 
 def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     """Predicted (and, where `bench` has run, measured) speedup across, MSE up."""
-    predicted, remark = _thinned(frame[frame["predicted_speedup"].notna()])
+    predicted = frame[frame["predicted_speedup"].notna()]
     measured = frame[frame["measured"].notna()]
+    drafts = [s for s in table.speedups if s.trial is None and s.measured]
     if predicted.empty and measured.empty:
         return "No speedup predicted or measured yet: run spec-opt bench"
-    figure = _empty()
-    if not predicted.empty:
-        by_k = predicted.sort_values("k", kind="stable")
-        figure = _grouped(px.scatter, by_k, "ks", x="predicted_speedup", y="mse")
+    figure = _empty() if predicted.empty else _markers(predicted, "predicted_speedup")
     look = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
     _add(figure, "measured", measured, "measured", **look)
+    if drafts and table.baseline is not None:
+        fastest, mse = max(s.value for s in drafts), table.baseline.draft_mse
+        line = {"color": WARM, "width": 2}
+        figure.add_scatter(x=[fastest], y=[mse], mode="markers", name="draft alone, measured")
+        figure.data[-1].update(marker=look | {"line": line}, hovertemplate="%{x:.3g}x")
     note = {"text": "no gain", "font": {"size": 12}, "xanchor": "left", "yanchor": "top"}
     figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5}, annotation=note)
     figure.update_xaxes(title_text=LABELS["predicted_speedup"])
     _draw_mse_axis(figure, table, pd.concat([predicted["mse"], measured["mse"]]))
-    subtitle = f"predicted, over the target alone; better is down and right{remark}"
+    subtitle = "as the cost model predicts it (by k), and as measured; better is down and right"
     return figure.update_layout(title_subtitle_text=subtitle)
 
 
@@ -320,16 +349,15 @@ def _heatmap(
     texts, hovers = [], []
     for (bias, sigma), *numbers, count in cells.itertuples(name=None):
         mean, low, high = (f"{number:.{digits}f}" for number in numbers)
-        text = mean if low == high else f"{mean}<br>{low} – {high}"
         found = f"{unit}: mean {mean}, {low} to {high}<br>{plural(int(count), 'trial')}"
-        texts.append(text if count else "")
+        texts.append(mean if count else "")
         hovers.append(f"<b>sigma {sigma}, bias {bias}</b><br>{found}" if count else "no trial here")
     means = cells["mean"].unstack()
     figure = px.imshow(
         means.to_numpy(), x=[*means.columns], y=[*means.index], labels={"x": "sigma", "y": "bias"},
         color_continuous_scale="Cividis" if better == "higher" else "Cividis_r",
         range_color=(0.0, 100.0) if column == "acceptance" else None,
-        aspect="auto", origin="lower", height=500, template=STYLE,
+        aspect="auto", origin="lower", height=420, template=STYLE,
     )  # fmt: skip
     figure.update_traces(
         text=np.reshape(texts, means.shape).tolist(), texttemplate="%{text}", xgap=2, ygap=2,
@@ -339,7 +367,7 @@ def _heatmap(
     figure.update_yaxes(type="category", showgrid=False)
     least, most = frame["k"].min(), frame["k"].max()
     over = f"k = {least}" if least == most else f"k = {least} to {most}"
-    subtitle = f"mean over {over}, and range; brighter is better ({better})"
+    subtitle = f"mean over {over}; brighter is better ({better})"
     return figure.update_layout(title_subtitle_text=subtitle, coloraxis_showscale=False)
 
 
@@ -348,11 +376,14 @@ def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     long = frame.melt(id_vars=["sigmas", "k"], value_vars=["acceptance", "mse"])
     groups = long.groupby(["variable", "sigmas", "k"], observed=True)["value"]
     means = groups.agg(mean="mean", spread=lambda values: values.std(ddof=0)).reset_index()
+    highest = means["variable"].map({"acceptance": 100.0, "mse": math.inf})
+    means["above"] = np.minimum(means["spread"], highest - means["mean"])
+    means["below"] = np.minimum(means["spread"], means["mean"])
     rows = means.itertuples(index=False)
     means["hover"] = [f"<b>{row.sigmas}, k {row.k}</b><br>{row.mean:.4f}" for row in rows]
     two = {"facet_row": "variable", "facet_row_spacing": 0.07, "height": 640}
-    figure = _grouped(px.line, means, "sigmas", x="k", y="mean", error_y="spread", **two)
-    figure.update_traces(line_width=2, error_y={"thickness": 1, "width": 3, "color": MUTED})
+    figure = _lines(means, x="k", y="mean", error_y="above", error_y_minus="below", **two)
+    figure.update_traces(error_y={"thickness": 1, "width": 3, "color": MUTED})
     figure.layout.annotations = ()
     figure.update_yaxes(matches=None)
     # Plotly express counts rows from below.
@@ -372,32 +403,35 @@ def _acceptance_by_position(_: StudyTable, frame: pd.DataFrame) -> go.Figure | s
         return "These trials carry no counts by position (imported results)"
     counted["position"] = counted.groupby(level=0).cumcount() + 1
     pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum()
-    pooled = pooled[pooled["tested_by_position"] > 0].astype(int).reset_index()
+    enough = pooled["tested_by_position"] >= FEWEST_TESTED
+    pooled = pooled[enough].astype(int).reset_index()
     rows = pooled.itertuples(index=False, name=None)
     pooled["hover"] = [
         f"<b>{sigma}, position {position}</b><br>{accepted:,} of {tested:,} accepted"
         for sigma, position, accepted, tested in rows
     ]
     pooled["accepted"] = 100 * pooled["accepted_by_position"] / pooled["tested_by_position"]
-    figure = _grouped(px.line, pooled, "sigmas", x="position", y="accepted")
-    figure.update_traces(line_width=2).update_yaxes(range=(-4, 104))
+    figure = _lines(pooled, x="position", y="accepted").update_yaxes(range=(-4, 104))
     if (longest := int(counted["position"].max())) <= MOST_VALUES:
         figure.update_xaxes(tickvals=[*range(1, longest + 1)])
-    return figure.update_layout(title_subtitle_text="accepted of tested, pooled over bias and k")
+    subtitle = "accepted of tested, pooled over bias and k"
+    if not enough.all():
+        subtitle += f"; without points of fewer than {FEWEST_TESTED} tested proposals"
+    return figure.update_layout(title_subtitle_text=subtitle)
 
 
 _Draw = Callable[[StudyTable, pd.DataFrame], go.Figure | str]
 _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
     "pareto_frontier": ("Pareto front", _pareto_frontier,
         "Each diamond is a setting that no other beats in every objective. Between them the line "
-        "shows the lowest MSE at that acceptance or more."),
+        "shows the lowest MSE at that acceptance or more. × counts equal results."),
     "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
-        "Every trial; bars are 95 % intervals over the windows."),
+        "Every trial; bars are 95 % intervals over the windows. × counts trials in one place."),
     "acceptance_heatmap": ("Acceptance (%) by sigma and bias",
         partial(_heatmap, "acceptance", "acceptance (%)", 1, "higher"),
         "How much sigma and bias let through."),
     "mse_heatmap": ("MSE by sigma and bias", partial(_heatmap, "mse", "MSE", 4, "lower"),
-        "What it costs in error. A wide range within a cell means that k matters there."),
+        "What it costs in error."),
     "k_effect": ("Effect of k", _k_effect,
         "More proposals per round: fewer verifications if they are accepted."),
     "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position,

@@ -1,17 +1,21 @@
 """The figures: right for grids and for continuous samplers, honest about what is missing."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
+import plotly.express as px
 import plotly.graph_objects as go
 import pytest
 
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import WorkError
 from spec_opt.results.figures import (
-    MOST_DRAWN,
+    FEWEST_TESTED,
+    PLACES,
     PLOTS,
-    SHAPES,
+    SHADES,
     figures,
     write_pngs,
 )
@@ -20,6 +24,7 @@ from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
 
 GRID = read_table(studies.grid_study())
+SEVERAL = "several k"
 GUIDE = {"acceptance_vs_mse", "acceptance_heatmap", "mse_heatmap", "k_effect", "pareto_frontier"}
 
 
@@ -69,13 +74,64 @@ def test_both_baselines_are_in_the_legend() -> None:
         assert "draft alone: MSE 0.4330" in found
 
 
+def counts(trace: go.Scatter) -> list[int]:
+    """How many trials each marker stands for."""
+    return [int(text.removeprefix("×") or 1) for text in trace.text]
+
+
 def test_acceptance_vs_mse_has_every_trial_with_setting_error_and_shape() -> None:
     figure = drawn(GRID)["acceptance_vs_mse"]
-    assert sum(len(trace.x) for trace in figure.data) == 80
-    assert [trace.name for trace in figure.data] == [f"k = {k}" for k in range(1, 6)]
-    assert len({trace.marker.symbol for trace in figure.data}) == 5
-    assert "sigma 0.1, bias 1, k 1" in figure.data[0].text[0]
+    assert sum(sum(counts(trace)) for trace in figure.data) == 80
+    assert [trace.name for trace in figure.data] == [*(f"k = {k}" for k in range(1, 6)), SEVERAL]
+    assert len({trace.marker.symbol for trace in figure.data}) == 6
+    assert "sigma 0.25, bias 1, k 1" in figure.data[0].hovertext[0]
     assert figure.data[0].error_y.visible
+
+
+def test_trials_that_would_hide_one_another_share_a_marker_with_their_count() -> None:
+    figure = drawn(GRID)["acceptance_vs_mse"]
+    several = figure.data[-1]
+    # Of the 20 settings that accept nothing, whatever k and bias are, all MSEs are equal.
+    at_zero = [count for x, count in zip(several.x, counts(several), strict=True) if x == 0.0]
+    assert at_zero == [20]
+    assert "and 19 with results like these" in several.hovertext[list(several.x).index(0.0)]
+    diamonds = next(t for t in drawn(GRID)["pareto_frontier"].data if "front" in str(t.name))
+    assert len(diamonds.x) == len(GRID.distinct_front)
+    expected = [f"<br>×{len(block)}" for block in GRID.distinct_front]
+    assert list(diamonds.text) == expected
+
+
+def test_a_shape_and_a_shade_stand_for_the_same_k_in_every_report() -> None:
+    rows = [(0.1, 1.0, k, 0.3 + k / 100, 0.45 + k / 1000) for k in (2, 3, 9)]
+    some = drawn(read_table(studies.study_of(*rows)))["acceptance_vs_mse"]
+    looks = {
+        t.name: (t.marker.symbol, t.marker.color) for t in drawn(GRID)["acceptance_vs_mse"].data
+    }
+    for trace in some.data[:2]:
+        assert (trace.marker.symbol, trace.marker.color) == looks[trace.name]
+    assert some.data[2].name == "k ≥ 8"
+
+
+def lightness(color: str) -> float:
+    red, green, blue = px.colors.unlabel_rgb(color)
+    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+
+
+def test_neighbouring_k_differ_in_greyscale() -> None:
+    greys = [lightness(color) for color in SHADES[:5]]
+    assert all(abs(a - b) > 30 for a, b in pairwise(greys))
+
+
+def test_bars_stay_within_0_and_100_percent() -> None:
+    made = drawn(read_table(studies.continuous_study(120)))
+    for trace in made["acceptance_vs_mse"].data:
+        x, above, below = trace.x, trace.error_x.array, trace.error_x.arrayminus
+        assert all(a + e <= 100.0 + 1e-9 for a, e in zip(x, above, strict=True))
+        assert all(a - e >= -1e-9 for a, e in zip(x, below, strict=True))
+    for trace in made["k_effect"].data:
+        if trace.yaxis == "y2":  # acceptance
+            bars = zip(trace.y, trace.error_y.array, trace.error_y.arrayminus, strict=True)
+            assert all(below <= y <= 100.0 + 1e-9 - above for y, above, below in bars)
 
 
 def test_the_front_is_stepped_the_right_way() -> None:
@@ -117,7 +173,8 @@ def test_heatmap_cells_are_means_over_k() -> None:
     cell = [p.result.mse for p in GRID.points if (p.setting.sigma, p.setting.bias) == (1.0, 2.0)]
     assert len(cell) == 5
     assert heatmap.z[1][3] == pytest.approx(math.fsum(cell) / 5)
-    assert heatmap.text[1][3] == "0.6466<br>0.4756 – 0.9099"
+    assert heatmap.text[1][3] == "0.6466"
+    assert "0.4756 to 0.9099" in heatmap.hovertext[1][3]
 
 
 def test_continuous_settings_are_binned_and_none_is_lost() -> None:
@@ -151,20 +208,22 @@ def test_a_sigma_that_accepts_nothing_shows_its_first_position_only() -> None:
     assert list(trace.y) == [0.0]
 
 
-def test_many_points_are_thinned_but_never_the_front() -> None:
-    table = read_table(studies.large_study())
-    figure = figures(table)["acceptance_vs_mse"]
-    shown = sum(len(trace.x) for trace in figure.data)
-    assert len(table.front) < shown <= MOST_DRAWN + len(table.front)
-    assert "of 10,000 drawn, the front in full" in figure.layout.title.subtitle.text
-    assert figure.data[0].error_y.visible is None
+def test_many_trials_are_counted_and_none_is_left_out() -> None:
+    figure = figures(read_table(studies.large_study()))["acceptance_vs_mse"]
+    assert sum(sum(counts(trace)) for trace in figure.data) == 10_000
+    assert sum(len(trace.x) for trace in figure.data) < PLACES**2
+    assert not figure.data[0].error_y.visible
 
 
-def test_more_values_of_k_than_shapes_become_ranges() -> None:
-    rows = [(0.1, 1.0, k, 0.5, 0.45 + k / 1000) for k in range(1, 31)]
-    figure = drawn(read_table(studies.study_of(*rows)))["acceptance_vs_mse"]
-    assert len(figure.data) <= len(SHAPES)
-    assert figure.data[0].name == "k = 1 to 3"
+def test_shares_of_few_proposals_are_left_out_and_it_is_said() -> None:
+    study = studies.empty_study()
+    setting = Setting(sigma=0.2, bias=1.0, k=2)
+    trial = studies.complete(setting, 0.1, 0.45, accepted_by_position=[9, 9])
+    trial.set_user_attr("tested_by_position", [400, FEWEST_TESTED - 1])
+    study.add_trial(trial)
+    figure = drawn(read_table(study))["acceptance_by_position"]
+    assert list(figure.data[0].x) == [1]
+    assert "fewer than 10 tested proposals" in figure.layout.title.subtitle.text
 
 
 def test_measured_speedups_are_shown_beside_predicted_ones() -> None:
@@ -184,7 +243,7 @@ def test_measured_speedups_are_shown_beside_predicted_ones() -> None:
     figure = drawn(read_table(study))["speedup_vs_mse"]
     measured = next(trace for trace in figure.data if trace.name == "measured")
     assert list(measured.x) == [0.9]
-    assert "measured 0.90x" in measured.text[0]
+    assert "measured 0.90x" in measured.hovertext[0]
 
 
 def test_without_any_speedup_the_figure_says_how_to_get_one() -> None:

@@ -8,13 +8,3 @@ function recolour() {
 }
 dark.addEventListener("change", recolour);
 recolour();
-
-// Cells of a heat map are too narrow for ranges on a phone: show the means alone.
-if (window.innerWidth < 600) {
-  for (const name of ["acceptance_heatmap", "mse_heatmap"]) {
-    const figure = document.getElementById(name);
-    if (!figure || !figure.data.length) continue;
-    const means = figure.data[0].text.map((row) => row.map((cell) => cell.split("<br>")[0]));
-    Plotly.restyle(figure, { text: [means] });
-  }
-}
