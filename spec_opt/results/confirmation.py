@@ -25,6 +25,10 @@ _HEADINGS = (
     "trial", "sigma", "bias", "k", "acceptance", "", "drop", "MSE", "", "drop", "of target's", "",
 )  # fmt: skip
 
+BETWEEN_SPLITS = (
+    "± is over windows within a split: what sets splits apart, such as a season, is not in it."
+)
+
 ROUNDING = 1e-5
 """Relative difference allowed in a replayed MSE: devices and batch sizes round differently."""
 
@@ -152,6 +156,7 @@ def confirmation_text(confirmation: Confirmation) -> str:
         f"Target alone {where}: MSE {baseline.target_mse:.4f}, draft alone: MSE "
         f"{baseline.draft_mse:.4f}.",
         _sameness(confirmation) if confirmation.is_replay else _worst(confirmation),
+        None if confirmation.is_replay else BETWEEN_SPLITS,
         draft_alone(baseline, where, confirmation.equivalence_margin),
     )
     return "\n".join(

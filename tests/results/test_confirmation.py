@@ -75,6 +75,13 @@ def test_the_drop_in_words() -> None:
     assert "falls nowhere" in confirmation_text(confirmed(-0.1))
 
 
+def test_what_an_interval_leaves_out_is_said_where_splits_are_compared() -> None:
+    assert "what sets splits apart, such as a season, is not in it" in confirmation_text(
+        confirmed(0.1)
+    )
+    assert "season" not in confirmation_text(confirmed(0.0, splits=("test", "test")))
+
+
 def test_a_draft_that_is_as_good_is_reported() -> None:
     good = replace(BASELINE, draft_mse=0.99 * BASELINE.target_mse)
     said = "as accurate as the target on test"
