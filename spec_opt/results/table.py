@@ -30,6 +30,7 @@ from spec_opt.measure.uncertainty import ROUNDING
 from spec_opt.study.space import setting_of
 from spec_opt.study.store import open_store
 from spec_opt.study.study import DIRECTIONS
+from spec_opt.study.trials import all_attributes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ class TrialRow(BaseModel):
     finished: datetime | None = None
     error: str | None = None
     attributes: Mapping[str, Any]
-    """All user attributes as stored."""
+    """All user attributes as stored, and the long ones that are stored apart from them."""
 
 
 class Point(TrialRow):
@@ -399,7 +400,7 @@ def _read_result(
     trial: FrozenTrial, acceptance_rate: float, mse: float, pareto: bool, predicted: float | None
 ) -> Result:
     values = {"acceptance_rate": acceptance_rate, "mse": mse, "pareto": pareto}
-    read = _read(Result, trial.user_attrs | values)
+    read = _read(Result, all_attributes(trial.user_attrs, trial.system_attrs) | values)
     base, own = read.mse_baseline, read.predicted_speedup
     return read.model_copy(
         update={
@@ -417,7 +418,7 @@ def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> Tri
         "result": result,
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
-        "attributes": trial.user_attrs,
+        "attributes": all_attributes(trial.user_attrs, trial.system_attrs),
     }
     return _read(TrialRow if result is None else Point, trial.user_attrs | own)
 

@@ -262,7 +262,7 @@ class Claims:
         return Stored(
             number,
             tuple(trials.values_of(connection, trial_id)),
-            trials.user_attributes_of(connection, trial_id),
+            trials.stored_attributes(connection, trial_id),
         )
 
     def _held(self, connection: Connection) -> list[int]:

@@ -37,6 +37,11 @@ from spec_opt.study.store import (
 
 CLAIM_KEY = "spec_opt:claim"
 """System attribute of a claimed trial: the token of the worker that claimed it."""
+LONG = ("blocks", "accepted_by_position", "tested_by_position")
+"""Lists of a measurement. They are system attributes: optuna-dashboard writes out each user
+attribute in one line, however long. Older versions stored user attributes.
+"""
+LONG_PREFIX = "spec_opt:"
 WORKER_KEY = "worker"
 FAILURE_KEY = "failure"
 ERROR_KEY = "error"
@@ -197,9 +202,16 @@ def errors(connection: Connection, study_id: int) -> dict[int, str]:
     return {trial_id: str(json.loads(text)) for trial_id, text in connection.execute(query)}
 
 
-def user_attributes_of(connection: Connection, trial_id: int) -> dict[str, Any]:
-    """A trial's user attributes."""
-    return _attributes_of(connection, trial_user_attributes, trial_id)
+def all_attributes(user: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's user attributes, and the long ones from its system attributes."""
+    keys = {name: f"{LONG_PREFIX}{name}" for name in LONG}
+    return dict(user) | {name: system[key] for name, key in keys.items() if key in system}
+
+
+def stored_attributes(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """A trial's attributes as `finish` got them."""
+    user = _attributes_of(connection, trial_user_attributes, trial_id)
+    return all_attributes(user, _attributes_of(connection, trial_system_attributes, trial_id))
 
 
 def fixed_params_of(connection: Connection, trial_id: int) -> dict[str, Any]:
@@ -471,7 +483,10 @@ def _end(
     connection: Connection, trial_id: int, values: Sequence[float], attributes: Mapping[str, Any]
 ) -> None:
     _insert(connection, trial_values, _value_rows(trial_id, values))
-    _put(connection, trial_user_attributes, trial_id, attributes)
+    long = {f"{LONG_PREFIX}{name}": attributes[name] for name in LONG if name in attributes}
+    _put(connection, trial_system_attributes, trial_id, long)
+    user = {name: value for name, value in attributes.items() if name not in LONG}
+    _put(connection, trial_user_attributes, trial_id, user)
 
 
 def _put(

@@ -18,7 +18,7 @@ from spec_opt.errors import StudyError
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.store import Store, trial_heartbeats, trials
 from spec_opt.study.study import Study
-from spec_opt.study.trials import MAX_DEATHS
+from spec_opt.study.trials import MAX_DEATHS, all_attributes
 from tests.study.stand_in import stand_in_study
 
 SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}
@@ -71,7 +71,7 @@ def test_a_result_is_recorded_whole(store: Store) -> None:
     trial = trials_of(study)[0]
     assert trial.state is TrialState.COMPLETE
     assert trial.values == [0.5, 0.4]
-    assert attributes.items() <= trial.user_attrs.items()
+    assert attributes.items() <= all_attributes(trial.user_attrs, trial.system_attrs).items()
     assert trial.datetime_complete is not None
 
 

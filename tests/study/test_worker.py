@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
@@ -17,6 +18,7 @@ from spec_opt.measure.measurement import Measurement
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.store import Store
 from spec_opt.study.study import Study
+from spec_opt.study.trials import all_attributes
 from spec_opt.study.worker import TrialReport, WorkerSummary, describe, run_worker
 from tests.study.stand_in import StandIn, measurement, stand_in_study
 
@@ -79,7 +81,7 @@ def test_a_trial_says_how_its_numbers_came_about(store: Store) -> None:
     attributes = trial.user_attrs
     assert attributes["mae"] == 0.45
     assert attributes["mse_se"] is None
-    assert attributes["accepted_by_position"] == [1, 1]
+    assert all_attributes(attributes, trial.system_attrs)["accepted_by_position"] == [1, 1]
     assert attributes["mse_baseline"] == 0.44
     assert attributes["target_fingerprint"] == "t0"
     assert attributes["draft_fingerprint"] == "d0"
@@ -92,6 +94,20 @@ def test_a_trial_says_how_its_numbers_came_about(store: Store) -> None:
     assert attributes["source"] == "measured"
     assert attributes["grid_point"] == 1
     assert "acceptance_rate" not in attributes
+
+
+def test_long_lists_are_no_user_attributes_but_copied_with_a_study(store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    run(study)
+    optuna.copy_study(
+        from_study_name=study.name,
+        from_storage=store.storage,
+        to_storage=store.storage,
+        to_study_name="copy",
+    )
+    for trial in store.optuna_study("copy").get_trials():
+        assert max(len(str(value)) for value in trial.user_attrs.values()) < 150
+        assert {"blocks", "tested_by_position"} <= all_attributes({}, trial.system_attrs).keys()
 
 
 def test_whoever_watches_is_told(store: Store) -> None:
@@ -266,6 +282,8 @@ def test_a_setting_drawn_twice_is_measured_once(sampler: str, store: Store) -> N
         assert trial.user_attrs["source"] in ("measured", "repeated")
     repeated = [t for t in study.optuna_study().trials if t.user_attrs["source"] == "repeated"]
     first = study.optuna_study().trials[repeated[0].user_attrs["repeated_from"]]
+    copied, original = (all_attributes({}, trial.system_attrs) for trial in (repeated[0], first))
+    assert copied == original != {}
     assert first.params == repeated[0].params
     assert repeated[0].user_attrs["evaluation_seconds"] == 0.0
 
@@ -287,7 +305,7 @@ def test_more_trials_later_are_other_trials(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "transactions", "statements"), [("grid", 2, 13), ("tpe", 4, 28), ("random", 3, 20)]
+    ("sampler", "transactions", "statements"), [("grid", 2, 14), ("tpe", 4, 29), ("random", 3, 21)]
 )
 def test_the_store_is_asked_little_for_a_trial(
     sampler: str, transactions: int, statements: int, store: Store
