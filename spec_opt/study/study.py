@@ -136,7 +136,7 @@ def open_study(
         study_id=study_id,
         config=config,
         fingerprints=fingerprints,
-        baseline=Baseline(**stored["baseline"]),
+        baseline=TypeAdapter(Baseline).validate_python(stored["baseline"]),
         versions=stored["versions"],
     )
     store.transaction(
@@ -182,7 +182,7 @@ def load_study(store: Store, name: str) -> Study:
         study_id=study_id,
         config=config,
         fingerprints=Fingerprints(**stored["fingerprints"]),
-        baseline=Baseline(**stored["baseline"]),
+        baseline=TypeAdapter(Baseline).validate_python(stored["baseline"]),
         versions=stored["versions"],
     )
 
