@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
@@ -26,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.errors import InputError, SpecOptError, StudyError
 from spec_opt.results.document import Block, Text, as_markdown
-from spec_opt.results.figures import figures
+from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import choices, flags
 from spec_opt.results.statistics import quiet_optuna
@@ -184,7 +185,8 @@ def serve(
         thresholds: `[recommend]`, as for `recommend`.
         host: One of `LOCAL_NAMES`.
         port: 0 takes any free one.
-        on_ready: Called with the dashboard's address once it answers.
+        on_ready: Called with an address once the dashboard answers: that of the study's note if one
+            study is named, else of the list of studies.
 
     Raises:
         InputError: the host is not this machine, or the port is taken.
@@ -198,12 +200,12 @@ def serve(
             "`ssh -L 8080:127.0.0.1:8080 HOST`"
         )
     store = open_store(url, create=False)
-    for name in names:
-        store.optuna_study(name)
+    ids = [store.optuna_study(name)._study_id for name in names]
+    page = f"dashboard/studies/{ids[0]}/note" if len(ids) == 1 else ""
     from optuna_dashboard import wsgi  # takes two seconds to import
 
     with quiet_optuna():
-        application = wsgi(store.storage)
+        application = in_order(wsgi(store.storage))
     with _server(host, port, guarded(application)) as server:
         stop = threading.Event()
         arguments = (store, names, thresholds, stop)
@@ -212,7 +214,7 @@ def serve(
         )
         refresher.start()
         if on_ready is not None:
-            on_ready(f"http://{host}:{server.server_port}/")
+            on_ready(f"http://{host}:{server.server_port}/{page}")
         try:
             server.serve_forever(poll_interval=0.2)
         finally:
@@ -235,6 +237,36 @@ def guarded(application: WSGIApplication) -> WSGIApplication:
         return application(environ, start_response)
 
     return answer
+
+
+def in_order(application: WSGIApplication) -> WSGIApplication:
+    """optuna-dashboard with our graphs in the order of `PLOTS`: it shows them in that of a set."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if re.fullmatch(r"/api/studies/\d+", environ.get("PATH_INFO", "")) is None:
+            return application(environ, start_response)
+        held: list[Any] = []
+
+        def hold(*head: Any) -> Callable[[bytes], object]:
+            held[:] = head
+            return lambda _: None
+
+        body = b"".join(application(environ, hold))
+        status, headers, *rest = held
+        if status.startswith("200") and environ["REQUEST_METHOD"] == "GET":
+            document = json.loads(body)
+            document.get("plotly_graph_objects", []).sort(key=_place)
+            body = json.dumps(document).encode()
+        others = [pair for pair in headers if pair[0].lower() != "content-length"]
+        start_response(status, [*others, ("Content-Length", str(len(body)))], *rest)
+        return [body]
+
+    return answer
+
+
+def _place(graph: Mapping[str, str]) -> int:
+    """Graphs of others come last."""
+    return PLOTS.index(graph["id"]) if graph["id"] in PLOTS else len(PLOTS)
 
 
 def _keep_fresh(

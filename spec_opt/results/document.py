@@ -24,10 +24,9 @@ PROSE_WIDTH = 96
 MARKDOWN = {"title": "# {}", "heading": "## {}", "subheading": "### {}", "code": "    {}"}
 HTML = {
     "title": "<h1>{}</h1>",
-    "heading": "<h2>{}</h2>",
     "subheading": "<h3>{}</h3>",
     "note": '<p class="note">{}</p>',
-    "code": "<p><code><span>{}</span></code></p>",
+    "code": '<p class="code"><code><span>{}</span></code></p>',
 }
 """How styles of text look; any other is plain."""
 
@@ -59,6 +58,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """Links to headings, in HTML only."""
+
+    headings: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Plot:
     """A figure, in HTML only."""
 
@@ -77,7 +83,7 @@ class Section:
     """In HTML the blocks are folded away below it."""
 
 
-Block = Text | Bullets | Facts | Table | Plot | Section
+Block = Text | Bullets | Facts | Table | Contents | Plot | Section
 
 
 def as_text(blocks: Iterable[Block], width: int | None = None) -> str:
@@ -98,7 +104,7 @@ def _text(block: Block, width: int | None, indent: str) -> str:
             return _wrapped(_joined(pairs), width, indent)
         case Table():
             return _text_table(block, width, f"{indent}  ")
-        case Plot():
+        case Contents() | Plot():
             return ""
         case Section((Text(style="heading" | "subheading") as heading, *rest)):
             texts = [_text(one, width, f"{indent}  ") for one in rest]
@@ -165,7 +171,7 @@ def _markdown(block: Block) -> str:
         case Table(columns, rows):
             lines = [columns, ["---"] * len(columns), *rows]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        case Plot():
+        case Contents() | Plot():
             return ""
         case Section(inner):
             return as_markdown(inner)
@@ -181,6 +187,8 @@ def _html(block: Block) -> str:
         case Text(text, "code"):
             # A line may break between flags, not between a flag and its value.
             return HTML["code"].format(escape(text).replace(" --", "</span> <span>--"))
+        case Text(text, "heading"):
+            return f'<h2 id="{_anchor(text)}">{_inline(text)}</h2>'
         case Text(text, style):
             return HTML.get(style, "<p>{}</p>").format(_inline(text))
         case Bullets(items):
@@ -193,7 +201,13 @@ def _html(block: Block) -> str:
         case Table(columns, rows):
             head = f"<thead><tr>{_each('th', columns)}</tr></thead>" if any(columns) else ""
             body = "".join(f"<tr>{_each('td', row)}</tr>" for row in rows)
-            return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+            # The keyboard scrolls what can have the focus.
+            return (
+                f'<div class="scroll" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'
+            )
+        case Contents(headings):
+            links = (f'<a href="#{_anchor(text)}">{_inline(text)}</a>' for text in headings)
+            return f'<nav aria-label="Contents">{" ".join(links)}</nav>'
         case Plot(name, figure):
             buttons = {"displaylogo": False, "responsive": True, "displayModeBar": False}
             return str(
@@ -207,6 +221,10 @@ def _html(block: Block) -> str:
 
 def _each(tag: str, texts: Iterable[str]) -> str:
     return "".join(f"<{tag}>{_inline(text)}</{tag}>" for text in texts)
+
+
+def _anchor(heading: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def _inline(text: str) -> str:

@@ -290,8 +290,8 @@ def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> Non
         look["line"] = {"color": ACCENT, "width": 2}
         _add(figure, name, frame.loc[[points[0].number for points in found]], "acceptance", **look)
         if found:
-            counts = [f"<br>×{len(points)}" if len(points) > 1 else "" for points in found]
-            labels = {"text": counts, "textposition": "bottom center", "textfont_size": 11}
+            counts = [f"    ×{len(points)}" if len(points) > 1 else "" for points in found]
+            labels = {"text": counts, "textposition": "middle right", "textfont_size": 11}
             figure.data[-1].update(mode="markers+text", **labels)
 
 
@@ -425,6 +425,8 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
     "pareto_frontier": ("Pareto front", _pareto_frontier,
         "Each diamond is a setting that no other beats in every objective. Between them the line "
         "shows the lowest MSE at that acceptance or more. × counts equal results."),
+    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
+        "What the cost model expects of each setting, and what was measured."),
     "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
         "Every trial; bars are 95 % intervals over the windows. × counts trials in one place."),
     "acceptance_heatmap": ("Acceptance (%) by sigma and bias",
@@ -436,8 +438,6 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
         "More proposals per round: fewer verifications if they are accepted."),
     "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position,
         "Whether later proposals of a round are accepted less often."),
-    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
-        "What the cost model expects of each setting, and what was measured."),
 }  # fmt: skip
 """The title of each figure, what draws it (or says why it is empty), and how to read it."""
 

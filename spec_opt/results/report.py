@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from html import escape
 from importlib.resources import files
@@ -18,7 +18,7 @@ from spec_opt.errors import WorkError
 from spec_opt.results import statistics
 from spec_opt.results.document import (
     Block,
-    Bullets,
+    Contents,
     Plot,
     Section,
     Table,
@@ -29,9 +29,9 @@ from spec_opt.results.document import (
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
-from spec_opt.results.render import COLUMNS, cells, choices, flags
+from spec_opt.results.render import choices, flags
 from spec_opt.results.table import Point, StudyTable, frame_of
-from spec_opt.results.wording import exact, numbers, percent, plural
+from spec_opt.results.wording import exact, numbers, percent, plural, precise
 from spec_opt.study.store import parse_url
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ OLD_COLUMNS = (
     "sigma", "bias", "k", "mse", "mae", "acceptance_pct", "accepted", "attempted", "total_time_s",
 )  # fmt: skip
 """The columns of the old sweep script, in its order: its readers can read results.csv."""
+
+COLUMNS = (
+    "trial", "sigma", "bias", "k", "acceptance %", "±", "MSE", "±", "MSE / target's",
+    "patches per round", "speedup", "equal trials",
+)  # fmt: skip
+"""Of distinct results, with six digits: these tables are copied."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +89,14 @@ def write_report(
     limits = limits_of(table, thresholds)
     recommendations = recommend_all(table, limits)
     drawn = figures(table, recommendations)
-    front, *others = (_figure(name, figure) for name, figure in drawn.items())
-    blocks: list[Block] = [_header(table)]
-    blocks.append(
-        Section([Text("Which setting to use", "heading"), *choices(recommendations, table)])
-    )
-    if table.points:
-        tables = (_results(table, limits), _values(table, limits), _influences(table))
-        blocks += [front, _front(table), *others, *tables]
-    else:
-        blocks += [front, *others]
-    blocks += [*_failures(table), _origin(table, parse_url(storage).masked, command)]
+    parts = _parts(table, limits, recommendations, drawn)
+    parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
+    blocks: list[Block] = [
+        Text(f"spec-opt report: {table.name}", "title"),
+        Text(_outline(table), "note"),
+        Contents([*parts]),
+        *(Section([Text(title, "heading"), *found]) for title, found in parts.items()),
+    ]
     results = results_frame(table)
     contents = {
         "report.html": _page(f"{table.name}: spec-opt report", blocks).encode(),
@@ -113,9 +116,11 @@ def write_report(
 
 
 def summary(
-    table: StudyTable, recommendations: Sequence[Recommendation], limits: RecommendConfig
+    table: StudyTable,
+    recommendations: Sequence[Recommendation],
+    limits: RecommendConfig,
 ) -> str:
-    """Markdown to paste into a results file: the guide's closing lines, then what led to them."""
+    """Markdown to paste: the guide's closing lines, then what led to them."""
     blocks: list[Block] = [Text(table.name, "title")]
     best = closing_choice(recommendations)
     if best is None or best.point is None:
@@ -125,9 +130,7 @@ def summary(
         blocks.append(Text(flags(best.point.setting), "code"))
     count = f"{len(table.front)} Pareto trials of {len(table.points)} completed."
     blocks += [Text(count), Text("Which setting to use", "heading")]
-    blocks += choices(recommendations, table)
-    if table.points:
-        blocks.append(_results(table, limits))
+    blocks += [*choices(recommendations, table), *_results(table, limits)]
     return f"{as_markdown(blocks)}\n"
 
 
@@ -152,19 +155,34 @@ def _closing_lines(table: StudyTable, scenario: str, point: Point) -> str:
     )
 
 
-def _header(table: StudyTable) -> Section:
+def _parts(
+    table: StudyTable,
+    limits: RecommendConfig,
+    recommendations: Sequence[Recommendation],
+    drawn: dict[str, go.Figure],
+) -> dict[str, Sequence[Block]]:
+    """The parts of the page by their headings: the front and what to use, then all there is."""
+    front, speedup, scatter, *heatmaps, k, position = (_figure(*item) for item in drawn.items())
+    parts: dict[str, Sequence[Block]] = {
+        "Pareto front": [front, *_front(table)],
+        "Which setting to use": choices(recommendations, table),
+        "Figures": [speedup, scatter, Section(heatmaps, "pair"), Section([k, position], "pair")],
+        "Results": _results(table, limits),
+        "Failed trials": _failures(table),
+    }
+    return {heading: blocks for heading, blocks in parts.items() if blocks}
+
+
+def _outline(table: StudyTable) -> str:
     states = ", ".join(f"{count} {state}" for state, count in sorted(table.states.items()))
     facts = [plural(len(table.trials), "trial") + (f" ({states})" if states else "")]
     if table.config is not None:
         data = table.config.data
-        facts += [
-            f"{data.source}, {data.split} split, context {data.context}, horizon {data.horizon}",
-            f"rule {table.config.decoding.rule}",
-        ]
-    facts += [f"{name}: MSE {mse:.4f}" for name, mse in table.levels.items()]
+        facts.append(f"{data.source}, {data.split} split, context {data.context}")
+        facts.append(f"horizon {data.horizon}, rule {table.config.decoding.rule}")
     if table.imported:
         facts.append(f"{table.imported} imported")
-    return Section((Text(table.name, "title"), Bullets(tuple(facts))), "header")
+    return f"{', '.join(facts)}."
 
 
 def _figure(name: str, figure: go.Figure) -> Section:
@@ -174,123 +192,143 @@ def _figure(name: str, figure: go.Figure) -> Section:
     shown = go.Figure(figure).update_layout(
         title=None, margin={"t": 16, "l": 8, "r": 12}, paper_bgcolor="rgba(0,0,0,0)"
     )
-    return Section((Text(title, "heading"), Text(note, "note"), Plot(name, shown)), "figure")
+    parts: list[Block] = [Text(title, "subheading"), Text(note, "note"), Plot(name, shown)]
+    # The front has the heading of its section.
+    return Section(parts[1:] if name == "pareto_frontier" else parts, "figure")
 
 
-def _front(table: StudyTable) -> Section:
+def _front(table: StudyTable) -> list[Block]:
     """The front, one row for equal results, with the standing of each."""
     members = statistics.noise_aware_front(table)
-    note = (
-        "Clear: no other trial could be at least as good in both objectives, by the 95 % interval "
-        "of the difference. Tie: another could. The interval beside an MSE is mostly shared by all "
-        "trials: it says what other windows might give."
+    notes = [f"{name.capitalize()}: MSE {precise(mse)}." for name, mse in table.levels.items()]
+    notes.append(
+        "± is half of a 95 % interval; that of an MSE is mostly shared by all trials: it says what "
+        "other windows might give. Clear: by the 95 % interval of the difference, no other trial "
+        "could be at least as good in both objectives. Tie: another could."
     )
     if len(members) > MOST_ROWS:
-        note += f" {len(members) - MOST_ROWS} more are in results.csv."
-    rows = [(*cells(m.points[0]), _standing(m)) for m in members[:MOST_ROWS]]
-    return _listing("The front", note, (*COLUMNS, "standing"), rows)
+        notes.append(f"{len(members) - MOST_ROWS} more are in results.csv.")
+    rows = [(*_cells(table, m.points), _standing(m)) for m in members[:MOST_ROWS]]
+    return [Text(" ".join(notes), "note"), Table((*COLUMNS, "standing"), rows)] if rows else []
 
 
-def _listing(
-    title: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> Section:
-    return Section((Text(title, "heading"), Text(note, "note"), Table(columns, rows)))
+def _cells(table: StudyTable, points: Sequence[Point]) -> tuple[str, ...]:
+    """A distinct result under `COLUMNS`, by the mildest of its trials."""
+    point, result = points[0], points[0].result
+    setting, ci95 = point.setting, result.acceptance_ci95
+    measured = table.measured_speedup(point.number)
+    known = (result.predicted_speedup, "predicted")
+    speedup, kind = known if measured is None else (measured.speedup, "measured")
+    return (
+        *map(precise, (point.number, setting.sigma, setting.bias, setting.k)),
+        precise(100 * result.acceptance_rate),
+        precise(None if ci95 is None else 100 * ci95, 2),
+        precise(result.mse),
+        precise(result.mse_ci95, 2),
+        *map(precise, (result.mse_ratio, result.patches_per_round)),
+        f"{precise(speedup)} {kind}" if speedup else "–",
+        str(len(points)),
+    )
 
 
 def _standing(member: statistics.FrontMember) -> str:
-    words = []
-    if member.standing != "unknown":
-        tied = f" with {_trials(member.tied_with)}" if member.tied_with else ""
-        words.append(f"{member.standing}{tied}")
-    if len(member.points) > 1:
-        words.append(f"same values in {_trials([p.number for p in member.points[1:]])}")
-    return "; ".join(words)
+    if member.standing == "unknown":
+        return "not known"
+    others = member.tied_with
+    if not others:
+        return member.standing
+    named = f"{len(others)} others" if len(others) > 3 else f"trial {numbers(others)}"
+    return f"{member.standing} with {named}"
 
 
-def _trials(found: Sequence[int]) -> str:
-    return f"{len(found)} others" if len(found) > 3 else f"trial {numbers(found)}"
-
-
-def _results(table: StudyTable, limits: RecommendConfig) -> Section:
-    """How the results are distributed, and the best of them."""
-    looks = {
-        "acceptance_rate": ("acceptance", percent),
-        "mse": ("MSE", "{:.4f}".format),
-        "evaluation_seconds": ("seconds of measuring", "{:.3g}".format),
-    }
-    rows = [
-        (looks[name][0], *map(looks[name][1], astuple(spread)))
+def _results(table: StudyTable, limits: RecommendConfig) -> list[Block]:
+    """How results are distributed, the best by three measures, and each value of a parameter."""
+    spreads = [
+        (name, *map(precise, astuple(spread)))
         for name, spread in statistics.spreads(table.points).items()
     ]
-    blocks: list[Block] = [Text("The results", "heading")]
-    blocks.append(Table(("", "lowest", "median", "mean", "highest"), rows))
-    best = {
-        "Highest acceptance": statistics.top_by_acceptance(table),
-        "Lowest MSE": statistics.top_by_mse(table),
-        "Best balanced": statistics.best_balanced(table, limits, 5),
-    }
-    for title, points in best.items():
-        found = Table(COLUMNS, [cells(p) for p in points]) if points else Text("none")
-        blocks += [Text(title, "subheading"), found]
-    return Section(blocks)
+    if not spreads:
+        return []
+    blocks: list[Block] = [Table(("", "lowest", "median", "mean", "highest"), spreads)]
+    for title, groups in statistics.best(table, limits).items():
+        rows = [_cells(table, points) for points in groups]
+        blocks += [Text(title, "subheading"), Table(COLUMNS, rows) if rows else Text("none")]
+    return [*blocks, *_values(table, limits)]
 
 
-def _values(table: StudyTable, limits: RecommendConfig) -> Section:
+def _values(table: StudyTable, limits: RecommendConfig) -> list[Block]:
     """Whether one value of a parameter is good whatever the others are."""
-    note = "Good: within the bounds of the balanced scenario."
     columns = ("parameter", "value", "trials", "acceptance", "MSE", "on the front", "good")
     rows = []
     for v in statistics.by_value(table, limits):
         ranges = _range(v.acceptance_rate, percent), _range(v.mse, "{:.4f}".format)
         counts = str(v.trials), *ranges, str(v.on_front)
         rows.append((v.bin.parameter, v.bin.label, *counts, v.verdict))
-    return _listing("Is one value consistently good?", note, columns, rows)
+    title = Text("Is one value consistently good?", "subheading")
+    return [
+        title,
+        Text("Good: within the bounds of the balanced scenario.", "note"),
+        Table(columns, rows),
+    ]
 
 
 def _range(spread: statistics.Spread, show: Callable[[float], str]) -> str:
     return f"{show(spread.mean)} ({show(spread.lowest)} to {show(spread.highest)})"
 
 
-def _influences(table: StudyTable) -> Section:
-    """Importance and correlation of each parameter, for each objective."""
-    note = (
-        "Importance: the share of the differences between trials that a random forest attributes "
-        f"to it (needs {statistics.ENOUGH_FOR_IMPORTANCE} trials). Correlation: Pearson's r, which "
-        "does not see thresholds."
-    )
-    columns = ("parameter", "for acceptance", "correlation", "for MSE", "correlation")
-    shares = {o: statistics.importances(table.points, o) for o in statistics.OBJECTIVES}
-    correlations = statistics.correlations(table.points)
-    rows = []
-    for parameter in statistics.PARAMETERS:
-        row = [parameter]
-        for objective in statistics.OBJECTIVES:
-            share = (shares[objective] or {}).get(parameter)
-            r = correlations[parameter, objective]
-            row += ["–" if share is None else percent(share), "–" if r is None else f"{r:+.2f}"]
-        rows.append(row)
-    return _listing("Which parameter matters", note, columns, rows)
-
-
-def _failures(table: StudyTable) -> list[Section]:
+def _failures(table: StudyTable) -> list[Block]:
     """The failed trials and why; nothing if there are none."""
     failed = [row for row in table.trials if row.state == "fail"]
     rows = [
         (str(row.number), str(row.setting or ""), row.error or "no reason was stored")
         for row in failed[:MOST_ROWS]
     ]
-    title = plural(len(failed), "failed trial")
-    listed = Section((Text(title, "heading"), Table(("trial", "setting", "error"), rows)))
-    return [listed] if failed else []
+    return (
+        [Text(f"{len(failed)} failed."), Table(("trial", "setting", "error"), rows)]
+        if failed
+        else []
+    )
 
 
-def _origin(table: StudyTable, storage: str, command: str) -> Section:
-    """What it takes to make the report again."""
-    rows = [("command", command), ("storage", storage)]
-    if table.fingerprints is not None:
-        rows += [(f"{name} fingerprint", text) for name, text in asdict(table.fingerprints).items()]
-    rows += table.versions.items()
-    return Section((Text("How it was made", "heading"), Table(("", ""), rows)), "footer")
+def _origin(table: StudyTable, storage: str, command: str) -> Table:
+    """What was measured where, and what it takes to make the report again."""
+    finished = [f"{row.finished:%Y-%m-%d %H:%M} UTC" for row in table.trials if row.finished]
+    found = {
+        "measured": " to ".join(dict.fromkeys(f(finished) for f in (min, max) if finished)),
+        "machine": _joined(row.worker and row.worker.rsplit(":", 1)[0] for row in table.trials),
+        "device": _joined(row.device for row in table.trials),
+        "costs learnt on": "; ".join(table.costs),
+        "windows": _joined(str(point.result.windows or "") for point in table.points),
+        "series": table.series.get("summary", ""),
+        "decoding": _decoding(table),
+        **{f"{role} model": _listed(about) for role, about in table.models.items()},
+        "command": command,
+        "storage": storage,
+    }
+    prints = {} if table.fingerprints is None else asdict(table.fingerprints)
+    found |= {f"{name} fingerprint": text for name, text in prints.items()} | table.versions
+    return Table(("", ""), [(name, text) for name, text in found.items() if text])
+
+
+def _joined(found: Iterable[str | None]) -> str:
+    """The distinct ones."""
+    return ", ".join(sorted(filter(None, set(found))))
+
+
+def _decoding(table: StudyTable) -> str:
+    """The settings of `[decoding]` that the measurements depend on."""
+    if table.config is None:
+        return ""
+    decoding = table.config.decoding
+    parts = (f"rule {decoding.rule}", f"{decoding.context} context", decoding.precision)
+    return f"{', '.join(parts)}, batch size {decoding.batch_size}, seed {decoding.seed}"
+
+
+def _listed(about: object) -> str:
+    """A stored value as words."""
+    if isinstance(about, dict):
+        return ", ".join(f"{name} {_listed(value)}" for name, value in about.items())
+    return str(about)
 
 
 def _page(title: str, blocks: Sequence[Block]) -> str:

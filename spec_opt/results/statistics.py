@@ -1,4 +1,4 @@
-"""What a study says as a whole: the front and its noise, extremes, and which parameter matters."""
+"""What a study says as a whole: the front and its noise, extremes, each value of a parameter."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, out
 
 PARAMETERS = ("sigma", "bias", "k")
 OBJECTIVES: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
-
-ENOUGH_FOR_IMPORTANCE = 20
-"""With fewer trials the importances of a forest are noise."""
-MOST_FOR_IMPORTANCE = 2000
-"""Of more trials than this every n-th is taken: the forest learns no more from the others."""
 
 MOST_VALUES = 12
 """A parameter with more distinct values is cut into bins."""
@@ -128,58 +123,34 @@ def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
 
 def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
     """How the objectives and the seconds of measuring are distributed, where known."""
-    names = (*OBJECTIVES, "evaluation_seconds")
-    columns = {n: [v for p in points if (v := vars(p.result)[n]) is not None] for n in names}
-    return {name: Spread.of(values) for name, values in columns.items() if values}
+    names = {"acceptance rate": "acceptance_rate", "MSE": "mse"}
+    names["seconds of measuring"] = "evaluation_seconds"
+    columns = {
+        title: [v for p in points if (v := vars(p.result)[name]) is not None]
+        for title, name in names.items()
+    }
+    return {title: Spread.of(values) for title, values in columns.items() if values}
 
 
-def top_by_acceptance(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
-    return tuple(sorted(table.points, key=by_acceptance)[:count])
-
-
-def top_by_mse(table: StudyTable, count: int = 5) -> tuple[Point, ...]:
-    return tuple(sorted(table.points, key=by_mse)[:count])
-
-
-def best_balanced(
-    table: StudyTable, thresholds: RecommendConfig, count: int = 10
-) -> tuple[Point, ...]:
-    """The trials within the balanced scenario's bounds, in its order."""
+def best(
+    table: StudyTable, thresholds: RecommendConfig, count: int = 5
+) -> Mapping[str, Sequence[Sequence[Point]]]:
+    """The best distinct results by three measures; trials of equal results are together."""
     bounds = bounds_of(table, "balanced", thresholds)
-    return tuple(ranked(table, "balanced", bounds)[:count])
+    orders = {
+        "Highest acceptance": sorted(table.points, key=by_acceptance),
+        "Lowest MSE": sorted(table.points, key=by_mse),
+        "Best balanced": ranked(table, "balanced", bounds),
+    }
+    return {title: distinct(points)[:count] for title, points in orders.items()}
 
 
-def correlations(points: Sequence[Point]) -> Mapping[tuple[str, ObjectiveName], float | None]:
-    """Pearson's r of each parameter with each objective; None where either is constant."""
-    found: dict[tuple[str, ObjectiveName], float | None] = {}
-    for objective in OBJECTIVES:
-        outcomes = [vars(p.result)[objective] for p in points]
-        for name in PARAMETERS:
-            values = [vars(p.setting)[name] for p in points]
-            varying = len(set(values)) > 1 < len(set(outcomes))
-            r = float(np.corrcoef(values, outcomes)[0, 1]) if varying else None
-            found[name, objective] = r
-    return found
-
-
-def importances(points: Sequence[Point], objective: ObjectiveName) -> Mapping[str, float] | None:
-    """The importance of each parameter that varies, summing to 1, the greatest first.
-
-    Mean decrease in impurity of a random forest, which sees thresholds and interactions that a
-    correlation does not; the same as Optuna's `MeanDecreaseImpurityImportanceEvaluator(seed=0)`.
-    None with fewer than `ENOUGH_FOR_IMPORTANCE` trials, or where nothing varies.
-    """
-    from sklearn.ensemble import RandomForestRegressor  # takes a second to import
-
-    points = points[:: -(-len(points) // MOST_FOR_IMPORTANCE) or 1]
-    outcomes = [vars(p.result)[objective] for p in points]
-    varying = [n for n in sorted(PARAMETERS) if len({vars(p.setting)[n] for p in points}) > 1]
-    if len(points) < ENOUGH_FOR_IMPORTANCE or len(set(outcomes)) == 1 or not varying:
-        return None
-    settings = [[vars(p.setting)[name] for name in varying] for p in points]
-    forest = RandomForestRegressor(n_estimators=64, max_depth=64, random_state=0)
-    shares = forest.fit(settings, outcomes).feature_importances_.tolist()
-    return dict(sorted(zip(varying, shares, strict=True), key=lambda pair: -pair[1]))
+def distinct(points: Sequence[Point]) -> list[list[Point]]:
+    """Points with equal results together, in the order of the first of each."""
+    groups: dict[tuple[float, float], list[Point]] = {}
+    for point in points:
+        groups.setdefault(outcome_of(point), []).append(point)
+    return list(groups.values())
 
 
 def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:

@@ -193,6 +193,12 @@ class StudyTable(BaseModel):
     baseline: Baseline | None = None
     fingerprints: Fingerprints | None = None
     versions: dict[str, str] = {}
+    costs: dict[str, Any] = {}
+    """Decoding costs by device, precision, context, batch size and threads."""
+    series: dict[str, Any] = {}
+    """What was read, as `SeriesSummary` says it."""
+    models: dict[str, Any] = {}
+    """What is known of target and draft."""
     speedups: tuple[Speedup, ...] = ()
     """What `spec-opt bench` stored."""
 

@@ -44,6 +44,11 @@ def exact(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
+def precise(value: float | None, digits: int = 6) -> str:
+    """Significant digits enough for tables that are copied."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
 def numbers(values: Sequence[int], at_most: int = 6) -> str:
     """Trial numbers as `3, 5 and 8`, or `3, 5, … (12 in all)`."""
     if len(values) > at_most:

@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from spec_opt.config.study_file import Setting
+from spec_opt.study.trials import LONG, LONG_PREFIX
 
 OLD_SWEEP = Path(__file__).parent.parent / "files" / "old_sweep.csv"
 """A sweep of 80 settings on 255 windows of ETTh1, in the nine columns of the old scripts."""
@@ -72,12 +73,14 @@ def complete(
     setting: Setting, acceptance: float, mse: float, *, number: int = 0, **changes: Any
 ) -> FrozenTrial:
     """A complete trial whose counters agree with its acceptance rate."""
+    found = attributes(setting, acceptance, mse) | changes
     trial = create_trial(
         state=TrialState.COMPLETE,
         params=setting.model_dump(),
         distributions=SPACE,
         values=[acceptance, mse],
-        user_attrs=attributes(setting, acceptance, mse) | changes,
+        user_attrs={name: value for name, value in found.items() if name not in LONG},
+        system_attrs={f"{LONG_PREFIX}{name}": found[name] for name in LONG if name in found},
     )
     start = START + timedelta(seconds=3 * number)
     trial.datetime_start, trial.datetime_complete = start, start + timedelta(seconds=2.5)

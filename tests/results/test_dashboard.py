@@ -1,6 +1,7 @@
 """What the dashboard shows, whose requests it answers, and its page in a browser."""
 
 import http.client
+import json
 import sqlite3
 import threading
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import plotly.graph_objects as go
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna_dashboard import save_plotly_graph_object
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_note
 
@@ -161,8 +164,8 @@ def test_other_sites_are_refused(headers: dict[str, str], allowed: bool) -> None
 
 
 @contextmanager
-def served(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The dashboard in a thread, stopped in the end."""
+def served(url: str, monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[str]:
+    """The dashboard in a thread, stopped in the end; the address that it gives."""
     servers: list[Any] = []
     make = wsgiref.simple_server.make_server
 
@@ -174,7 +177,7 @@ def served(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(dashboard, "REFRESH_SECONDS", 0.2)
     ready: list[str] = []
     thread = threading.Thread(
-        target=serve, args=(url,), kwargs={"port": 0, "on_ready": ready.append}
+        target=serve, args=(url, names), kwargs={"port": 0, "on_ready": ready.append}
     )
     thread.start()
     wait_until(lambda: bool(ready))
@@ -192,7 +195,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"))
+    connection = http.client.HTTPConnection(address.removeprefix("http://").split("/")[0])
     connection.request("GET", path, headers=headers or {})
     response = connection.getresponse()
     status, body = response.status, response.read()
@@ -224,6 +227,24 @@ def test_it_answers_and_is_fresh_when_trials_end(url: str, monkeypatch: pytest.M
         wait_until(lambda: "6 complete" in get_note(study))
         assert "sigma=0.3 bias=1 k=4" in get_note(study)
     store.close()
+
+
+def test_a_named_study_opens_with_its_note_and_its_front_is_the_first_graph(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(url) as store:
+        study = store.optuna_study("given")
+        save_plotly_graph_object(study, go.Figure(), graph_object_id="of_a_person")
+        number = study._study_id
+        with served(url, monkeypatch, "given") as address:
+            assert address.endswith(f"/dashboard/studies/{number}/note")
+            assert get(address, f"/dashboard/studies/{number}/note")[0] == 200
+            wait_until(lambda: "5 complete" in get_note(study))
+            status, body = get(address, f"/api/studies/{number}")
+            assert get(address, "/api/studies/999")[0] == 404
+    assert status == 200
+    graphs = json.loads(body)["plotly_graph_objects"]
+    assert [graph["id"] for graph in graphs] == [*PLOTS, "of_a_person"]
 
 
 def test_it_reads_while_a_worker_holds_the_write_lock(
@@ -302,6 +323,10 @@ def test_the_study_page_in_a_browser(
         assert page.locator("text=Acceptance by position in the round").count() == 1
         page.goto(f"{address}dashboard/studies/{study._study_id}/note")
         page.wait_for_selector("text=Which setting to use", timeout=20_000)
+        page.goto(f"{address}dashboard/studies/{study._study_id}/trials?numbers=3")
+        page.wait_for_selector("text=sigma=0.5 bias=1 k=4", timeout=20_000)
+        overflow = "document.documentElement.scrollWidth - window.innerWidth"
+        assert page.evaluate(overflow) <= 0
         assert complaints == []
         page.close()
     store.close()

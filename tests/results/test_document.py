@@ -97,7 +97,7 @@ def test_markup_is_text_in_html() -> None:
 
 def test_flags_break_between_one_and_the_next_only() -> None:
     assert as_html([Text("--k 4 --sigma 0.5", "code")]) == (
-        "<p><code><span>--k 4</span> <span>--sigma 0.5</span></code></p>"
+        '<p class="code"><code><span>--k 4</span> <span>--sigma 0.5</span></code></p>'
     )
 
 

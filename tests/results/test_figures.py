@@ -97,7 +97,7 @@ def test_trials_that_would_hide_one_another_share_a_marker_with_their_count() ->
     assert "and 19 with results like these" in several.hovertext[list(several.x).index(0.0)]
     diamonds = next(t for t in drawn(GRID)["pareto_frontier"].data if "front" in str(t.name))
     assert len(diamonds.x) == len(GRID.distinct_front)
-    expected = [f"<br>×{len(block)}" for block in GRID.distinct_front]
+    expected = [f"    ×{len(block)}" for block in GRID.distinct_front]
     assert list(diamonds.text) == expected
 
 
@@ -218,9 +218,8 @@ def test_many_trials_are_counted_and_none_is_left_out() -> None:
 def test_shares_of_few_proposals_are_left_out_and_it_is_said() -> None:
     study = studies.empty_study()
     setting = Setting(sigma=0.2, bias=1.0, k=2)
-    trial = studies.complete(setting, 0.1, 0.45, accepted_by_position=[9, 9])
-    trial.set_user_attr("tested_by_position", [400, FEWEST_TESTED - 1])
-    study.add_trial(trial)
+    few = {"tested_by_position": [400, FEWEST_TESTED - 1], "accepted_by_position": [9, 9]}
+    study.add_trial(studies.complete(setting, 0.1, 0.45, number=0, **few))
     figure = drawn(read_table(study))["acceptance_by_position"]
     assert list(figure.data[0].x) == [1]
     assert "fewer than 10 tested proposals" in figure.layout.title.subtitle.text
@@ -259,7 +258,7 @@ def test_pngs(tmp_path: Path, chromium: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("BROWSER_PATH", chromium)
     some = {name: drawn(GRID)[name] for name in PLOTS[:2]}
     paths = write_pngs(some, tmp_path)
-    assert [path.name for path in paths] == ["pareto_frontier.png", "acceptance_vs_mse.png"]
+    assert [path.name for path in paths] == ["pareto_frontier.png", "speedup_vs_mse.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

@@ -90,12 +90,44 @@ def test_summary_statistics_and_tops_reach_the_user(folder: Path) -> None:
     text = (folder / "summary.md").read_text(encoding="utf-8")
     html = (folder / "report.html").read_text(encoding="utf-8")
     mses = [point.result.mse for point in GRID.points]
-    cells = [f"{f(mses):.4f}" for f in (min, statistics.median, statistics.fmean, max)]
+    cells = [f"{f(mses):.6g}" for f in (min, statistics.median, statistics.fmean, max)]
     assert f"| MSE | {' | '.join(cells)} |" in text
     assert f"<td>MSE</td>{''.join(f'<td>{cell}</td>' for cell in cells)}" in html
     for title in ("Highest acceptance", "Lowest MSE", "Best balanced"):
-        assert f"## {title}\n\n| trial | sigma | bias | k | acceptance | MSE |" in text
+        assert f"### {title}\n\n| trial | sigma | bias | k | acceptance % |" in text
         assert f"<h3>{title}</h3>" in html
+
+
+def test_tables_hold_distinct_results_with_their_count_and_six_digits(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    front = html.split('id="pareto-front"')[1].split("</table>")[0]
+    rows = re.findall(r"<tr>(<td>.*?)</tr>", front)
+    assert len(rows) == len(GRID.distinct_front)
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+    equal = {str(block[0].number): str(len(block)) for block in GRID.distinct_front}
+    assert {row[0]: row[11] for row in cells} == equal
+    assert [row[6] for row in cells] == [
+        f"{block[0].result.mse:.6g}" for block in GRID.distinct_front
+    ]
+
+
+def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
+    study = studies.grid_study()
+    study.set_user_attr("series", {"summary": "ETTh1.csv: 17,420 rows, hourly, 7 channels"})
+    study.set_user_attr("models", {"draft": {"parameters": 1200, "trained": True}})
+    study.set_user_attr("costs", {"cpu, float32, batch size 64, 2 threads": {}})
+    report_of(study, tmp_path)
+    origin = (tmp_path / "report.html").read_text(encoding="utf-8").split("How it was made</h2>")[1]
+    for text in (
+        "2025-03-01 12:00 UTC to 2025-03-01 12:03 UTC",
+        "<td>machine</td><td>host</td>",
+        "<td>windows</td><td>255</td>",
+        "ETTh1.csv: 17,420 rows, hourly, 7 channels",
+        "<td>draft model</td><td>parameters 1200, trained True</td>",
+        "cpu, float32, batch size 64, 2 threads",
+        "rule stride",
+    ):
+        assert text in origin
 
 
 def test_summary_shows_a_measured_speedup() -> None:
@@ -103,9 +135,8 @@ def test_summary_shows_a_measured_speedup() -> None:
     row = {"trial": 0, "device": "cpu", "batch_size": 8, "predicted_speedup": 1.4, "speedup": 1.31}
     study.set_user_attr("speedups", [row])
     table = read_table(study)
-    assert "Speedup: 1.31x at best (cpu, batch size 8)" in summary(
-        table, recommend_all(table), LIMITS
-    )
+    text = summary(table, recommend_all(table), LIMITS)
+    assert "Speedup: 1.31x at best (cpu, batch size 8)" in text
 
 
 def test_summary_where_nothing_is_met() -> None:
@@ -178,6 +209,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1100, "height": 900}},
     "phone": {"is_mobile": True, "viewport": {"width": 390, "height": 844}},
 }
+HEATMAPS = ("#acceptance_heatmap", "#mse_heatmap")
 INK = {"light": "#1f2933", "dark": "#e4e9ee", "phone": "#1f2933"}
 
 
@@ -201,5 +233,55 @@ def test_the_page_in_a_browser(look: str, folder: Path, browser: "Browser") -> N
     overflow = "document.documentElement.scrollWidth - window.innerWidth"
     assert page.evaluate(overflow) <= 0
     assert page.evaluate("document.getElementById('k_effect').layout.font.color") == INK[look]
+    assert page.evaluate(CONTRASTS) >= 4.5
+    # A table that is wider than its box says so.
+    front = page.locator(".scroll").first
+    wider = front.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert wider or look != "phone"
+    assert front.evaluate("box => box.classList.contains('wide')") == wider
+    if look != "phone":
+        left, right = (page.locator(name).bounding_box() for name in HEATMAPS)
+        assert left is not None
+        assert right is not None
+        assert (left["y"], left["x"] + left["width"]) <= (right["y"], right["x"])
     own = ("file:", "data:", "blob:")
     assert [text for text in complaints if not text.startswith(own)] == []
+
+
+CONTRASTS = """() => {
+  const parts = color => color.match(/[\\d.]+/g).map(Number);
+  const light = color => {
+    const [r, g, b] = parts(color).map(v => v / 255)
+      .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    const color = element ? getComputedStyle(element).backgroundColor : "rgb(255, 255, 255)";
+    const [, , , alpha = 1] = parts(color);
+    return alpha > 0 ? color : ground(element.parentElement);
+  };
+  const ratios = [...document.querySelectorAll("main *")]
+    .filter(e => !e.closest(".plotly-graph-div, noscript"))
+    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+    .map(e => [light(getComputedStyle(e).color), light(ground(e))])
+    .map(([a, b]) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+  return Math.min(...ratios);
+}"""
+"""The least contrast of a text of the page with its background."""
+
+
+@pytest.mark.browser
+def test_links_lead_to_their_parts_and_flags_are_copied(folder: Path, browser: "Browser") -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    links = page.locator("nav a")
+    titles = links.all_text_contents()
+    assert titles[:3] == ["Pareto front", "Which setting to use", "Figures"]
+    assert titles == page.locator("h2").all_text_contents()
+    for target in links.evaluate_all("all => all.map(a => a.getAttribute('href'))"):
+        assert page.locator(target).count() == 1
+    page.locator(".card button.copy").first.click()
+    page.wait_for_selector("text=Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4"

@@ -1,4 +1,4 @@
-"""The front's noise, extremes, correlations and importances."""
+"""The front's noise, extremes, and each value of a parameter."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 
 from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.results import statistics
-from spec_opt.results.table import StudyTable, read_table
+from spec_opt.results.table import StudyTable, outcome_of, read_table
 from tests.results import studies
 
+TITLES = ("Highest acceptance", "Lowest MSE", "Best balanced")
 GRID = read_table(studies.grid_study())
 DEFAULTS = RecommendConfig()
 
@@ -73,53 +74,32 @@ def test_with_three_objectives_the_standing_is_unknown() -> None:
 def test_spreads_of_the_grid() -> None:
     spreads = statistics.spreads(GRID.points)
     rows = studies.old_sweep_rows()
-    assert spreads["mse"].lowest == min(row["mse"] for row in rows)
-    assert spreads["mse"].mean == pytest.approx(math.fsum(row["mse"] for row in rows) / 80)
-    assert spreads["evaluation_seconds"].median == 0.31
+    assert spreads["MSE"].lowest == min(row["mse"] for row in rows)
+    assert spreads["MSE"].mean == pytest.approx(math.fsum(row["mse"] for row in rows) / 80)
+    assert spreads["seconds of measuring"].median == 0.31
 
 
 def test_without_results() -> None:
     empty = read_table(studies.empty_study())
     assert statistics.spreads(empty.points) == {}
-    assert statistics.best_balanced(empty, DEFAULTS) == ()
+    assert not any(statistics.best(empty, DEFAULTS).values())
     assert statistics.by_value(empty, DEFAULTS) == ()
 
 
-def test_tops() -> None:
-    acceptances = [p.result.acceptance_rate for p in statistics.top_by_acceptance(GRID)]
-    assert acceptances == [1.0] * 5
-    assert statistics.top_by_acceptance(GRID)[0].number == 43
-    lowest = [p.result.mse for p in statistics.top_by_mse(GRID)]
-    assert lowest == sorted(p.result.mse for p in GRID.points)[:5]
-    balanced = statistics.best_balanced(GRID, DEFAULTS)
-    assert len(balanced) == 10
-    assert balanced[0].number == 43
+def test_the_best_distinct_results() -> None:
+    best = statistics.best(GRID, DEFAULTS)
+    acceptance, mse, balanced = (best[title] for title in TITLES)
+    assert [len(groups) for groups in (acceptance, mse, balanced)] == [5, 5, 2]
+    assert acceptance[0][0].number == 43
+    assert len(acceptance[0]) == 8
+    found = [points[0].result.mse for points in mse]
+    assert found == sorted({p.result.mse for p in GRID.points})[:5]
+    assert balanced[0][0].number == 43
     limit = DEFAULTS.balanced.min_acceptance
-    assert all(p.result.acceptance_rate >= limit for p in balanced)
-
-
-def test_correlations_are_those_of_the_old_analysis() -> None:
-    found = statistics.correlations(GRID.points)
-    assert found["bias", "mse"] == pytest.approx(-0.00005, abs=5e-5)
-    sigma = found["sigma", "mse"]
-    assert sigma is not None
-    assert sigma > 0.5
-
-
-def test_a_constant_has_no_correlation() -> None:
-    table = read_table(studies.rejecting_study())
-    found = statistics.correlations(table.points)
-    assert found["bias", "mse"] is None
-    assert found["sigma", "acceptance_rate"] is None
-    assert found["sigma", "mse"] == pytest.approx(1.0)
-
-
-def test_importance_sees_the_parameter_that_decides() -> None:
-    shares = statistics.importances(GRID.points, "acceptance_rate")
-    assert shares is not None
-    assert next(iter(shares)) == "sigma"
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares == statistics.importances(GRID.points, "acceptance_rate")
+    assert all(p.result.acceptance_rate >= limit for points in balanced for p in points)
+    for groups in (acceptance, mse, balanced):
+        assert len({outcome_of(points[0]) for points in groups}) == len(groups)
+        assert all(len({*map(outcome_of, points)}) == 1 for points in groups)
 
 
 def test_optuna_is_quiet_only_within_the_block(
@@ -134,13 +114,6 @@ def test_optuna_is_quiet_only_within_the_block(
     finally:
         optuna.logging.set_verbosity(before)
     assert capsys.readouterr().err == ""
-
-
-def test_importance_is_withheld_where_it_would_be_noise() -> None:
-    assert statistics.importances(GRID.points[:19], "mse") is None
-    rejecting = read_table(studies.rejecting_study())
-    assert statistics.importances(rejecting.points * 10, "acceptance_rate") is None
-    assert statistics.importances((), "mse") is None
 
 
 def test_is_one_value_consistently_good() -> None:

@@ -8,3 +8,30 @@ function recolour() {
 }
 dark.addEventListener("change", recolour);
 recolour();
+
+// Tables that are wider than their box say so.
+function mark() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.classList.toggle("wide", box.querySelector("table").offsetWidth > box.clientWidth);
+  }
+}
+window.addEventListener("resize", mark);
+mark();
+
+// Lines to paste have a button that copies them; where a browser refuses, it selects them.
+for (const line of document.querySelectorAll(".code > code")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy";
+  button.onclick = async () => {
+    try {
+      await navigator.clipboard.writeText(line.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(line);
+      button.textContent = "Selected";
+    }
+  };
+  line.after(" ", button);
+}
