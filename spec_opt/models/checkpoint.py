@@ -5,23 +5,26 @@ Two kinds are read, recognised by their content and not by their name:
 - our own: safetensors whose metadata holds format version, configuration, content hash and
   provenance, so that a damaged or edited file is noticed;
 - Timer-XL state dicts of OpenLTM and STRIDE, as a torch file (`weights_only`: nothing in it is
-  executed) or as safetensors. All sizes follow from the shapes of their tensors.
+  executed) or as safetensors, however a training framework wrapped them. All sizes follow from
+  the shapes of their tensors.
 
 Reading is strict: a missing tensor, a surplus one or one of another shape is an error that names
 it. Trained models are kept in `<cache>/models`, one file per origin.
 """
 
+import errno
 import fcntl
 import json
 import logging
+import os
 import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Literal, TypeGuard
+from typing import IO, Literal
 
 import safetensors.torch
 import torch
@@ -136,25 +139,24 @@ def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> FrozenTimerXL:
 
 # --- reading tensors ------------------------------------------------------------------------------
 
+OTHER_KINDS = {
+    rb"version https://git-lfs": (
+        "a Git LFS pointer, not the weights: fetch them with `git lfs pull`"
+    ),
+    rb"\s*(<!doctype|<html|<\?xml|<head)": (
+        "a web page, not the weights: its site answered a download with it; fetch the file itself"
+    ),
+    rb"\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file: unpack it first",
+    rb"\x89HDF": "an HDF5 file: save the weights with torch.save or as safetensors",
+}
+"""How files begin that are often found in a checkpoint's place, and what to do about them."""
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch says which class of a pickle it does not load."""
+
 
 def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     """All tensors of a file, on the CPU, and its metadata if it has any."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot be read: {reason}") from error
-    if not start:
-        raise CheckpointError("the file is empty")
-    # Safetensors: the length of the header in 8 bytes, then the header, which is JSON. This is
-    # tested first, because the length may look like the start of a torch file: a zip, or a pickle.
-    if start[8:] == b"{":
-        kind = "safetensors"
-    elif start.startswith((b"PK", b"\x80")):
-        kind = "torch"
-    else:
-        raise CheckpointError("neither a torch nor a safetensors file")
+    kind = _kind(path)
     try:
         if kind == "safetensors":
             with safe_open(path, framework="pt") as tensors:
@@ -165,31 +167,70 @@ def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
             warnings.simplefilter("ignore")  # about archives of other kinds, which fail just after
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can make the readers raise nearly anything
-        raise CheckpointError(
-            f"not a readable {kind} file: damaged, or it holds more than tensors"
-        ) from error
+        raise CheckpointError(_why_not_read(kind, str(error))) from error
     return _state_dict(loaded), {}
 
 
-def _state_dict(loaded: object) -> Tensors:
-    """The one mapping of names to tensors in a loaded object: itself, or one of its values."""
-    if _is_state_dict(loaded):
-        return loaded
-    inner = loaded.values() if isinstance(loaded, Mapping) else ()
-    candidates = [value for value in inner if _is_state_dict(value)]
-    if len(candidates) != 1:
-        raise CheckpointError(
-            f"it holds a {type(loaded).__name__} with {len(candidates)} state dicts, not one"
+def _kind(path: Path) -> Literal["safetensors", "torch"]:
+    """How to read a file, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot be read: {reason}") from error
+    if not start:
+        raise CheckpointError("the file is empty")
+    # Safetensors: the length of the header in 8 bytes, then the header, which is JSON. This is
+    # tested first, because the length may look like the start of a torch file: a zip, or a pickle.
+    if start[8:9] == b"{":
+        return "safetensors"
+    if start.startswith((b"PK", b"\x80")):
+        return "torch"
+    for pattern, what in OTHER_KINDS.items():
+        if re.match(pattern, start, re.IGNORECASE):
+            raise CheckpointError(f"it is {what}")
+    raise CheckpointError("neither a torch nor a safetensors file")
+
+
+def _why_not_read(kind: str, reason: str) -> str:
+    """What a reader of tensors complains about, and the remedy."""
+    if "TorchScript" in reason:
+        return "it is a TorchScript archive: save torch.jit.load(FILE).state_dict() instead"
+    refused = _REFUSED.search(reason)
+    if refused is not None:
+        return (
+            f"it holds a pickled {refused[1]}, and from a pickle only tensors are read, because "
+            "the rest could run code; if you trust the file, load it once with torch.load(FILE, "
+            "weights_only=False) and save only the model's state_dict()"
         )
-    return candidates[0]
+    return f"not a readable {kind} file: damaged, or it holds more than tensors"
 
 
-def _is_state_dict(value: object) -> TypeGuard[Tensors]:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
+def _state_dict(loaded: object) -> Tensors:
+    """The state dict of a Timer-XL in a loaded object: itself, or somewhere in its mappings.
+
+    Other mappings of tensors, as those of an optimiser, are passed over.
+    """
+    found: list[Tensors] = []
+    pending, seen = [loaded], set[int]()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            pending.extend(value.values())
+            tensors = {k: v for k, v in value.items() if isinstance(v, Tensor)}
+            if tensors and all(isinstance(name, str) for name in value):
+                found.append(tensors)
+    of_timer_xl = [tensors for tensors in found if _prefixes(tensors)]
+    if len(of_timer_xl) == 1:
+        return of_timer_xl[0]
+    if of_timer_xl or not found:
+        raise CheckpointError(
+            f"it holds a {type(loaded).__name__} with {len(of_timer_xl)} state dicts, not one: "
+            "save the one to use alone"
+        )
+    return max(found, key=len)  # its names say what it is instead
 
 
 # --- checkpoints of OpenLTM and STRIDE ------------------------------------------------------------
@@ -214,15 +255,44 @@ STOCHASTIC_HEADS = {"mean_head": "head_mean", "log_variance_head": "head_logvar"
 """The parts that a stochastic draft has in place of `head`."""
 UNUSED = "adapter_to_target."
 """A STRIDE draft may contain this map to the target's width; no output depends on it."""
-_LAYER_INDEX = re.compile(r"blocks\.attn_layers\.(\d{1,4})\.")
+WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch adds to the names of modules that it compiles, shards or recomputes, at any depth."""
+MARKS = (
+    re.compile(r"(?P<prefix>|.*?\.)blocks\.attn_layers\.(?P<layer>\d{1,4})\."),
+    re.compile(r"(?P<prefix>|.*?\.)layers\.(?P<layer>\d{1,4})\.attention_bias$"),
+)
+"""The names of layers by which a Timer-XL is known: theirs, and ours."""
+
+
+def _prefixes(tensors: Tensors) -> set[str]:
+    """What comes before the names of a Timer-XL's tensors; empty if there is no Timer-XL."""
+    matches = (mark.match(WRAPPERS.sub("", name)) for name in tensors for mark in MARKS)
+    return {match["prefix"] for match in matches if match is not None}
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:
-    """Remove the prefix that a data-parallel or compiled module puts before all names."""
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    """Remove what data-parallel, averaged, compiled or training modules put before all names.
+
+    What is not below that prefix (a counter of averages, a metric) belongs to such a module.
+
+    Raises:
+        CheckpointError: there is no Timer-XL, or there are several.
+    """
+    prefixes = sorted(_prefixes(tensors))
+    if not prefixes:
+        names = sorted(tensors) or ["no tensor"]
+        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {names[0]}{_more(names)}")
+    if len(prefixes) > 1:
+        shown = " and ".join(repr(prefix) for prefix in prefixes[:2])
+        raise CheckpointError(
+            f"it holds {len(prefixes)} models, below {shown}: save the one to use alone"
+        )
+    prefix = prefixes[0]
+    plain = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    beside = sorted(name for name in plain if not name.startswith(prefix))
+    if beside:
+        logger.info("ignoring tensors beside the model's: %s%s", beside[0], _more(beside))
+    return {name.removeprefix(prefix): plain[name] for name in plain if name.startswith(prefix)}
 
 
 def _foreign_network(tensors: Tensors, activation: Activation) -> TimerXL:
@@ -230,29 +300,36 @@ def _foreign_network(tensors: Tensors, activation: Activation) -> TimerXL:
     if unused:
         logger.info("ignoring tensors that no output depends on: %s", ", ".join(unused))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
-    config = _sizes_of(tensors, activation)
-    return _network(config, tensors, _foreign_names(config))
+    theirs, ours = MARKS
+    if any(theirs.match(name) for name in tensors):
+        config = _sizes_of(tensors, theirs, _names(layers=1, stochastic=False), activation)
+        stochastic = "head_logvar.weight" in tensors
+        config = replace(config, stochastic=stochastic)
+        return _network(config, tensors, _names(config.layers, stochastic))
+    config = _sizes_of(tensors, ours, {}, activation)
+    return _network(replace(config, stochastic="log_variance_head.weight" in tensors), tensors, {})
 
 
-def _sizes_of(tensors: Tensors, activation: Activation) -> TimerXLConfig:
+def _sizes_of(
+    tensors: Tensors, mark: re.Pattern[str], names: Mapping[str, str], activation: Activation
+) -> TimerXLConfig:
     """The sizes of a network, from the shapes of its tensors."""
-    indices = {int(m[1]) for m in map(_LAYER_INDEX.match, tensors) if m is not None}
-    if not indices:
-        names = sorted(tensors) or ["no tensor"]
-        raise CheckpointError(f"not a Timer-XL checkpoint: it holds {names[0]}{_more(names)}")
-    first = {ours: f"{theirs.format(i=0)}.weight" for ours, theirs in NAMES.items()}
-    width, patch = _shape(tensors, first["embedding"], "[D, P]")
-    _, heads = _shape(tensors, first["layers.{i}.attention_bias"], "[2, H]")
-    feedforward, _, _ = _shape(tensors, first["layers.{i}.expand"], "[F, D, 1]")
+
+    def shape(name: str, expected: str) -> tuple[int, ...]:
+        return _shape(tensors, names.get(name, name), expected)
+
+    width, patch = shape("embedding.weight", "[D, P]")
+    _, heads = shape("layers.0.attention_bias", "[2, H]")
+    expand = "layers.0.expand.weight"
+    feedforward, *_ = shape(expand, "[F, D, 1]" if expand in names else "[F, D]")
     return TimerXLConfig(
         patch=patch,
         d_model=width,
         heads=heads,
         feedforward=feedforward,
         # With a gap in the numbering, the last layers come out as missing or surplus.
-        layers=len(indices),
+        layers=len({int(match["layer"]) for match in map(mark.match, tensors) if match}),
         activation=activation,
-        stochastic="head_logvar.weight" in tensors,
     )
 
 
@@ -265,11 +342,11 @@ def _shape(tensors: Tensors, name: str, expected: str) -> tuple[int, ...]:
     return found
 
 
-def _foreign_names(config: TimerXLConfig) -> dict[str, str]:
+def _names(layers: int, stochastic: bool) -> dict[str, str]:
     """Our name of every tensor -> theirs."""
     names: dict[str, str] = {}
-    for ours, theirs in (NAMES | (STOCHASTIC_HEADS if config.stochastic else {})).items():
-        for i in range(config.layers if "{i}" in ours else 1):
+    for ours, theirs in (NAMES | (STOCHASTIC_HEADS if stochastic else {})).items():
+        for i in range(layers if "{i}" in ours else 1):
             own, foreign = ours.format(i=i), theirs.format(i=i)
             if own.endswith(".attention_bias"):
                 names[own] = f"{foreign}.weight"
@@ -337,23 +414,19 @@ def cached_model(
 ) -> tuple[FrozenTimerXL, Path]:
     """The model that is kept under a key, or else a new one from `make`; and its file.
 
-    If several processes ask at once, one makes the model and the others wait. A damaged file is
+    A model that is there is only read, so a cache may belong to another user or be mounted
+    read-only. If several processes miss one, one makes it and the others wait. A damaged file is
     replaced, with a warning. An interruption leaves nothing behind.
 
     Raises:
-        CheckpointError: the cache cannot be written.
+        CheckpointError: the model is not there, and the cache cannot be written.
     """
     folder = cache_folder() / "models"
     path = folder / f"{key}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{key}.lock").open("a")
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: trained models cannot be kept here ({error.strerror}): "
-            "set SPEC_OPT_CACHE to a folder that can be written"
-        ) from error
-    with lock, _held(lock):
+    # Files appear here only once they are whole, so reading needs no lock.
+    with suppress(CheckpointError):
+        return load_model(path), path
+    with _lock(folder, key) as lock, _held(lock):
         if path.exists():
             try:
                 return load_model(path), path
@@ -363,6 +436,23 @@ def cached_model(
         save_model(model, path, provenance)
     logger.info("kept the %s: %s", provenance.origin.role, path)
     return model, path
+
+
+def _lock(folder: Path, key: str) -> IO[str]:
+    """The open lock file of a model that is to be made."""
+    lock = folder / f"{key}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            lock.touch(exist_ok=False)
+        if not os.access(folder, os.W_OK):  # before hours of training
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return lock.open()  # to read: another user may have made it
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: trained models cannot be kept here ({error.strerror}): "
+            "set SPEC_OPT_CACHE to a folder that can be written"
+        ) from error
 
 
 @contextmanager

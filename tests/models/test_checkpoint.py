@@ -1,5 +1,6 @@
 """Model files: what is read, what is refused, and in which words."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -7,9 +8,11 @@ import logging
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -102,11 +105,37 @@ def test_deterministic_draft(draft_state: State, tmp_path: Path) -> None:
     assert model.predict(torch.randn(1, 48, 2)).variance is None
 
 
+def below(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
 WRAPPERS: dict[str, Callable[[State], object]] = {
     "state_dict": lambda state: {"epoch": 3, "state_dict": state, "best": None},
-    "parallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
-    "both": lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
-    "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "parallel": lambda state: below("module.", state),
+    "both": lambda state: {"model": below("module.", state)},
+    "compiled": lambda state: below("_orig_mod.", state),
+    "parallel, then compiled": lambda state: below("_orig_mod.module.", state),
+    "compiled, then parallel": lambda state: below("module._orig_mod.", state),
+    "parallel twice": lambda state: below("module.module.", state),
+    "averaged": lambda state: below("module.", state) | {"n_averaged": torch.tensor(5)},
+    "Lightning": lambda state: {"epoch": 1, "state_dict": below("model.", state)},
+    "Lightning with a metric": lambda state: {
+        "state_dict": below("net.model.", state) | {"loss.weight": torch.ones(7)}
+    },
+    "deep": lambda state: {"state": {"best": {"model": state}}, "args": {"lr": 0.1}},
+    "with an optimiser": lambda state: {
+        "model": state,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]},
+        "best": {"loss": torch.tensor(0.4)},
+    },
+    "among other values": lambda state: state | {"epoch": 3, "config": {"d_model": 32}},
+    "blocks compiled": lambda state: {
+        name.replace("blocks.", "blocks._orig_mod."): tensor for name, tensor in state.items()
+    },
+    "sharded layers": lambda state: {
+        name.replace("_layers.1.", "_layers.1._fsdp_wrapped_module."): tensor
+        for name, tensor in state.items()
+    },
 }
 
 
@@ -128,8 +157,26 @@ def test_wrapped_state_dicts(wrapper: str, state: State, tmp_path: Path) -> None
 
 
 def test_two_state_dicts_are_ambiguous(state: State, tmp_path: Path) -> None:
-    message = refusal(written({"model": state, "average": state}, tmp_path))
-    assert "holds a dict with 2 state dicts, not one" in message
+    message = refusal(written({"model": state, "average": dict(state)}, tmp_path))
+    assert "holds a dict with 2 state dicts, not one: save the one to use alone" in message
+    message = refusal(written(below("student.", state) | below("teacher.", state), tmp_path))
+    assert message.startswith("it holds 2 models, below 'student.' and 'teacher.'")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_state_dicts_by_our_names(
+    role: str, prefix: str, reference_dir: Path, tmp_path: Path
+) -> None:
+    model = load_model(reference_dir / f"tiny_{role}.pth")
+    path = written({"state_dict": below(prefix, model.network.state_dict())}, tmp_path)
+    assert load_model(path).fingerprint == model.fingerprint
+
+
+def test_a_dict_that_contains_itself(state: State, tmp_path: Path) -> None:
+    loop: dict[str, object] = {"model": state}
+    loop["self"] = loop
+    assert load_model(written(loop, tmp_path)).config.layers == 2
 
 
 def test_half_precision_is_widened(state: State, tmp_path: Path) -> None:
@@ -244,8 +291,32 @@ def test_nothing_in_a_file_is_executed(state: State, tmp_path: Path) -> None:
     ]
     files[2].write_bytes(pickle.dumps(attack))
     for path in files:
-        assert "damaged, or it holds more than tensors" in refusal(path)
+        assert refusal(path).startswith(f"it holds a pickled {os.system.__module__}.system, and")
         assert not proof.exists()
+
+
+class Whole(torch.nn.Module):
+    """A model that is pickled whole."""
+
+
+OTHER_CONTENT = {
+    "numpy.*scalar": {"loss": np.float64(0.4)},
+    "argparse.Namespace": {"args": argparse.Namespace(lr=0.1)},
+    f"{__name__}.Whole": Whole(),
+    "pathlib": {"path": Path("runs")},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONTENT)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_pickle_holds_beside_tensors(
+    name: str, zipped: bool, state: State, tmp_path: Path
+) -> None:
+    content = {"model": state, "other": OTHER_CONTENT[name]}
+    torch.save(content, tmp_path / "model", _use_new_zipfile_serialization=zipped)
+    message = refusal(tmp_path / "model")
+    assert re.match(f"it holds a pickled {name}", message)
+    assert message.endswith("weights_only=False) and save only the model's state_dict()")
 
 
 def test_files_that_are_no_checkpoints(reference_dir: Path, tmp_path: Path) -> None:
@@ -256,6 +327,11 @@ def test_files_that_are_no_checkpoints(reference_dir: Path, tmp_path: Path) -> N
         (b"", "the file is empty"),
         (b"hello, world: this is no model at all", "neither a torch nor a safetensors file"),
         (b"{", "neither a torch nor a safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "`git lfs pull`"),
+        (b"<!DOCTYPE html>\n<html>", "a web page, not the weights"),
+        (b"\n<HTML><head>", "a web page, not the weights"),
+        (b"\x1f\x8b\x08rest", "a compressed file: unpack it"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
         (b"12345678{", "not a readable safetensors file"),
         (b"PK", "not a readable torch file"),
         (b"\x80\x04garbage", "not a readable torch file"),

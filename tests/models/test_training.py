@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,6 +260,56 @@ def test_a_damaged_file_is_made_again(
     assert caplog.text.count("it is made again") == 2
     assert again.target.fingerprint == made.target.fingerprint
     assert again.draft.fingerprint == made.draft.fingerprint
+
+
+WITHOUT_PRIVILEGES = (
+    "setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner",
+    "--inh-caps", "-dac_override,-dac_read_search",
+)  # fmt: skip
+"""As root, a process that permissions hold for."""
+
+
+def as_another_user(cache: Path, config: StudyConfig) -> subprocess.CompletedProcess[str]:
+    """Prepare models from a cache whose files all belong to user 12345."""
+    if os.geteuid() != 0 or shutil.which(WITHOUT_PRIVILEGES[0]) is None:
+        pytest.skip("needs root and setpriv")
+    cache.mkdir(parents=True, exist_ok=True)
+    for path in (cache, *cache.iterdir()):
+        os.chown(path, 12345, 12345)
+    command = [*WITHOUT_PRIVILEGES, sys.executable, "-c", PROCESS, config.model_dump_json()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_models_of_another_user_are_read(dataset: Dataset, cache: Path) -> None:
+    config = study()
+    made = prepare_models(config, dataset)
+    cache.chmod(0o755)
+    finished = as_another_user(cache, config)
+    assert finished.stdout.split() == [made.target.fingerprint, made.draft.fingerprint]
+    for lock in cache.glob("*.lock"):
+        lock.unlink()
+    finished = as_another_user(cache, config)
+    assert finished.stdout.split() == [made.target.fingerprint, made.draft.fingerprint]
+
+
+def test_a_lock_of_another_user_is_enough(dataset: Dataset, cache: Path) -> None:
+    config = study()
+    made = prepare_models(config, dataset)
+    for path in cache.iterdir():
+        path.chmod(0o644)
+        if path.suffix != ".lock":
+            path.unlink()
+    cache.chmod(0o777)
+    finished = as_another_user(cache, config)
+    assert finished.stdout.split() == [made.target.fingerprint, made.draft.fingerprint]
+
+
+def test_missing_models_in_a_folder_of_another_user(cache: Path) -> None:
+    finished = as_another_user(cache, study())
+    last = finished.stderr.splitlines()[-1]
+    assert "trained models cannot be kept here (Permission denied): set SPEC_OPT_CACHE" in last
+    assert "training the target" not in finished.stderr
 
 
 def test_interruption_leaves_nothing_behind(
