@@ -317,21 +317,28 @@ def _ring_recommended(
         figure.data[-1].update(mode="markers+text", **labels)
 
 
+_STAR = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
+
+
+def _add_draft(figure: go.Figure, table: StudyTable) -> None:
+    """The measured speedup of the draft alone, if there is one."""
+    measured = [s.value for s in table.speedups if s.trial is None and s.measured]
+    if measured and table.baseline is not None:
+        place = {"x": [max(measured)], "y": [table.baseline.draft_mse], "mode": "markers"}
+        look = _STAR | {"line": {"color": WARM, "width": 2}}
+        figure.add_scatter(**place, name="draft alone, measured", marker=look)
+        figure.data[-1].update(hovertemplate="draft alone: %{x:.3g}x<extra></extra>")
+
+
 def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     """Predicted (and, where `bench` has run, measured) speedup across, MSE up."""
     predicted = frame[frame["predicted_speedup"].notna()]
     measured = frame[frame["measured"].notna()]
-    drafts = [s for s in table.speedups if s.trial is None and s.measured]
     if predicted.empty and measured.empty:
         return "No speedup predicted or measured yet: run spec-opt bench"
     figure = _empty() if predicted.empty else _markers(predicted, "predicted_speedup")
-    look = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
-    _add(figure, "measured", measured, "measured", **look)
-    if drafts and table.baseline is not None:
-        fastest, mse = max(s.value for s in drafts), table.baseline.draft_mse
-        line = {"color": WARM, "width": 2}
-        figure.add_scatter(x=[fastest], y=[mse], mode="markers", name="draft alone, measured")
-        figure.data[-1].update(marker=look | {"line": line}, hovertemplate="%{x:.3g}x")
+    _add(figure, "measured", measured, "measured", **_STAR)
+    _add_draft(figure, table)
     note = {"text": "no gain", "font": {"size": 12}, "xanchor": "left", "yanchor": "top"}
     figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5}, annotation=note)
     figure.update_xaxes(title_text=LABELS["predicted_speedup"])
@@ -340,18 +347,24 @@ def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     return figure.update_layout(title_subtitle_text=subtitle)
 
 
+def _cell(unit: str, digits: int, place: tuple[str, str], *found: float) -> str:
+    """What a cell of a heatmap says when it is pointed at."""
+    *numbers, count = found
+    if not count:
+        return "no trial here"
+    mean, low, high = (f"{number:.{digits}f}" for number in numbers)
+    head = f"<b>sigma {place[1]}, bias {place[0]}</b><br>{unit}: mean {mean}, {low} to {high}"
+    return f"{head}<br>{plural(int(count), 'trial')}"
+
+
 def _heatmap(
     column: str, unit: str, digits: int, better: str, _: StudyTable, frame: pd.DataFrame
 ) -> go.Figure:
     """Means over k for each sigma and bias, with their range."""
     groups = frame.groupby(["bias", "sigma"], observed=False)[column]
     cells = groups.agg(["mean", "min", "max", "count"])
-    texts, hovers = [], []
-    for (bias, sigma), *numbers, count in cells.itertuples(name=None):
-        mean, low, high = (f"{number:.{digits}f}" for number in numbers)
-        found = f"{unit}: mean {mean}, {low} to {high}<br>{plural(int(count), 'trial')}"
-        texts.append(mean if count else "")
-        hovers.append(f"<b>sigma {sigma}, bias {bias}</b><br>{found}" if count else "no trial here")
+    texts = [f"{mean:.{digits}f}" if count else "" for mean, *_, count in cells.to_numpy()]
+    hovers = [_cell(unit, digits, *row) for row in cells.itertuples(name=None)]
     means = cells["mean"].unstack()
     figure = px.imshow(
         means.to_numpy(), x=[*means.columns], y=[*means.index], labels={"x": "sigma", "y": "bias"},
@@ -371,8 +384,8 @@ def _heatmap(
     return figure.update_layout(title_subtitle_text=subtitle, coloraxis_showscale=False)
 
 
-def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
-    """Acceptance and MSE against k, a line for each sigma: mean and deviation over bias."""
+def _means_by_k(frame: pd.DataFrame) -> pd.DataFrame:
+    """Both objectives by sigma and k: mean over bias, and bars that end at 0 and 100 %."""
     long = frame.melt(id_vars=["sigmas", "k"], value_vars=["acceptance", "mse"])
     groups = long.groupby(["variable", "sigmas", "k"], observed=True)["value"]
     means = groups.agg(mean="mean", spread=lambda values: values.std(ddof=0)).reset_index()
@@ -381,6 +394,12 @@ def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     means["below"] = np.minimum(means["spread"], means["mean"])
     rows = means.itertuples(index=False)
     means["hover"] = [f"<b>{row.sigmas}, k {row.k}</b><br>{row.mean:.4f}" for row in rows]
+    return means
+
+
+def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
+    """Acceptance and MSE against k, a line for each sigma."""
+    means = _means_by_k(frame)
     two = {"facet_row": "variable", "facet_row_spacing": 0.07, "height": 640}
     figure = _lines(means, x="k", y="mean", error_y="above", error_y_minus="below", **two)
     figure.update_traces(error_y={"thickness": 1, "width": 3, "color": MUTED})
@@ -395,27 +414,31 @@ def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     return figure.update_layout(title_subtitle_text="mean over bias, bars: standard deviation")
 
 
-def _acceptance_by_position(_: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
-    """Share of tested proposals that were accepted, by position in the round, for each sigma."""
+def _shares_by_position(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tested and accepted proposals by sigma and position, pooled over bias and k."""
     counts = ["accepted_by_position", "tested_by_position"]
     counted = frame[frame["tested_by_position"].notna()].explode(counts)
-    if counted.empty:
-        return "These trials carry no counts by position (imported results)"
     counted["position"] = counted.groupby(level=0).cumcount() + 1
-    pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum()
-    enough = pooled["tested_by_position"] >= FEWEST_TESTED
-    pooled = pooled[enough].astype(int).reset_index()
-    rows = pooled.itertuples(index=False, name=None)
-    pooled["hover"] = [
-        f"<b>{sigma}, position {position}</b><br>{accepted:,} of {tested:,} accepted"
-        for sigma, position, accepted, tested in rows
+    pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum().astype(int)
+    pooled = pooled.reset_index().set_axis(["sigmas", "position", "passed", "tested"], axis=1)
+    hovers = [
+        f"<b>{row.sigmas}, position {row.position}</b><br>{row.passed:,} of {row.tested:,} accepted"
+        for row in pooled.itertuples(index=False)
     ]
-    pooled["accepted"] = 100 * pooled["accepted_by_position"] / pooled["tested_by_position"]
-    figure = _lines(pooled, x="position", y="accepted").update_yaxes(range=(-4, 104))
-    if (longest := int(counted["position"].max())) <= MOST_VALUES:
+    return pooled.assign(accepted=100 * pooled["passed"] / pooled["tested"], hover=hovers)
+
+
+def _acceptance_by_position(_: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
+    """Share of tested proposals that were accepted, by position in the round, for each sigma."""
+    if frame["tested_by_position"].isna().all():
+        return "These trials carry no counts by position (imported results)"
+    every = _shares_by_position(frame)
+    shown = every[every["tested"] >= FEWEST_TESTED]
+    figure = _lines(shown, x="position", y="accepted").update_yaxes(range=(-4, 104))
+    if (longest := int(every["position"].max())) <= MOST_VALUES:
         figure.update_xaxes(tickvals=[*range(1, longest + 1)])
     subtitle = "accepted of tested, pooled over bias and k"
-    if not enough.all():
+    if len(shown) < len(every):
         subtitle += f"; without points of fewer than {FEWEST_TESTED} tested proposals"
     return figure.update_layout(title_subtitle_text=subtitle)
 
