@@ -61,11 +61,13 @@ def recommend(
     from spec_opt.results.recommend import SCENARIOS, recommend
     from spec_opt.results.render import render
     from spec_opt.results.table import load_table
+    from spec_opt.results.verdict import verdict_of
 
     table = load_table(url, config.name)
     scenarios = SCENARIOS if scenario is None else (scenario,)
     choices = [recommend(table, name, config.recommend) for name in scenarios]
-    show(render(choices, style, table=table, width=terminal_width()))
+    verdict = verdict_of(table, config.recommend)
+    show(render(choices, style, table=table, verdict=verdict, width=terminal_width()))
 
 
 @study_command

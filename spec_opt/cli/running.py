@@ -69,7 +69,7 @@ def run(
     if as_json:
         show(study_document(table, thresholds, storage=url, command=command_line()))
     else:
-        show(study_text(table, thresholds, terminal_width()))
+        show(study_text(table, thresholds, study, terminal_width()))
     written = write_report(table, storage=url, command=command_line(), thresholds=thresholds)
     say(f"report: {written.files[0]}")
     if interrupted:

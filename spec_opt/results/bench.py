@@ -98,7 +98,7 @@ def bench_text(bench: Bench) -> str:
         f"{bench.study}: rule {bench.rule}, {context} context, {bench.precision}, on {bench.device}"
         f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch"
     )
-    rows = as_text([Table(_HEADINGS, [_cells(row) for row in bench.rows])])
+    rows = as_text([Table(_HEADINGS, [_cells(row) for row in bench.rows])], 200)
     return f"{heading}\n\n{rows}\n\n{verdict(bench)}"
 
 

@@ -159,11 +159,12 @@ def confirmation_text(confirmation: Confirmation) -> str:
         None if confirmation.is_replay else BETWEEN_SPLITS,
         draft_alone(baseline, where, confirmation.equivalence_margin),
     )
+    rows = [_row(confirmation, one) for one in confirmation.settings]
     return "\n".join(
         [
             f"{confirmation.study}: {confirmation.tuned} (tuned on) -> {confirmation.confirmed}",
             "",
-            as_text([Table(_HEADINGS, [_row(confirmation, one) for one in confirmation.settings])]),
+            as_text([Table(_HEADINGS, rows)], 200),
             "",
             *(sentence for sentence in sentences if sentence),
         ]

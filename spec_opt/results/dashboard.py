@@ -29,9 +29,10 @@ from spec_opt.errors import InputError, SpecOptError, StudyError
 from spec_opt.results.document import Block, Text, as_markdown
 from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
-from spec_opt.results.render import choices, flags
+from spec_opt.results.render import banner, choices, flags
 from spec_opt.results.statistics import quiet_optuna
 from spec_opt.results.table import Point, StudyTable, read_table
+from spec_opt.results.verdict import verdict_of
 from spec_opt.results.wording import outcome, percent, relative
 from spec_opt.study.store import Store, open_store, study_system_attributes, trials
 from spec_opt.study.trials import lock_study
@@ -76,6 +77,7 @@ def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Co
     noted = table.points if len(table.points) <= MOST_NOTES else table.front
     states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
     note = (
+        banner(verdict_of(table, thresholds)),
         Text("Which setting to use", "heading"),
         *choices(recommendations, table),
         Text(f"Trials: {states or 'none yet'}; {len(table.front)} on the front."),

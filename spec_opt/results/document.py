@@ -18,6 +18,8 @@ from rich import console, padding, table
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+PLAIN_WIDTH = 80
+"""Columns of what is no terminal: a file or a pipe."""
 PROSE_WIDTH = 96
 """Lines of prose in a terminal are not longer than this."""
 
@@ -87,11 +89,11 @@ Block = Text | Bullets | Facts | Table | Contents | Plot | Section
 
 
 def as_text(blocks: Iterable[Block], width: int | None = None) -> str:
-    """For a terminal of `width` columns; by default tables are as wide as they need."""
-    return "\n\n".join(text for block in blocks if (text := _text(block, width, "")))
+    """For a terminal of `width` columns, or for a file; words that are longer stay whole."""
+    return "\n\n".join(text for block in blocks if (text := _text(block, width or PLAIN_WIDTH, "")))
 
 
-def _text(block: Block, width: int | None, indent: str) -> str:
+def _text(block: Block, width: int, indent: str) -> str:
     match block:
         case Text(text, "code"):
             return indent + text
@@ -113,10 +115,10 @@ def _text(block: Block, width: int | None, indent: str) -> str:
             return ("\n" if summary else "\n\n").join(_text(one, width, indent) for one in inner)
 
 
-def _wrapped(text: str, width: int | None, indent: str, bullet: str = "") -> str:
+def _wrapped(text: str, width: int, indent: str, bullet: str = "") -> str:
     return textwrap.fill(
         text,
-        width=min(width or PROSE_WIDTH, PROSE_WIDTH),
+        width=min(width, PROSE_WIDTH),
         initial_indent=indent + bullet,
         subsequent_indent=indent + " " * len(bullet),
         break_on_hyphens=False,
@@ -124,15 +126,15 @@ def _wrapped(text: str, width: int | None, indent: str, bullet: str = "") -> str
     )
 
 
-def _text_table(shown: Table, width: int | None, indent: str) -> str:
+def _text_table(shown: Table, width: int, indent: str) -> str:
     grid = table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     columns = [*zip(shown.columns, *shown.rows, strict=True)]
-    space = (width or 1000) - len(indent) - 2 * (len(columns) - 1)
+    space = width - len(indent) - 2 * (len(columns) - 1)
     for (name, *_), column_width in zip(columns, _widths(columns, space), strict=True):
         grid.add_column(name, justify="right", width=column_width)
     for row in shown.rows:
         grid.add_row(*row)
-    page = console.Console(file=StringIO(), width=width or 1000, markup=False, emoji=False)
+    page = console.Console(file=StringIO(), width=1000, markup=False, emoji=False)
     with page.capture() as capture:
         page.print(padding.Padding(grid, (0, 0, 0, len(indent))), highlight=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from spec_opt.config.study_file import RecommendConfig, Setting
@@ -13,10 +13,12 @@ from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Tex
 from spec_opt.results.export import document_of
 from spec_opt.results.recommend import Recommendation, recommend_all
 from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.verdict import Decision, Verdict, verdict_of
 from spec_opt.results.wording import (
     acceptance_text,
     exact,
     mse_text,
+    outcome,
     percent,
     relative,
     setting_cells,
@@ -29,6 +31,8 @@ TITLES = {
     "quality": "Maintain quality",
     "balanced": "Balanced",
 }
+FRONT_ROWS = 6
+"""Of the front, at the end of a run."""
 COLUMNS = ("trial", "sigma", "bias", "k", "acceptance", "MSE")
 
 
@@ -36,7 +40,8 @@ def render(
     recommendations: Sequence[Recommendation],
     style: RecommendFormat,
     *,
-    table: StudyTable | None = None,
+    table: StudyTable,
+    verdict: Verdict,
     width: int | None = None,
 ) -> str:
     """The recommendations in one format, without a trailing newline.
@@ -44,7 +49,8 @@ def render(
     Args:
         recommendations: One, or one for each scenario.
         style: The format.
-        table: Adds speedups to the text.
+        table: The study.
+        verdict: Whether speculation pays; text and json begin with it.
         width: Columns of the terminal, for the text.
 
     Raises:
@@ -56,53 +62,100 @@ def render(
         if only.setting is None:
             raise StudyError(f"{only.scenario}: {only.why}")
     if style == "text":
-        return as_text(choices(recommendations, table), width)
+        return as_text((Text(verdict.reason), *choices(recommendations, table)), width)
     if style == "json":
-        documents = [as_document(r) for r in recommendations]
-        one = documents[0] if len(documents) == 1 else documents
-        return json.dumps(one, indent=2, ensure_ascii=False, allow_nan=False)
+        document = {
+            "study": table.name,
+            "verdict": verdict.document(),
+            "recommendations": [as_document(r) for r in recommendations],
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     parts = (_for_script(r, style, several=len(recommendations) > 1) for r in recommendations)
     return ("\n\n" if style == "toml" else "\n").join(parts)
 
 
-def choices(
-    recommendations: Sequence[Recommendation], table: StudyTable | None = None
-) -> tuple[Block, ...]:
-    """Each recommendation, then what to know of all of them; `table` adds speedups."""
+DECISIONS: Mapping[Decision, str] = {
+    "speculate": "Speculate",
+    "draft_alone": "Use the draft alone",
+    "target_alone": "Use the target alone",
+    "unknown": "Not settled",
+}
+
+
+def banner(verdict: Verdict) -> Section:
+    """The verdict, in HTML in the colour of the decision."""
+    blocks: list[Block] = [Text(DECISIONS[verdict.decision], "subheading"), Text(verdict.reason)]
+    facts = []
+    if (speedup := verdict.speedup) is not None:
+        kind = "measured" if speedup.measured else "predicted"
+        facts.append((f"{kind} speedup", f"{speedup.value:.3g}x"))
+        if speedup.speedup_low is not None and speedup.speedup_high is not None:
+            runs = f"{speedup.speedup_low:.3g}x to {speedup.speedup_high:.3g}x"
+            facts.append((f"in {speedup.runs} runs", runs))
+        facts += [("batch size", str(speedup.batch_size)), ("device", speedup.device)]
+    if verdict.mse_ratio is not None:
+        facts.append(("MSE / target's", f"{verdict.mse_ratio:.3f}"))
+    if facts:
+        blocks.append(Facts(facts))
+    if verdict.setting is not None:
+        blocks.append(Text(flags(verdict.setting), "code"))
+    return Section(blocks, f"banner {verdict.decision}")
+
+
+def choices(recommendations: Sequence[Recommendation], table: StudyTable) -> tuple[Block, ...]:
+    """A card for each recommended trial, then what to know of all of them."""
     lists = [r.cautions + r.advice for r in recommendations]
     common = tuple(s for s in lists[0] if all(s in other for other in lists))
-    cards = tuple(_choice(r, common, table) for r in recommendations)
+    cards = tuple(_choice(group, common, table) for group in merged(recommendations))
     caution = Section((Text("Know before you use it", "subheading"), Bullets(common)))
     return (Section(cards, "cards"), *((caution,) if common else ()))
 
 
-def _choice(r: Recommendation, common: Sequence[str], table: StudyTable | None) -> Section:
-    answer = "no trial meets this" if r.point is None else f"`{r.point.setting}`"
-    blocks: list[Block] = [Text(f"{TITLES[r.scenario]}: {answer}", "subheading")]
-    if r.point is not None:
-        blocks += [_facts(r.point, r.mse_ratio, table), Text(flags(r.point.setting), "code")]
-    blocks.append(Text(r.why))
-    details: list[Block] = [Text(text) for text in (r.close, r.would_change) if text]
-    summary = "What was close, what would change it" if details else "What to try"
-    if own := r.own(common):
+def merged(recommendations: Sequence[Recommendation]) -> list[list[Recommendation]]:
+    """The recommendations, those of one trial together, and so those without one."""
+    groups: dict[int | None, list[Recommendation]] = {}
+    for recommendation in recommendations:
+        groups.setdefault(recommendation.trial, []).append(recommendation)
+    return list(groups.values())
+
+
+def title_of(group: Sequence[Recommendation]) -> str:
+    """The scenarios of a group, as `Maximize speed, balanced`."""
+    return ", ".join(TITLES[r.scenario] for r in group).capitalize()
+
+
+def _choice(group: Sequence[Recommendation], common: Sequence[str], table: StudyTable) -> Section:
+    first = group[0]
+    answer = "no trial meets this" if first.point is None else f"`{first.point.setting}`"
+    blocks: list[Block] = [Text(f"{title_of(group)}: {answer}", "subheading")]
+    if first.point is not None:
+        blocks += [_facts(first.point, first.mse_ratio, table)]
+        blocks += [Text(flags(first.point.setting), "code")]
+    blocks += [Text(r.why) for r in group]
+    details: list[Block] = [Text(text) for text in dict.fromkeys(r.close for r in group) if text]
+    summary = "What was close" if details else "What to try"
+    if own := list(dict.fromkeys(sentence for r in group for sentence in r.own(common))):
         details.append(Bullets(own))
     if details:
         blocks.append(Section(details, summary=summary))
     return Section(blocks, "card")
 
 
-def _facts(point: Point, mse_ratio: float | None, table: StudyTable | None) -> Facts:
+def _facts(point: Point, mse_ratio: float | None, table: StudyTable) -> Facts:
     pairs = [("acceptance", percent(point.result.acceptance_rate))]
     pairs.append(("MSE", f"{point.result.mse:.4f}"))
     if mse_ratio is not None:
         pairs.append(("MSE / target's", f"{mse_ratio:.3f}"))
-    if table is not None:
-        measured = table.measured_speedup(point.number)
-        if measured is not None:
-            pairs.append(("best measured speedup", f"{measured.speedup:.2f}x"))
-        elif point.result.predicted_speedup is not None:
-            pairs.append(("predicted speedup", f"{point.result.predicted_speedup:.2f}x"))
+    pairs.append(speedup_fact(table, point))
     return Facts((*pairs, ("trial", str(point.number))))
+
+
+def speedup_fact(table: StudyTable, point: Point) -> tuple[str, str]:
+    """What is known of a trial's speedup."""
+    measured, predicted = table.measured_speedup(point.number), point.result.predicted_speedup
+    if measured is not None:
+        return "best measured speedup", f"{measured.value:.2f}x"
+    return "predicted speedup", "not known" if predicted is None else f"{predicted:.2f}x"
 
 
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
@@ -133,40 +186,78 @@ def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> 
     return "\n".join([f"# {r.scenario}: trial {r.trial}", head, *values])
 
 
-def study_text(table: StudyTable, thresholds: RecommendConfig, width: int | None = None) -> str:
-    """What `spec-opt run` prints: the front and the recommended settings."""
-    blocks = choices(recommend_all(table, thresholds), table) if table.points else ()
-    return as_text((*front(table), *blocks), width)
+def study_text(
+    table: StudyTable, thresholds: RecommendConfig, reference: str, width: int | None = None
+) -> str:
+    """What `spec-opt run` prints; `reference` is the study as it was named."""
+    verdict, chosen = verdict_of(table, thresholds, reference), recommend_all(table, thresholds)
+    return as_text(overview(table, verdict, chosen, reference), width)
 
 
 def study_document(
     table: StudyTable, thresholds: RecommendConfig, *, storage: str, command: str
 ) -> dict[str, Any]:
-    """What `spec-opt run --json` prints: the export of the front, and the recommendations."""
+    """What `spec-opt run --json` prints: the verdict, the front, and the recommendations."""
     document = document_of(table, all_trials=False, storage=storage, command=command)
     recommendations = [as_document(r) for r in recommend_all(table, thresholds)]
-    return document | {"recommendations": recommendations}
+    verdict = verdict_of(table, thresholds).document()
+    return document | {"verdict": verdict, "recommendations": recommendations}
 
 
-def front(table: StudyTable) -> tuple[Block, ...]:
+def overview(
+    table: StudyTable,
+    verdict: Verdict,
+    recommendations: Sequence[Recommendation],
+    reference: str,
+    remark: str | None = None,
+) -> tuple[Block, ...]:
+    """What a run ends with, on one screen.
+
+    Args:
+        reference: the study as it was named, for commands to paste.
+        remark: on how far the verdict can be trusted.
+    """
+    said = Text(" ".join(filter(None, (verdict.reason, remark))))
+    if not table.points:
+        return (said,)
+    lines = [_line(group, table) for group in merged(recommendations)]
+    more = f"Why: `spec-opt recommend {reference}`. "
+    hidden = len(table.distinct_front) - FRONT_ROWS
+    if hidden > 0:
+        more += f"{hidden} more results on the front: `spec-opt export {reference}`."
+    return said, *front(table, FRONT_ROWS), Bullets(lines), Text(more)
+
+
+def _line(group: Sequence[Recommendation], table: StudyTable) -> str:
+    point = group[0].point
+    if point is None:
+        return f"{title_of(group)}: no trial meets this"
+    facts = [f"{title_of(group)}: {point.setting}", outcome(point)]
+    if table.target_mse is not None:
+        facts[-1] += f" ({relative(point.result.mse, table.target_mse)} the target's)"
+    return ", ".join([*facts, " ".join(speedup_fact(table, point))])
+
+
+def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
     """The front from the highest acceptance down, and the baselines.
 
     Settings with equal results share a row, which names the mildest.
     """
     if not table.front:
         return (Text("No trial has completed yet."),)
+    shown = table.distinct_front[:at_most]
     columns = [*COLUMNS, "against target", "patches per round"]
-    rows = [_front_row(table, block) for block in table.distinct_front]
+    rows = [_front_row(table, block) for block in shown]
     if "speedup" in table.objectives:
         columns.append("predicted speedup")
-        for row, block in zip(rows, table.distinct_front, strict=True):
+        for row, block in zip(rows, shown, strict=True):
             row.append(f"{block[0].result.predicted_speedup or math.nan:.2f}")
     size = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
     if len(table.distinct_front) < len(table.front):
         size += f", with {len(table.distinct_front)} distinct results"
-        columns.append("")
-        for row, (_, *others) in zip(rows, table.distinct_front, strict=True):
-            row.append(f"(and {len(others)} with equal results)" if others else "")
+        columns.append("trials")
+        for row, block in zip(rows, shown, strict=True):
+            row.append(str(len(block)))
     levels = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
     return (
         Text(f"Pareto front of {table.name}: {size}", "heading"),

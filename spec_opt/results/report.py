@@ -18,6 +18,7 @@ from spec_opt.errors import WorkError
 from spec_opt.results import statistics
 from spec_opt.results.document import (
     Block,
+    Bullets,
     Contents,
     Plot,
     Section,
@@ -29,8 +30,9 @@ from spec_opt.results.document import (
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
-from spec_opt.results.render import choices, flags
+from spec_opt.results.render import banner, choices, flags
 from spec_opt.results.table import Point, StudyTable, frame_of
+from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import exact, numbers, percent, plural, precise
 from spec_opt.study.store import parse_url
 
@@ -47,7 +49,7 @@ OLD_COLUMNS = (
 
 COLUMNS = (
     "trial", "sigma", "bias", "k", "acceptance %", "±", "MSE", "±", "MSE / target's",
-    "patches per round", "speedup", "equal trials",
+    "patches per round", "speedup", "trials",
 )  # fmt: skip
 """Of distinct results, with six digits: these tables are copied."""
 
@@ -87,12 +89,13 @@ def write_report(
     """
     folder = folder or Path("reports") / table.name
     limits = limits_of(table, thresholds)
-    recommendations = recommend_all(table, limits)
+    recommendations, verdict = recommend_all(table, limits), verdict_of(table, limits)
     drawn = figures(table, recommendations)
     parts = _parts(table, limits, recommendations, drawn)
     parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
     blocks: list[Block] = [
         Text(f"spec-opt report: {table.name}", "title"),
+        banner(verdict),
         Text(_outline(table), "note"),
         Contents([*parts]),
         *(Section([Text(title, "heading"), *found]) for title, found in parts.items()),
@@ -102,7 +105,7 @@ def write_report(
         "report.html": _page(f"{table.name}: spec-opt report", blocks).encode(),
         "results.csv": csv_of(results),
         "results.parquet": parquet_of(results),
-        "summary.md": summary(table, recommendations, limits).encode(),
+        "summary.md": summary(table, verdict, recommendations, limits).encode(),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
@@ -117,11 +120,12 @@ def write_report(
 
 def summary(
     table: StudyTable,
+    verdict: Verdict,
     recommendations: Sequence[Recommendation],
     limits: RecommendConfig,
 ) -> str:
-    """Markdown to paste: the guide's closing lines, then what led to them."""
-    blocks: list[Block] = [Text(table.name, "title")]
+    """Markdown to paste: the verdict, the guide's closing lines, then what led to them."""
+    blocks: list[Block] = [Text(table.name, "title"), banner(verdict)]
     best = closing_choice(recommendations)
     if best is None or best.point is None:
         blocks.append(Text("No setting meets any of the scenarios."))
@@ -130,7 +134,7 @@ def summary(
         blocks.append(Text(flags(best.point.setting), "code"))
     count = f"{len(table.front)} Pareto trials of {len(table.points)} completed."
     blocks += [Text(count), Text("Which setting to use", "heading")]
-    blocks += [*choices(recommendations, table), *_results(table, limits)]
+    blocks += [*_advice(table, recommendations), *_results(table, limits)]
     return f"{as_markdown(blocks)}\n"
 
 
@@ -165,7 +169,7 @@ def _parts(
     front, speedup, scatter, *heatmaps, k, position = (_figure(*item) for item in drawn.items())
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
-        "Which setting to use": choices(recommendations, table),
+        "Which setting to use": _advice(table, recommendations),
         "Figures": [speedup, scatter, Section(heatmaps, "pair"), Section([k, position], "pair")],
         "Results": _results(table, limits),
         "Failed trials": _failures(table),
@@ -183,6 +187,16 @@ def _outline(table: StudyTable) -> str:
     if table.imported:
         facts.append(f"{table.imported} imported")
     return f"{', '.join(facts)}."
+
+
+def _advice(table: StudyTable, recommendations: Sequence[Recommendation]) -> list[Block]:
+    """The recommendations, and what became of them on other splits."""
+    blocks: list[Block] = [*choices(recommendations, table)]
+    if table.judgements:
+        found = (f"{j.scenario.replace('_', ' ')}, {j.split} split: {j}" for j in table.judgements)
+        again = (Text("Measured again on other splits", "subheading"), Bullets(tuple(found)))
+        blocks.append(Section(again))
+    return blocks
 
 
 def _figure(name: str, figure: go.Figure) -> Section:

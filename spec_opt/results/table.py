@@ -181,6 +181,31 @@ class Speedup:
         return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What `spec-opt confirm` found of one recommendation on one split."""
+
+    scenario: str
+    """speed, quality or balanced; draft_alone for the draft alone."""
+    split: str
+    trial: int | None
+    outcome: str
+    """confirmed, not confirmed, or not settled."""
+    why: str | None
+    """What contradicts the recommendation or leaves it open."""
+    mse_ratio: float
+    """MSE over the target's, on that split."""
+    mse_ratio_low: float | None
+    """The 95 % interval; None if not known."""
+    mse_ratio_high: float | None
+    limit: float
+    """The scenario's highest `mse_ratio`."""
+    acceptance_rate: float | None
+
+    def __str__(self) -> str:
+        return self.outcome if self.why is None else f"{self.outcome}: {self.why}"
+
+
 class StudyTable(BaseModel):
     """All trials of a study, and what the study holds about itself."""
 
@@ -201,6 +226,8 @@ class StudyTable(BaseModel):
     """What is known of target and draft."""
     speedups: tuple[Speedup, ...] = ()
     """What `spec-opt bench` stored."""
+    judgements: tuple[Judgement, ...] = ()
+    """What `spec-opt confirm` stored: one a scenario and split."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -279,10 +306,29 @@ class StudyTable(BaseModel):
                 "study file gives now"
             )
 
+    @property
+    def bench_device(self) -> str | None:
+        """The device that was benched last; speedups on others are not compared with it."""
+        return self.speedups[-1].device if self.speedups else None
+
+    def measured_speedups(self, number: int | None) -> tuple[Speedup, ...]:
+        """Those of a trial, or of the draft alone (None), on the device benched last."""
+        return tuple(
+            s
+            for s in self.speedups
+            if s.trial == number and s.device == self.bench_device and s.measured
+        )
+
     def measured_speedup(self, number: int) -> Speedup | None:
         """The best measured speedup of a trial; one above 1 in every run goes first."""
-        measured = [s for s in self.speedups if s.trial == number and s.speedup is not None]
-        return max(measured, key=lambda s: (s.at_least > 1.0, s.speedup or 0.0), default=None)
+        return max(
+            self.measured_speedups(number), key=lambda s: (s.at_least > 1.0, s.value), default=None
+        )
+
+    def speedup_of(self, point: Point) -> float | None:
+        """The best measured speedup of a trial, else the predicted one."""
+        measured = self.measured_speedup(point.number)
+        return point.result.predicted_speedup if measured is None else measured.value
 
 
 def outcome_of(point: Point) -> tuple[float, float]:

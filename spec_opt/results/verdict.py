@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spec_opt.config.study_file import Setting
-from spec_opt.results.table import CHEAPER, Speedup
+from spec_opt.config.study_file import RecommendConfig, Setting
+from spec_opt.measure.measurement import Baseline, Blocks
+from spec_opt.measure.uncertainty import difference_to_target
+from spec_opt.results.recommend import bounds_of, limits_of, worth_timing
+from spec_opt.results.table import CHEAPER, Point, Speedup, StudyTable
 from spec_opt.results.wording import relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
@@ -105,6 +108,75 @@ def _speedup_document(speedup: Speedup) -> dict[str, Any]:
         "device": speedup.device,
         "runs": speedup.runs,
     }
+
+
+def verdict_of(
+    table: StudyTable, thresholds: RecommendConfig | None = None, reference: str | None = None
+) -> Verdict:
+    """The verdict on a study, from what its store holds.
+
+    Args:
+        thresholds: `[recommend]` of the study file; by default that of the study.
+        reference: the study as it was named, for commands to paste; by default its name.
+    """
+    reference = reference or table.name
+    if not table.points:
+        return _open(f"no trial has completed; `spec-opt run {reference}` makes them")
+    if table.target_mse is None:
+        return _open("the trials were imported, and the target's own MSE is not known")
+    timed = {s.trial for s in table.speedups}
+    points = {p.number: p for p in table.points if p.number in timed}
+    points |= {point.number: point for point in worth_timing(table, thresholds)}
+    settings = [_candidate(table, point) for point in points.values()]
+    return judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
+
+
+def limit_of(table: StudyTable, thresholds: RecommendConfig | None) -> float:
+    """The highest MSE that the quality scenario allows, over the target's."""
+    limits = limits_of(table, thresholds)
+    if table.target_mse is None:
+        return limits.quality.max_mse_ratio
+    return bounds_of(table, "quality", limits).max_mse / table.target_mse
+
+
+def error_ratio(mse: float, blocks: Blocks | None, baseline: Baseline) -> ErrorRatio:
+    """A setting's MSE over the target's; both on the windows of `baseline`."""
+    found = None if blocks is None else difference_to_target(blocks, baseline)
+    return _ratio(mse, baseline.target_mse, None if found is None else found.half_width)
+
+
+def draft_error_ratio(baseline: Baseline) -> ErrorRatio:
+    """The MSE of the draft alone over the target's."""
+    half_width = baseline.draft_minus_target_mse_ci95
+    return _ratio(baseline.draft_mse, baseline.target_mse, half_width)
+
+
+def _ratio(mse: float, target: float, half_width: float | None) -> ErrorRatio:
+    if half_width is None:
+        return ErrorRatio(mse / target, None, None)
+    return ErrorRatio(mse / target, (mse - half_width) / target, (mse + half_width) / target)
+
+
+def draft_candidate(table: StudyTable) -> Candidate | None:
+    """The draft alone; None if its error is not known."""
+    if table.baseline is None:
+        return None
+    error = draft_error_ratio(table.baseline)
+    return Candidate(None, None, error, table.measured_speedups(None))
+
+
+def _candidate(table: StudyTable, point: Point) -> Candidate:
+    assert table.target_mse is not None
+    if table.baseline is None:
+        error = ErrorRatio(point.result.mse / table.target_mse, None, None)
+    else:
+        error = error_ratio(point.result.mse, point.result.blocks, table.baseline)
+    predicted, speedups = point.result.predicted_speedup, table.measured_speedups(point.number)
+    if not speedups and predicted is not None:
+        batch_size = 1 if table.config is None else table.config.decoding.batch_size
+        device = point.device or "unknown"
+        speedups = (Speedup(point.number, device, batch_size, predicted, None),)
+    return Candidate(point.setting, point.number, error, speedups)
 
 
 def judge(
@@ -205,8 +277,12 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
 def _unknown(
     settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
 ) -> Verdict:
-    reason = f"Whether speculation pays is not known: {_missing(settings, draft, limit, study)}."
-    return Verdict("unknown", None, None, _best_of(settings), None, reason)
+    return _open(_missing(settings, draft, limit, study), _best_of(settings))
+
+
+def _open(why: str, speedup: Speedup | None = None) -> Verdict:
+    reason = f"Whether speculation pays is not known: {why}."
+    return Verdict("unknown", None, None, speedup, None, reason)
 
 
 def _missing(
@@ -219,8 +295,8 @@ def _missing(
     open_ones = [c for c in every if not c.pays(limit) and not c.is_ruled_out(limit)]
     timed = [s for c in open_ones for s in c.speedups if s.measured]
     if any(not any(s.measured for s in c.speedups) for c in open_ones):
-        what = "some settings were" if timed else "nothing was"
-        return f"{what} not timed; `spec-opt bench {study}` measures it"
+        what = "some settings were not" if timed else "nothing was"
+        return f"{what} timed; `spec-opt bench {study}` measures it"
     if any(not s.is_reliable for s in timed):
         return f"it was timed too few times; `spec-opt bench {study}` settles it"
     unclear = [s for s in timed if not s.is_faster and not s.is_slower]

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
@@ -96,6 +97,12 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
     document = json.loads(capfd.readouterr().out)
     assert document["study"] == "tiny"
     assert [r["scenario"] for r in document["recommendations"]] == ["speed", "quality", "balanced"]
+    assert document["verdict"]["decision"] in (
+        "speculate",
+        "draft_alone",
+        "target_alone",
+        "unknown",
+    )
 
     assert main(["status", "tiny.toml", "--json"]) == 0
     status = json.loads(capfd.readouterr().out)
@@ -117,7 +124,7 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
     assert export["baseline"]["target_mse"] == pytest.approx(trial["attributes"]["mse_baseline"])
 
     assert main(["recommend", "tiny.toml", "--format", "json", "--scenario", "speed"]) == 0
-    choice = json.loads(capfd.readouterr().out)
+    (choice,) = json.loads(capfd.readouterr().out)["recommendations"]
     assert {"scenario", "trial", "setting", "acceptance_rate", "mse", "reason"} <= set(choice)
 
 
@@ -308,7 +315,9 @@ def test_dashboard_until_interrupted() -> None:
     line = process.stderr.readline()
     assert "dashboard on http://127.0.0.1:" in line
     address = line.split()[3].rstrip(";")
-    with urllib.request.urlopen(f"{address}api/studies", timeout=30) as answer:
+    assert address.endswith("/note")
+    api = urllib.parse.urljoin(address, "/api/studies")
+    with urllib.request.urlopen(api, timeout=30) as answer:
         assert "tiny" in answer.read().decode()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

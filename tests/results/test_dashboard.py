@@ -58,7 +58,9 @@ def test_note_graphs_and_trial_notes_are_where_the_dashboard_looks(store: Store)
     study = some_study(store)
     made = publish(store, study)
     assert get_note(study) == made.note
-    assert "### Maximize speed: `sigma=0.5 bias=1 k=4`" in made.note
+    # The verdict is what one sees first.
+    assert made.note.startswith("### Not settled\n\nWhether speculation pays is not known")
+    assert "### Maximize speed, balanced: `sigma=0.5 bias=1 k=4`" in made.note
     assert "--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4" in made.note
     graphs = get_plotly_graph_objects(attributes(study))
     assert set(graphs) == set(PLOTS)

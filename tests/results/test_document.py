@@ -26,7 +26,7 @@ GRID = read_table(studies.grid_study())
 
 def words(text: str) -> str:
     """Text without layout or signs of any format."""
-    return " ".join(re.sub(r"<[^>]*>|[|#`*-]", " ", html.unescape(text)).split())
+    return " ".join(re.sub(r"</?[a-z][^>]*>|[|#`*-]", " ", html.unescape(text)).split())
 
 
 def sentences(block: Block) -> list[str]:
@@ -61,7 +61,12 @@ def test_a_terminal_is_not_exceeded_and_nothing_is_cut(table: StudyTable, width:
     assert "…" not in text.replace(", … (", "")
 
 
-def test_a_file_takes_tables_as_wide_as_they_are() -> None:
+def test_a_file_or_pipe_is_80_columns_wide() -> None:
+    blocks = (*front(GRID), *choices(recommend_all(GRID), GRID))
+    assert as_text(blocks) == as_text(blocks, 80)
+
+
+def test_words_longer_than_a_line_stay_whole() -> None:
     table = Table(["name", "value"], [["x" * 150, "1"], ["y", "2"]])
     head, one, other = as_text([table]).splitlines()
     assert head.endswith("name  value")

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Sequence
 
 import optuna
 import pytest
@@ -14,9 +15,10 @@ from spec_opt.config.study_file import (
     SpeedScenario,
 )
 from spec_opt.errors import StudyError
-from spec_opt.results.recommend import SCENARIOS, Scenario, recommend, recommend_all
+from spec_opt.results.recommend import SCENARIOS, Recommendation, Scenario, recommend, recommend_all
 from spec_opt.results.render import RecommendFormat, flags, render
 from spec_opt.results.table import StudyTable, read_table
+from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
 GRID = read_table(studies.grid_study())
@@ -260,8 +262,15 @@ def test_studies_without_results(study: optuna.Study, words: str) -> None:
         assert found.cautions == ()
 
 
+def rendered(recommendations: Sequence[Recommendation], style: RecommendFormat) -> str:
+    return render(recommendations, style, table=GRID, verdict=verdict_of(GRID))
+
+
 def test_json_is_the_documented_contract() -> None:
-    both = json.loads(render(recommend_all(GRID), "json"))
+    whole = json.loads(rendered(recommend_all(GRID), "json"))
+    assert whole["study"] == "etth1-grid"
+    assert whole["verdict"]["decision"] == "unknown"
+    both = whole["recommendations"]
     assert [document["scenario"] for document in both] == list(SCENARIOS)
     speed, quality, _ = both
     assert speed["trial"] == 43
@@ -271,14 +280,14 @@ def test_json_is_the_documented_contract() -> None:
     assert quality["trial"] is None
     assert quality["setting"] is None
     assert quality["reason"]
-    one = json.loads(render([recommend(GRID, "balanced")], "json"))
+    (one,) = json.loads(rendered([recommend(GRID, "balanced")], "json"))["recommendations"]
     assert one["scenario"] == "balanced"
 
 
 def test_toml_reads_back() -> None:
-    one = tomllib.loads(render([recommend(GRID, "speed")], "toml"))
+    one = tomllib.loads(rendered([recommend(GRID, "speed")], "toml"))
     assert one == {"decoding": {"sigma": 0.5, "bias": 1.0, "k": 4}}
-    three = tomllib.loads(render(recommend_all(GRID), "toml"))
+    three = tomllib.loads(rendered(recommend_all(GRID), "toml"))
     assert three["balanced"]["decoding"]["k"] == 4
     assert "quality" not in three
 
@@ -287,9 +296,9 @@ def test_flags_are_those_of_the_old_script() -> None:
     assert flags(Setting(sigma=0.25, bias=2.0, k=4)) == (
         "--spec_sigma 0.25 --spec_accept_bias 2 --spec_k 4"
     )
-    text = render([recommend(GRID, "speed")], "flags")
+    text = rendered([recommend(GRID, "speed")], "flags")
     assert text == "--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4"
-    assert render(recommend_all(GRID), "flags").count("--spec_sigma") == 2
+    assert rendered(recommend_all(GRID), "flags").count("--spec_sigma") == 2
 
 
 def test_flags_keep_every_digit() -> None:
@@ -302,16 +311,16 @@ def test_flags_keep_every_digit() -> None:
 @pytest.mark.parametrize("style", ["toml", "flags"])
 def test_no_setting_is_an_error_for_a_script(style: RecommendFormat) -> None:
     with pytest.raises(StudyError, match="quality: No trial has MSE"):
-        render([recommend(GRID, "quality")], style)
+        rendered([recommend(GRID, "quality")], style)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_text_of_one_scenario_fits_a_terminal(scenario: Scenario) -> None:
-    text = render([recommend(GRID, scenario)], "text")
+    text = rendered([recommend(GRID, scenario)], "text")
     assert max(map(len, text.splitlines())) <= 96
 
 
 def test_text_of_all_says_common_things_once() -> None:
-    text = render(recommend_all(GRID), "text")
+    text = rendered(recommend_all(GRID), "text")
     assert text.count("The draft alone is as accurate") == 1
-    assert text.index("Know before you use it") > text.index("Balanced: ")
+    assert text.index("Know before you use it") > text.index("Maintain quality: ")

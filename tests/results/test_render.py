@@ -1,8 +1,13 @@
 """The front as a table for a terminal."""
 
+import optuna
+import pytest
+
+from spec_opt.config.study_file import RecommendConfig
 from spec_opt.results.document import as_text
-from spec_opt.results.render import front
+from spec_opt.results.render import front, study_text
 from spec_opt.results.table import read_table
+from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
 
@@ -14,13 +19,25 @@ def test_equal_results_are_one_line() -> None:
         (0.3, 1.0, 4, 0.6, 0.46),
     )
     text = as_text(front(read_table(study)))
-    lines = [line for line in text.splitlines() if line.startswith("  ")]
-    assert "of 4 completed trials, 3 are on the front, with 2 distinct results" in text
-    assert len(lines) == 3
+    rows = [cells for line in text.splitlines() if (cells := line.split()) and cells[0].isdigit()]
+    size = "of 4 completed trials, 3 are on the front, with 2 distinct results"
+    assert size in " ".join(text.split())
+    assert len(rows) == 2
     # The mildest of the two equal ones is named.
-    assert lines[1].split()[:4] == ["1", "0.5", "1", "4"]
-    assert lines[1].endswith("(and 1 with equal results)")
-    assert lines[2].split()[:4] == ["2", "0.2", "1", "4"]
+    assert rows[0][:4] == ["1", "0.5", "1", "4"]
+    assert rows[1][:4] == ["2", "0.2", "1", "4"]
+    # The number of trials.
+    assert (rows[0][-1], rows[1][-1]) == ("2", "1")
+
+
+@pytest.mark.parametrize("study", [studies.grid_study(), studies.continuous_study(300)])
+def test_a_run_ends_with_one_screen_and_the_verdict_first(study: optuna.Study) -> None:
+    table = read_table(study)
+    text = study_text(table, RecommendConfig(), "some.toml", 80)
+    assert text.startswith(verdict_of(table, None, "some.toml").reason[:40])
+    assert len(text.splitlines()) <= 25
+    assert max(map(len, text.splitlines())) <= 80
+    assert "spec-opt recommend some.toml" in " ".join(text.split())
 
 
 def test_baselines_are_below() -> None:

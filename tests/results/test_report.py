@@ -3,6 +3,8 @@
 import io
 import re
 import statistics
+from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import pytest
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.results.figures import PLOTS
 from spec_opt.results.recommend import recommend_all
+from spec_opt.results.render import DECISIONS
 from spec_opt.results.report import (
     OLD_COLUMNS,
     Report,
@@ -21,7 +24,8 @@ from spec_opt.results.report import (
     summary,
     write_report,
 )
-from spec_opt.results.table import read_table
+from spec_opt.results.table import Judgement, read_table
+from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
 if TYPE_CHECKING:
@@ -84,6 +88,8 @@ def test_summary_closes_as_the_guide_does(folder: Path) -> None:
     assert "    --spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4\n" in text
     assert "12 Pareto trials of 80 completed." in text
     assert text.count("The draft alone is as accurate") == 1
+    # The verdict goes first.
+    assert text.splitlines()[2] == "### Not settled"
 
 
 def test_summary_statistics_and_tops_reach_the_user(folder: Path) -> None:
@@ -111,6 +117,14 @@ def test_tables_hold_distinct_results_with_their_count_and_six_digits(folder: Pa
     ]
 
 
+def test_the_verdict_goes_first_in_the_decisions_colour_and_in_words(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    banner = html.split("<main>")[1].split("</section>")[0]
+    decision = verdict_of(GRID).decision
+    assert f'<section class="banner {decision}">' in banner
+    assert f"<h3>{DECISIONS[decision]}</h3>" in banner
+
+
 def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
     study = studies.grid_study()
     study.set_user_attr("series", {"summary": "ETTh1.csv: 17,420 rows, hourly, 7 channels"})
@@ -130,12 +144,23 @@ def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
         assert text in origin
 
 
+def test_what_confirm_found_is_shown(tmp_path: Path) -> None:
+    study = studies.grid_study()
+    why = "MSE 5.8% above the target's, limit 5%"
+    judgement = Judgement("quality", "test", 3, "not confirmed", why, 1.058, 1.02, 1.09, 1.05, 0.7)
+    study.set_user_attr("judgements", [asdict(judgement)])
+    report_of(study, tmp_path)
+    line = "quality, test split: not confirmed: MSE 5.8% above the target's, limit 5%"
+    assert f"- {line}" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert escape(line) in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_summary_shows_a_measured_speedup() -> None:
     study = studies.single_study()
     row = {"trial": 0, "device": "cpu", "batch_size": 8, "predicted_speedup": 1.4, "speedup": 1.31}
     study.set_user_attr("speedups", [row])
     table = read_table(study)
-    text = summary(table, recommend_all(table), LIMITS)
+    text = summary(table, verdict_of(table), recommend_all(table), LIMITS)
     assert "Speedup: 1.31x at best (cpu, batch size 8)" in text
 
 
@@ -143,7 +168,9 @@ def test_summary_where_nothing_is_met() -> None:
     table = read_table(studies.rejecting_study())
     recommendations = recommend_all(table)
     assert closing_choice(recommendations) is None
-    assert "No setting meets any of the scenarios." in summary(table, recommendations, LIMITS)
+    assert "No setting meets any of the scenarios." in summary(
+        table, verdict_of(table), recommendations, LIMITS
+    )
 
 
 def test_the_page_is_self_contained_and_keeps_no_secret(folder: Path) -> None:
