@@ -5,6 +5,7 @@
     │   ├── ConfigError         a study file
     │   ├── DataError           a series: file, columns, length
     │   ├── CheckpointError     a model file
+    │   ├── OutputError         a file that cannot be written
     │   └── StoreURLError       a storage URL that is not supported or cannot be read
     ├── StudyError              the study in the store does not fit what is asked: exit code 2
     └── WorkError               the work itself failed: exit code 1
@@ -38,6 +39,10 @@ class DataError(InputError):
 
 class CheckpointError(InputError):
     """A model file is missing, malformed, or does not fit its network."""
+
+
+class OutputError(InputError):
+    """A file cannot be written where it was to go."""
 
 
 class StoreURLError(InputError):

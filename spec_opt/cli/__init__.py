@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -11,12 +12,16 @@ import click
 from spec_opt.cli import results, running  # noqa: F401
 from spec_opt.cli.common import INTERRUPTED, KEPT, app, say
 from spec_opt.cli.interrupts import terminate_as_interrupt
+from spec_opt.cli.streams import abandon_stdout, prepare_streams
 from spec_opt.config.machine import set_up_threads
 from spec_opt.errors import SpecOptError
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    prepare_streams()
     set_up_threads()
     stdout = sys.stdout
     try:
@@ -34,7 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         say(KEPT)
         return INTERRUPTED
-    except _out_of_memory() as error:
+    except OSError as error:
+        # Of a file that our own errors do not name: mostly a disk, or stdout, that is full.
+        log.debug("", exc_info=error)
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        say(f"error: {where}{error.strerror or error}")
+        abandon_stdout()
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else "the machine's"
         say(f"error: out of memory: {reason}; lower batch_size, or the sizes of the models")
         return 1
@@ -48,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _out_of_memory() -> tuple[type[Exception], ...]:
-    """Python's own error, and torch's if torch has been imported."""
-    torch = sys.modules.get("torch")
-    return (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from spec_opt.models.device import is_out_of_memory
+
+    return is_out_of_memory(error)

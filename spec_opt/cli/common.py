@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spec_opt import __version__
+from spec_opt.config.paths import readable
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -77,7 +78,7 @@ def study_command(command: Callable[..., int | None]) -> click.Command:
 
 def say(text: str) -> None:
     """One line to the user, on stderr."""
-    click.echo(f"spec-opt: {text}", err=True)
+    click.echo(readable(f"spec-opt: {text}"), err=True)
 
 
 def show(result: object) -> None:
@@ -85,8 +86,8 @@ def show(result: object) -> None:
     if not isinstance(result, str):
         from pydantic_core import to_json
 
-        result = to_json(result, indent=2, inf_nan_mode="null")
-    click.echo(result)
+        result = to_json(result, indent=2, inf_nan_mode="null").decode()
+    click.echo(readable(result))
 
 
 def command_line() -> str:
@@ -97,4 +98,4 @@ def command_line() -> str:
             shown.pop()
         elif not argument.startswith("--storage="):
             shown.append(argument)
-    return shlex.join(["spec-opt", *shown])
+    return readable(shlex.join(["spec-opt", *shown]))

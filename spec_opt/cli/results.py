@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from spec_opt.cli.common import (
     study_file,
     terminal_width,
 )
+from spec_opt.errors import OutputError
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -31,15 +33,23 @@ if TYPE_CHECKING:
 
 @study_command
 @click.option("--all", "all_trials", is_flag=True, help="All trials, not only the Pareto front.")
-@click.option("--format", "style", type=click.Choice(["csv", "json", "parquet"]), default="csv")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["csv", "json", "parquet"]),
+    help="By default the output's suffix, or else csv.",
+)
 @click.option("-o", "--output", type=Path, help="A file, instead of stdout.")
 def export(
-    config: StudyConfig, url: str, all_trials: bool, style: ExportFormat, output: Path | None
+    config: StudyConfig, url: str, all_trials: bool, style: ExportFormat | None, output: Path | None
 ) -> None:
     """Export the Pareto trials, or all of them, as a table."""
-    from spec_opt.results.export import export, write_atomically
+    from spec_opt.results.export import export, format_of, write_atomically
     from spec_opt.results.table import load_table
 
+    style = style or format_of(output)
+    if style == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("parquet is binary: give a file with -o, or send stdout to one")
     table = load_table(url, config.name)
     content = export(table, style, all_trials=all_trials, storage=url, command=command_line())
     if output is None:
@@ -79,7 +89,10 @@ def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int
     from spec_opt.results.table import load_table
 
     table, about = load_table(url, config.name), {"storage": url, "command": command_line()}
-    written = write_report(table, output, thresholds=config.recommend, png=png, **about)
+    try:
+        written = write_report(table, output, thresholds=config.recommend, png=png, **about)
+    except OutputError as error:
+        raise OutputError(f"{error}; choose another folder with -o") from error
     show("\n".join(map(str, written.files)))
     if written.png_problem is not None:
         say(f"no plots as files: {written.png_problem}")

@@ -21,6 +21,7 @@ from spec_opt.cli.common import (
     study_command,
     terminal_width,
 )
+from spec_opt.errors import OutputError
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -66,12 +67,16 @@ def run(
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
     table, thresholds = read_table(opened.optuna_study()), config.recommend
+    try:  # first: stdout may turn out to be full
+        written = write_report(table, storage=url, command=command_line(), thresholds=thresholds)
+        report = f"report: {written.files[0]}"
+    except OutputError as error:
+        report = f"no report: {error}; `spec-opt report STUDY -o DIR` writes it elsewhere"
     if as_json:
         show(study_document(table, thresholds, storage=url, command=command_line()))
     else:
         show(study_text(table, thresholds, study, terminal_width()))
-    written = write_report(table, storage=url, command=command_line(), thresholds=thresholds)
-    say(f"report: {written.files[0]}")
+    say(report)
     if interrupted:
         say(KEPT)
         return INTERRUPTED

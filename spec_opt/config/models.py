@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     Field,
     NonNegativeFloat,
+    PlainSerializer,
     PositiveFloat,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
+from spec_opt.config.paths import readable
 from spec_opt.config.values import PositiveInt, Seed, Size, Table
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -43,7 +45,7 @@ class ModelConfig(Table):
     and their defaults are left out when it is serialised.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path, PlainSerializer(readable, str, when_used="json")] | None = None
     activation: Literal["relu", "gelu"] = "relu"
     """Also needed with a checkpoint of OpenLTM or STRIDE, which does not record it."""
 

@@ -6,12 +6,20 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from spec_opt.config.messages import first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
+from spec_opt.config.paths import readable
 from spec_opt.config.values import (
     ColumnName,
     ContextMode,
@@ -149,7 +157,7 @@ class SyntheticConfig(Table):
 class DataConfig(Table):
     """`[data]`: the series, and the windows of it on which settings are measured."""
 
-    source: str = Field(min_length=1)
+    source: Annotated[str, PlainSerializer(readable, str, when_used="json")] = Field(min_length=1)
     """A file's path, a known name (ETTh1, ETTh2, ETTm1, ETTm2), or "synthetic"."""
     time: TimeColumn | None = None
     """The column that says when rows were taken; found if absent. False: rows are evenly spaced."""
@@ -308,32 +316,45 @@ def read_study(reference: str) -> StudyConfig:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
-    for table, key in (("target", "checkpoint"), ("draft", "checkpoint"), ("data", "source")):
-        try:
-            _resolve(document.get(table), key, path.parent)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(f"{path}: {table}.{key}: not a path: {error}") from error
     try:
         # From JSON, where strict mode reads an array as a tuple and a string as a path.
-        return StudyConfig.model_validate_json(json.dumps(document, default=str))
+        config = StudyConfig.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
+    try:
+        return _with_paths(config, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
-def _resolve(table: Any, key: str, folder: Path) -> None:
-    """Find what a relative path names, from the working folder or else the study file's.
+def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Find what relative paths name, from the working folder or else the study file's.
 
     A checkpoint's path becomes absolute. A source may also be a name, or a file elsewhere: it is
     changed only if a file beside the study file is meant.
     """
-    if not isinstance(table, dict) or not isinstance(table.get(key), str):
-        return
-    if key == "checkpoint" and not table[key]:
-        raise ValueError("it is empty")
-    given = Path(table[key]).expanduser()
-    beside = folder / given
-    is_beside = beside.exists() and not given.exists()
-    if key == "checkpoint":
-        table[key] = str((beside if is_beside else given).resolve())
-    elif is_beside and beside.is_file() and table[key] != SYNTHETIC:
-        table[key] = str(beside.resolve())
+    data, target, draft = config.data, config.target, config.draft
+    if data.source != SYNTHETIC:
+        beside, is_beside = _beside("data.source", data.source, folder)
+        if is_beside and beside.is_file():
+            data = data.model_copy(update={"source": str(beside)})
+    if target.checkpoint is not None:
+        found, _ = _beside("target.checkpoint", target.checkpoint, folder)
+        target = target.model_copy(update={"checkpoint": found})
+    if draft.checkpoint is not None:
+        found, _ = _beside("draft.checkpoint", draft.checkpoint, folder)
+        draft = draft.model_copy(update={"checkpoint": found})
+    return config.model_copy(update={"data": data, "target": target, "draft": draft})
+
+
+def _beside(key: str, path: str | Path, folder: Path) -> tuple[Path, bool]:
+    """The absolute path of a file, and whether only the one beside the study file exists."""
+    try:
+        given = Path(path).expanduser()
+        if not given.name:
+            raise ValueError("it is empty, or a folder")
+        beside = folder / given
+        is_beside = beside.exists() and not given.exists()
+        return (beside if is_beside else given).resolve(), is_beside
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"{key}: not a path: {error}") from error

@@ -30,7 +30,7 @@ from spec_opt.decoding.observer import UNOBSERVED, Observer, Role, Step
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.rules import AcceptanceRule, acceptance_probability, target_patch
 from spec_opt.errors import DecodingError
-from spec_opt.models.device import send
+from spec_opt.models.device import is_out_of_memory, send
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 logger = logging.getLogger(__name__)
@@ -363,7 +363,9 @@ class Batches:
             batch = items[first : first + self.size]
             try:
                 answer = work(batch)
-            except torch.cuda.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(batch) == 1:
                     raise DecodingError(
                         "the device has too little memory for a single window: "

@@ -13,6 +13,7 @@ from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.measure.cost_learning import Stopwatch, learn_costs, spaced
 from spec_opt.measure.cost_model import Costs, predicted_speedup
 from spec_opt.measure.measurement import BenchRow, Case, Shares
+from spec_opt.models.device import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ def bench(
                 least_repeats=LEARNING_REPEATS,
             ).costs
             rows += [_row(workload, context, case, batch_size, costs, repeats) for case in cases]
-        except torch.cuda.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             logger.warning("batch size %d does not fit into the device's memory", batch_size)
     return tuple(rows)
 

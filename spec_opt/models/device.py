@@ -16,6 +16,8 @@ _MMAP_THRESHOLD: Final = -3
 _LARGEST_MMAP_THRESHOLD: Final = 32 * 2**20
 """Parameters of mallopt, from glibc's malloc.h, and the largest value of the second."""
 
+_NO_MEMORY: Final = ("can't allocate memory", "not enough memory")
+
 
 def resolve_device(name: str) -> torch.device:
     """The device that `[decoding] device` names; prepares this process for it.
@@ -52,6 +54,16 @@ def memory_to_spare(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free // 4
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory or the machine's did not suffice.
+
+    Torch has a class of errors for a GPU's; of the machine's it says so in words only.
+    """
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
 
 
 @cache

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from spec_opt.errors import InputError
+from spec_opt.errors import OutputError
 from spec_opt.results.table import LISTS, StudyTable, TrialRow, frame_of
 from spec_opt.study.store import parse_url
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ExportFormat = Literal["csv", "json", "parquet"]
+FORMATS: Final[dict[str, ExportFormat]] = {".json": "json", ".parquet": "parquet", ".pq": "parquet"}
 
 
 def export(
@@ -43,6 +44,11 @@ def export(
             return f"{text}\n".encode()
         case "parquet":
             return parquet_of(_selected(table, all_trials))
+
+
+def format_of(path: Path | None) -> ExportFormat:
+    """The format that a file's suffix names; csv for any other, and without a file."""
+    return FORMATS.get("" if path is None else path.suffix.lower(), "csv")
 
 
 def document_of(
@@ -84,20 +90,23 @@ def parquet_of(frame: pd.DataFrame) -> bytes:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a reader never sees half of it.
 
+    A device or a pipe is written to as it is.
+
     Raises:
-        InputError: the path cannot be written.
+        OutputError: the path cannot be written.
     """
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_bytes(content)
         scratch.replace(path)
     except OSError as error:
         with suppress(OSError):
             scratch.unlink()
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}; choose another path with -o"
-        ) from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:

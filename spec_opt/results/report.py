@@ -85,7 +85,7 @@ def write_report(
             written and `Report.png_problem` says what is missing.
 
     Raises:
-        InputError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     folder = folder or Path("reports") / table.name
     limits = limits_of(table, thresholds)

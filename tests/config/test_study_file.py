@@ -429,7 +429,7 @@ BAD = {
     ),
     "checkpoint empty": (
         TARGET + 'checkpoint = ""',
-        "target.checkpoint: not a path: it is empty",
+        "target.checkpoint: not a path: it is empty, or a folder",
     ),
     "checkpoint and sizes": (
         TARGET + 'checkpoint = "a"\npatch = 3',

@@ -1,0 +1,12 @@
+"""File names, which are bytes, where text is needed."""
+
+import os
+
+
+def readable(name: str | os.PathLike[str]) -> str:
+    """A file's name, or a text with such names, as proper Unicode.
+
+    Python keeps bytes of a name that are not UTF-8 as lone surrogates, which neither JSON nor a
+    terminal takes. They become escapes, as in `caf\\xe9`.
+    """
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
