@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -41,9 +42,16 @@ if TYPE_CHECKING:
     help="One task per GPU (or CPU) of a Ray cluster, N with --workers. ADDRESS is HOST:PORT, by "
     "default that of this machine's cluster.",
 )
+@click.option("-o", "--output", type=Path, metavar="DIR", help="By default reports/<study>.")
 @json_option
 def run(
-    study: str, url: str, workers: int | None, gpus: str | None, ray: str | None, as_json: bool
+    study: str,
+    url: str,
+    workers: int | None,
+    gpus: str | None,
+    ray: str | None,
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     """Run a study to its end, print its front, write its report.
 
@@ -68,7 +76,8 @@ def run(
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
     table, thresholds = read_table(opened.optuna_study()), config.recommend
     try:  # first: stdout may turn out to be full
-        written = write_report(table, storage=url, command=command_line(), thresholds=thresholds)
+        command = command_line()
+        written = write_report(table, output, storage=url, command=command, thresholds=thresholds)
         report = f"report: {written.files[0]}"
     except OutputError as error:
         report = f"no report: {error}; `spec-opt report STUDY -o DIR` writes it elsewhere"

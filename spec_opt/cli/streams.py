@@ -42,9 +42,11 @@ class _Lossy(io.FileIO):
             return len(content)  # type: ignore[arg-type]
 
 
-def abandon_stdout() -> None:
-    """Send to the null device what stdout still holds and cannot write."""
+def abandon_stdout() -> bool:
+    """Send to the null device what stdout holds and cannot write; whether there was any."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
