@@ -167,7 +167,7 @@ def _lines(frame: pd.DataFrame, **options: Any) -> go.Figure:
     looks = {"color_discrete_sequence": COOL_TO_WARM, "line_dash_sequence": DASHES}
     figure = px.line(
         frame, color="sigmas", line_dash="sigmas", hover_name="hover", labels=LABELS, markers=True,
-        render_mode="svg", template=STYLE, **{"height": 500} | looks | options,
+        render_mode="svg", template=STYLE, height=560, **looks, **options,
     )  # fmt: skip
     figure.update_traces(line_width=2, marker_size=8)
     return figure.update_traces(hovertemplate="%{hovertext}<extra></extra>")
@@ -292,7 +292,7 @@ def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> Non
         if found:
             counts = [f"    ×{len(points)}" if len(points) > 1 else "" for points in found]
             labels = {"text": counts, "textposition": "middle right", "textfont_size": 11}
-            figure.data[-1].update(mode="markers+text", **labels)
+            figure.data[-1].update(mode="markers+text", cliponaxis=False, **labels)
 
 
 def _highest_shown(table: StudyTable) -> float:
@@ -339,9 +339,13 @@ def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     figure = _empty() if predicted.empty else _markers(predicted, "predicted_speedup")
     _add(figure, "measured", measured, "measured", **_STAR)
     _add_draft(figure, table)
-    note = {"text": "no gain", "font": {"size": 12}, "xanchor": "left", "yanchor": "top"}
-    figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5}, annotation=note)
-    figure.update_xaxes(title_text=LABELS["predicted_speedup"])
+    figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5})
+    # Of a logarithmic axis, annotations ask for the logarithm.
+    note = {"text": "no gain", "showarrow": False, "xanchor": "left", "yanchor": "top"}
+    figure.add_annotation(x=0.0, y=1.0, yref="y domain", **note)
+    figure.update_xaxes(title_text=LABELS["predicted_speedup"], type="log", tickformat=".3~g")
+    shown = [x for trace in figure.data for x in trace.x]
+    figure.update_xaxes(dtick="D1" if max(shown) < 8 * min(shown) else "D2")
     _draw_mse_axis(figure, table, pd.concat([predicted["mse"], measured["mse"]]))
     subtitle = "as the cost model predicts it (by k), and as measured; better is down and right"
     return figure.update_layout(title_subtitle_text=subtitle)
@@ -400,7 +404,7 @@ def _means_by_k(frame: pd.DataFrame) -> pd.DataFrame:
 def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """Acceptance and MSE against k, a line for each sigma."""
     means = _means_by_k(frame)
-    two = {"facet_row": "variable", "facet_row_spacing": 0.07, "height": 640}
+    two = {"facet_row": "variable", "facet_row_spacing": 0.07}
     figure = _lines(means, x="k", y="mean", error_y="above", error_y_minus="below", **two)
     figure.update_traces(error_y={"thickness": 1, "width": 3, "color": MUTED})
     figure.layout.annotations = ()

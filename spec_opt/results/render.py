@@ -246,7 +246,7 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
     if not table.front:
         return (Text("No trial has completed yet."),)
     shown = table.distinct_front[:at_most]
-    columns = [*COLUMNS, "against target", "patches per round"]
+    columns = [*COLUMNS, "against target"]
     rows = [_front_row(table, block) for block in shown]
     if "speedup" in table.objectives:
         columns.append("predicted speedup")
@@ -267,10 +267,8 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
 
 
 def _front_row(table: StudyTable, block: Sequence[Point]) -> list[str]:
-    result, target = block[0].result, table.target_mse
-    against = "" if target is None else relative(result.mse, target)
-    per_round = result.patches_per_round
-    return [*cells(block[0]), against, "" if per_round is None else f"{per_round:.2f}"]
+    mse, target = block[0].result.mse, table.target_mse
+    return [*cells(block[0]), "" if target is None else relative(mse, target)]
 
 
 def cells(point: Point) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def test_a_terminal_is_not_exceeded_and_nothing_is_cut(table: StudyTable, width:
     text = as_text(blocks, width)
     assert max(map(len, text.splitlines())) <= width
     assert "(7 in all)" in text or table is not GRID
-    assert {"acceptance", "patches", "round", "MSE"} <= set(text.split())
+    assert {"acceptance", "against", "target", "MSE"} <= set(text.split())
     assert "…" not in text.replace(", … (", "")
 
 
