@@ -128,15 +128,14 @@ def train(config: StudyConfig, as_json: bool) -> None:
     """Make target and draft only, and say where they are."""
     from spec_opt.measure.objective import load_inputs
 
-    _, series, models = load_inputs(config)
-    document, lines = {"series": series.as_document()}, []
-    for role, model, path in (
-        ("target", models.target, models.target_path),
-        ("draft", models.draft, models.draft_path),
-    ):
-        size, digest = model.parameters, model.fingerprint
-        document[role] = {"role": role, "path": path, "parameters": size, "fingerprint": digest}
-        lines.append(f"{role}: {path}\n  {size:,} parameters, fingerprint {digest[:16]}")
+    _, _, inputs = load_inputs(config)
+    document = inputs.as_document()
+    document |= document.pop("models")
+    lines = (
+        f"{model.role}: {model.path}\n"
+        f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
+        for model in (inputs.target, inputs.draft)
+    )
     show(document if as_json else "\n".join(lines))
 
 

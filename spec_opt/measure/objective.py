@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,12 +19,27 @@ from spec_opt.measure.cost_model import LearntCosts, acceptance_by_position, pre
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
 from spec_opt.models.device import device_name
+from spec_opt.models.summary import ModelSummary, summarise_model
 from spec_opt.models.training import Models, prepare_models
 
 log = logging.getLogger(__name__)
 
 
-def load_inputs(config: StudyConfig) -> tuple[Dataset, SeriesSummary, Models]:
+@dataclass(frozen=True)
+class Inputs:
+    """What a study reads: kept with it, and shown."""
+
+    series: SeriesSummary
+    target: ModelSummary
+    draft: ModelSummary
+
+    def as_document(self) -> dict[str, Any]:
+        """For JSON, and for a study's attributes."""
+        models = {summary.role: summary.as_document() for summary in (self.target, self.draft)}
+        return {"series": self.series.as_document(), "models": models}
+
+
+def load_inputs(config: StudyConfig) -> tuple[Dataset, Models, Inputs]:
     """The series and the models of a study; logs what was read.
 
     It is logged before training, which takes long, but after checkpoints are loaded: of bad input,
@@ -42,7 +57,11 @@ def load_inputs(config: StudyConfig) -> tuple[Dataset, SeriesSummary, Models]:
     models = prepare_models(config, dataset)
     if not to_train:
         log.info("%s", series)
-    return dataset, series, models
+    target = summarise_model("target", models.target, models.target_path)
+    draft = summarise_model("draft", models.draft, models.draft_path, models.target)
+    log.info("%s", target)
+    log.info("%s", draft)
+    return dataset, models, Inputs(series, target, draft)
 
 
 class Objective(Protocol):
@@ -80,7 +99,7 @@ class StudyObjective:
     evaluator: Evaluator
     fingerprints: Fingerprints
     config: StudyConfig
-    series: SeriesSummary
+    inputs: Inputs
     """What was read."""
     _baseline: Baseline | None = field(default=None, repr=False)
     share_costs: ShareCosts = field(default=_keep_to_oneself, repr=False)
@@ -95,7 +114,7 @@ class StudyObjective:
             InputError: the series, a checkpoint or the device does not fit the study.
             TrainingError: training a model failed.
         """
-        dataset, series, models = load_inputs(config)
+        dataset, models, inputs = load_inputs(config)
         data = config.data
         windows = dataset.windows(
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
@@ -112,7 +131,7 @@ class StudyObjective:
             data=windows.fingerprint,
             decoding=decoding,
         )
-        return cls(evaluator, fingerprints, config, series)
+        return cls(evaluator, fingerprints, config, inputs)
 
     @property
     def device(self) -> str:

@@ -63,6 +63,8 @@ def document_of(
         "command": command,
         "versions": dict(table.versions),
         "fingerprints": None if table.fingerprints is None else asdict(table.fingerprints),
+        "series": dict(table.series) or None,
+        "models": dict(table.models) or None,
         "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
         "selection": "all" if all_trials else "pareto",
         "config": None if table.config is None else table.config.model_dump(mode="json"),

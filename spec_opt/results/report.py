@@ -315,7 +315,10 @@ def _origin(table: StudyTable, storage: str, command: str) -> Table:
         "windows": _joined(str(point.result.windows or "") for point in table.points),
         "series": table.series.get("summary", ""),
         "decoding": _decoding(table),
-        **{f"{role} model": _listed(about) for role, about in table.models.items()},
+        **{
+            f"{role} model": about.get("summary") or _listed(about)
+            for role, about in table.models.items()
+        },
         "command": command,
         "storage": storage,
     }

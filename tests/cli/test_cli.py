@@ -146,7 +146,8 @@ def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> N
 
     assert main(["train", "tiny.toml", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
-    assert document["series"]["summary"] == err.strip()
+    read = [document[name]["summary"] for name in ("series", "target", "draft")]
+    assert read == err.splitlines()
     assert (document["series"]["rows"], document["series"]["windows"]) == (1000, 20)
     assert document["target"]["path"].endswith("tiny_target.pth")
 
