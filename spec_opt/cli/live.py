@@ -22,7 +22,7 @@ from spec_opt.errors import SpecOptError
 from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
-from spec_opt.results.wording import described, percent, plural
+from spec_opt.results.wording import described, left_out, percent, plural
 from spec_opt.study.progress import StudyProgress, progress
 from spec_opt.study.study import Study
 from spec_opt.study.worker import TrialReport
@@ -76,6 +76,8 @@ def text_of(snapshot: Snapshot) -> str:
     if points:
         lines.append(f"  highest acceptance: {described(min(points, key=by_acceptance))}")
         lines.append(f"  lowest MSE: {described(min(points, key=by_mse))}")
+    if left := left_out(snapshot.table):
+        lines.append(f"  {left}")
     return "\n".join(lines)
 
 
@@ -238,7 +240,9 @@ class LiveView:
             if self.study is None:
                 self.study = self.find()
                 # One Optuna study throughout: it reads each trial that has ended only once.
-                self._read = partial(read_table, self.study.optuna_study())
+                self._read = partial(
+                    read_table, self.study.optuna_study(), self.study.config.search
+                )
             self._snapshot = Snapshot(progress(self.study), self._read())
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do

@@ -50,7 +50,7 @@ def export(
     style = style or format_of(output)
     if style == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("parquet is binary: give a file with -o, or send stdout to one")
-    table = load_table(url, config.name)
+    table = load_table(url, config)
     content = export(table, style, all_trials=all_trials, storage=url, command=command_line())
     if output is None:
         click.echo(content, nl=False)
@@ -73,7 +73,7 @@ def recommend(
     from spec_opt.results.table import load_table
     from spec_opt.results.verdict import verdict_of
 
-    table = load_table(url, config.name)
+    table = load_table(url, config)
     scenarios = SCENARIOS if scenario is None else (scenario,)
     choices = [recommend(table, name, config.recommend) for name in scenarios]
     verdict = verdict_of(table, config.recommend)
@@ -88,7 +88,7 @@ def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int
     from spec_opt.results.report import write_report
     from spec_opt.results.table import load_table
 
-    table, about = load_table(url, config.name), {"storage": url, "command": command_line()}
+    table, about = load_table(url, config), {"storage": url, "command": command_line()}
     try:
         written = write_report(table, output, thresholds=config.recommend, png=png, **about)
     except OutputError as error:
@@ -112,7 +112,7 @@ def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: i
     from spec_opt.results import confirmation
     from spec_opt.results.table import load_table
 
-    found = confirmation.confirm_study(config, load_table(url, config.name), split, trial)
+    found = confirmation.confirm_study(config, load_table(url, config), split, trial)
     document, text = confirmation.confirmation_document, confirmation.confirmation_text
     show(document(found) if as_json else text(found))
 

@@ -74,7 +74,7 @@ def run(
         opened, interrupted = service.work(config, url)
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
-    table, thresholds = read_table(opened.optuna_study()), config.recommend
+    table, thresholds = read_table(opened.optuna_study(), config.search), config.recommend
     try:  # first: stdout may turn out to be full
         command = command_line()
         written = write_report(table, output, storage=url, command=command, thresholds=thresholds)
@@ -152,5 +152,5 @@ def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     if watch:  # Ctrl-C ends the watching, nothing else
         with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
             view.done.wait()
-    snapshot = live.Snapshot(progress(study), read_table(study.optuna_study()))
+    snapshot = live.Snapshot(progress(study), read_table(study.optuna_study(), config.search))
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

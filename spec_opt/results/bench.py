@@ -196,7 +196,7 @@ def bench_study(
         cases = [_measured(None, setting, objective)]
     else:
         store = open_store(url, create=False)
-        table = read_table(store.optuna_study(config.name))
+        table = read_table(store.optuna_study(config.name), config.search)
         points = _recommended(table, config) if trial is None else [table.point(trial)]
         objective = StudyObjective.prepare(config)
         table.check_fingerprints(objective.fingerprints)

@@ -22,9 +22,10 @@ import plotly.graph_objects as go
 import plotly.io
 
 from spec_opt.errors import WorkError
+from spec_opt.results.frame import frame_of
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front
-from spec_opt.results.table import Point, StudyTable, frame_of
+from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import acceptance_text, mse_text, plural
 
 INK = "#1f2933"

@@ -17,6 +17,7 @@ from spec_opt.results.verdict import Decision, Verdict, verdict_of
 from spec_opt.results.wording import (
     acceptance_text,
     exact,
+    left_out,
     mse_text,
     outcome,
     percent,
@@ -258,11 +259,13 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
         columns.append("trials")
         for row, block in zip(rows, shown, strict=True):
             row.append(str(len(block)))
+    left = left_out(table)
     levels = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
     return (
         Text(f"Pareto front of {table.name}: {size}", "heading"),
         Table(columns, rows),
         Text(" ".join(levels)),
+        *((Text(left),) if left else ()),
     )
 
 

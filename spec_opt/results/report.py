@@ -29,9 +29,10 @@ from spec_opt.results.document import (
 )
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
+from spec_opt.results.frame import frame_of
 from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
 from spec_opt.results.render import banner, choices, flags
-from spec_opt.results.table import Point, StudyTable, frame_of
+from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import exact, numbers, percent, plural, precise
 from spec_opt.study.store import parse_url

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,14 +25,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
-from spec_opt.measure.uncertainty import ROUNDING
-from spec_opt.study.space import setting_of
+from spec_opt.results.pareto import pareto_mask, without_rounding
+from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.store import open_store
 from spec_opt.study.study import DIRECTIONS
-from spec_opt.study.trials import all_attributes
+from spec_opt.study.trials import IMPORTED, all_attributes
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class Result(BaseModel):
 
     @property
     def imported(self) -> bool:
-        return self.source == "imported"
+        return self.source == IMPORTED
 
 
 class TrialRow(BaseModel):
@@ -226,6 +225,8 @@ class StudyTable(BaseModel):
     """What is known of target and draft."""
     speedups: tuple[Speedup, ...] = ()
     """What `spec-opt bench` stored."""
+    not_asked: frozenset[int] = frozenset()
+    """Completed trials whose settings the study file no longer asks for; not among `points`."""
     judgements: tuple[Judgement, ...] = ()
     """What `spec-opt confirm` stored: one a scenario and split."""
 
@@ -236,8 +237,18 @@ class StudyTable(BaseModel):
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
+        """The completed trials by number, with settings that the study asks for."""
+        return tuple(p for p in self.completed if p.number not in self.not_asked)
+
+    @property
+    def completed(self) -> tuple[Point, ...]:
         """The completed trials by number."""
         return tuple(row for row in self.trials if isinstance(row, Point))
+
+    @property
+    def of_others(self) -> int:
+        """Completed trials of another program, whose parameters are no setting."""
+        return sum(row.state == "complete" and row.setting is None for row in self.trials)
 
     @cached_property
     def front(self) -> tuple[Point, ...]:
@@ -286,7 +297,7 @@ class StudyTable(BaseModel):
         Raises:
             StudyError: there is no such trial.
         """
-        for point in self.points:
+        for point in self.completed:
             if point.number == number:
                 return point
         raise StudyError(
@@ -356,17 +367,23 @@ def mildness(point: Point) -> tuple[float, ...]:
     return (setting.bias, setting.sigma, setting.k, point.number)
 
 
-def load_table(url: str, name: str) -> StudyTable:
+def load_table(url: str, config: StudyConfig) -> StudyTable:
     """The trials of a study in a store, measured or imported.
 
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
-    return read_table(open_store(url, create=False).optuna_study(name))
+    study = open_store(url, create=False).optuna_study(config.name)
+    return read_table(study, config.search)
 
 
-def read_table(study: Study) -> StudyTable:
+def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
     """Read a study and all its trials.
+
+    Args:
+        study: As Optuna has it.
+        search: The settings that are asked for now. Trials measured in another space are kept
+            apart; imported ones stay. By default all are asked for.
 
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
@@ -378,58 +395,28 @@ def read_table(study: Study) -> StudyTable:
             "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
         )
     frozen = study.get_trials(deepcopy=False)
-    complete = [t for t in frozen if t.state == TrialState.COMPLETE and _is_finite(t)]
+    settings = [_read_setting(trial, study) for trial in frozen]
+    pairs = zip(frozen, settings, strict=True)
+    done = [(t, s) for t, s in pairs if s and t.state == TrialState.COMPLETE and _is_finite(t)]
+    complete = [trial for trial, _ in done]
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
     values = np.apply_along_axis(without_rounding, 0, values)
-    on_front = pareto_mask(values * signs)
     config = _read_config(study.user_attrs.get("config"))
-    own = {"name": study.study_name, "trials": (), "config": config}
+    asked = np.asarray([_is_asked(*pair, search) for pair in done], dtype=np.bool_)
+    on_front = np.zeros(len(done), dtype=np.bool_)
+    on_front[asked] = pareto_mask(values[asked] * signs)
+    not_asked = frozenset(done[index][0].number for index in np.flatnonzero(~asked))
+    own = {"name": study.study_name, "trials": (), "config": config, "not_asked": not_asked}
     table = _read(StudyTable, study.user_attrs | own)
     predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
     results = {
         trial.number: _read_result(trial, row[0], row[1], bool(flag), predicted.get(trial.number))
         for trial, row, flag in zip(complete, values.tolist(), on_front, strict=True)
     }
-    trials = tuple(_read_row(t, results.get(t.number), study.study_name) for t in frozen)
+    rows = zip(frozen, settings, strict=True)
+    trials = tuple(_read_row(t, setting, results.get(t.number)) for t, setting in rows)
     return table.model_copy(update={"trials": trials})
-
-
-def without_rounding(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give values `[n]` that differ by rounding alone one value, the smallest of them: `[n]`.
-
-    Settings that decode alike (k = 4, 5 and 6 with 4 patches) have equal results, but processes
-    that batch windows otherwise sum them otherwise. Such differences must decide neither the front
-    nor a choice. Sorted values belong together while each is within `ROUNDING` of the one before,
-    relatively: a fixed grid of digits could part two neighbours.
-    """
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    new = np.diff(ordered, prepend=-np.inf) > ROUNDING * np.abs(ordered)
-    merged = np.empty_like(values)
-    merged[order] = ordered[new][np.cumsum(new) - 1]
-    return merged
-
-
-def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which points, `[n, objectives]` to be minimised, are on the Pareto front: `[n]`.
-
-    Equal points are all on it, or all off it. The same front as Optuna's `best_trials`, without
-    copying every trial of the study.
-    """
-    if len(losses) == 0:
-        return np.zeros(0, dtype=np.bool_)
-    unique, inverse = np.unique(losses, axis=0, return_inverse=True)
-    on_front = np.ones(len(unique), dtype=np.bool_)
-    if unique.shape[1] == 2:
-        # Sorted by the first objective, a point is on the front if its second is below all before.
-        lowest = np.minimum.accumulate(unique[:, 1])
-        on_front[1:] = lowest[1:] < lowest[:-1]
-    else:
-        for index, point in enumerate(unique):
-            # Whatever dominates a point comes before it in this order.
-            on_front[index] = not (unique[:index] <= point).all(axis=1).any()
-    return on_front[inverse.reshape(-1)]
 
 
 def _is_finite(trial: FrozenTrial) -> bool:
@@ -462,11 +449,11 @@ def _read_result(
     )
 
 
-def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> TrialRow:
+def _read_row(trial: FrozenTrial, setting: Setting | None, result: Result | None) -> TrialRow:
     own = {
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "setting": _read_setting(trial, study_name),
+        "setting": setting,
         "result": result,
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
@@ -475,21 +462,22 @@ def _read_row(trial: FrozenTrial, result: Result | None, study_name: str) -> Tri
     return _read(TrialRow if result is None else Point, trial.user_attrs | own)
 
 
-def _read_setting(trial: FrozenTrial, study_name: str) -> Setting | None:
+def _read_setting(trial: FrozenTrial, study: Study) -> Setting | None:
+    """None while a trial has none, and for one that another program put into a study of ours."""
     try:
         return setting_of(trial.params)
-    except KeyError as error:
-        if trial.state != TrialState.COMPLETE:
+    except (KeyError, ValueError, TypeError) as error:
+        if trial.state != TrialState.COMPLETE or "config" in study.user_attrs:
             return None
         raise StudyError(
-            f"study {study_name}: not one of spec-opt: trial {trial.number} has parameters "
-            f"{sorted(trial.params)} instead of sigma, bias and k"
+            f"study {study.study_name}: not one of spec-opt: trial {trial.number} has parameters "
+            f"{trial.params} that are no setting of sigma, bias and k"
         ) from error
-    except (ValueError, TypeError) as error:
-        raise StudyError(
-            f"study {study_name}: trial {trial.number} has parameters {trial.params} "
-            "that are no setting of sigma, bias and k"
-        ) from error
+
+
+def _is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None) -> bool:
+    imported = trial.user_attrs.get("source") == IMPORTED
+    return search is None or imported or asks_for(search, setting)
 
 
 def _read_config(stored: Any) -> StudyConfig | None:
@@ -500,41 +488,3 @@ def _read_config(stored: Any) -> StudyConfig | None:
     except ValidationError:
         log.warning("the study's stored configuration is not readable: defaults are used")
         return None
-
-
-_DTYPES = {float: "float64", int: "Int64", str: "string", bool: "bool", datetime: "datetime64[ns]"}
-
-
-def _columns(model: type[BaseModel], **parts: type[BaseModel]) -> dict[str, str]:
-    """Columns with their pandas types, one a field; a field in `parts` gives those of its model."""
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        found |= _columns(parts[name]) if name in parts else {name: _dtype(field.annotation)}
-    return found
-
-
-def _dtype(annotation: Any) -> str:
-    """`float64` for `Number | None`; "object" for what is no plain value."""
-    plain = next(iter(get_args(annotation)), annotation)
-    return _DTYPES.get(getattr(plain, "__origin__", plain), "object")
-
-
-DTYPES = _columns(TrialRow, setting=Setting, result=Result) | {"number": "int64"}
-del DTYPES["blocks"], DTYPES["attributes"]
-COLUMNS = tuple(DTYPES)
-"""In their order; docs/export.md describes each."""
-LISTS = tuple(name for name, dtype in DTYPES.items() if dtype == "object")
-
-
-def frame_of(table: StudyTable) -> pd.DataFrame:
-    """One row a trial, columns as `COLUMNS`, indexed 0, 1, …"""
-    import pandas as pd  # not at the top: workers start sooner without it
-
-    frame = pd.DataFrame([_record(row) for row in table.trials], columns=list(COLUMNS))
-    return frame.astype(DTYPES)
-
-
-def _record(row: TrialRow) -> dict[str, Any]:
-    setting = {} if row.setting is None else dict(row.setting)
-    result = {} if row.result is None else row.result.model_dump(mode="json", exclude={"blocks"})
-    return {"pareto": False} | dict(row) | setting | result

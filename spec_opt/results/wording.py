@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline
 from spec_opt.measure.uncertainty import draft_against_target
-from spec_opt.results.table import Point, Result
+from spec_opt.results.table import Point, Result, StudyTable
 
 
 def percent(share: float) -> str:
@@ -56,6 +56,16 @@ def numbers(values: Sequence[int], at_most: int = 6) -> str:
     if len(values) == 1:
         return str(values[0])
     return f"{', '.join(map(str, values[:-1]))} and {values[-1]}"
+
+
+def left_out(table: StudyTable) -> str:
+    """Which completed trials a study's results leave out, in a sentence; empty if none."""
+    reasons = (
+        (len(table.not_asked), "with settings that the study file does not ask for"),
+        (table.of_others, "of another program, with other parameters"),
+    )
+    parts = [f"{plural(count, 'completed trial')} {why}" for count, why in reasons if count]
+    return f"Left out: {', '.join(parts)}." if parts else ""
 
 
 def plural(count: int, noun: str) -> str:

@@ -68,6 +68,17 @@ def setting_count(search: SearchConfig) -> int | None:
     return total
 
 
+def asks_for(search: SearchConfig, setting: Setting) -> bool:
+    """Whether a setting is in the space."""
+    values = params_of(setting)
+    return all(
+        space.low <= values[name] <= space.high
+        if isinstance(space, (FloatRange, IntRange))
+        else values[name] in space
+        for name, space in _spaces(search).items()
+    )
+
+
 def make_sampler(search: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler that the study file names; `seed` differs between trials."""
     match search.sampler:

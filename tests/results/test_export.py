@@ -10,7 +10,8 @@ import pytest
 
 from spec_opt.errors import InputError
 from spec_opt.results.export import ExportFormat, document_of, export, write_atomically
-from spec_opt.results.table import COLUMNS, StudyTable, read_table
+from spec_opt.results.frame import COLUMNS
+from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
 
 GRID = read_table(studies.grid_study())

@@ -8,17 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.errors import StudyError
 from spec_opt.measure.uncertainty import draft_against_target
-from spec_opt.results.table import (
-    COLUMNS,
-    by_mse,
-    frame_of,
-    pareto_mask,
-    read_table,
-    without_rounding,
-)
+from spec_opt.results.frame import COLUMNS, frame_of
+from spec_opt.results.pareto import pareto_mask, without_rounding
+from spec_opt.results.table import by_mse, read_table
+from spec_opt.results.wording import left_out
 from tests.results import studies
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -202,7 +198,7 @@ def test_a_study_of_other_objectives_or_parameters_is_refused() -> None:
             values=[0.5, 0.5],
         )
     )
-    with pytest.raises(StudyError, match=r"trial 0 has parameters \['x'\]"):
+    with pytest.raises(StudyError, match=r"trial 0 has parameters {'x': 1.0} that are no setting"):
         read_table(study)
 
 
@@ -218,3 +214,42 @@ def test_a_setting_out_of_range_is_refused() -> None:
     )
     with pytest.raises(StudyError, match="no setting of sigma, bias and k"):
         read_table(study)
+
+
+def test_only_settings_that_are_asked_for_are_results() -> None:
+    study = studies.study_of(
+        (0.1, 1.0, 4, 0.8, 0.45), (0.2, 1.0, 4, 0.9, 0.46), (0.3, 1.0, 4, 0.95, 0.44)
+    )
+    table = read_table(study, SearchConfig(sampler="grid", sigma=(0.1, 0.2), bias=(1.0,), k=(4,)))
+    assert [point.number for point in table.front] == [1, 0]
+    assert table.point(2).result.mse == 0.44
+    assert not table.point(2).result.pareto
+    assert left_out(table) == (
+        "Left out: 1 completed trial with settings that the study file does not ask for."
+    )
+    assert left_out(read_table(study)) == ""
+    assert len(frame_of(table)) == 3
+
+
+def test_imported_settings_need_not_be_asked_for() -> None:
+    study = studies.empty_study("old")
+    trial = studies.complete(Setting(sigma=0.1, bias=1.0, k=4), 0.8, 0.45)
+    trial.set_user_attr("source", "imported")
+    study.add_trial(trial)
+    table = read_table(study, SearchConfig(sampler="grid", sigma=(0.7,), bias=(1.0,), k=(4,)))
+    assert len(table.front) == 1
+
+
+def test_a_trial_of_another_program_in_our_study() -> None:
+    study = studies.study_of((0.1, 1.0, 4, 0.8, 0.45), config={"name": "x"})
+    study.add_trial(
+        create_trial(
+            params={"x": 1.0},
+            distributions={"x": optuna.distributions.FloatDistribution(0, 2)},
+            values=[1.0, 0.0],
+        )
+    )
+    table = read_table(study)
+    assert [point.number for point in table.front] == [0]
+    assert table.trials[1].setting is None
+    assert "1 completed trial of another program, with other parameters" in left_out(table)

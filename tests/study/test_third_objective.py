@@ -16,8 +16,9 @@ from spec_opt.errors import ConfigError, StudyError
 from spec_opt.measure.measurement import Measurement
 from spec_opt.results.document import as_text
 from spec_opt.results.export import document_of
+from spec_opt.results.pareto import pareto_mask
 from spec_opt.results.render import front
-from spec_opt.results.table import pareto_mask, read_table
+from spec_opt.results.table import read_table
 from spec_opt.study.store import open_store
 from spec_opt.study.study import open_study
 from spec_opt.study.worker import WorkerSummary, run_worker

@@ -1,0 +1,43 @@
+"""Which of many points are on the Pareto front."""
+
+import numpy as np
+import numpy.typing as npt
+
+from spec_opt.measure.uncertainty import ROUNDING
+
+
+def without_rounding(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give values `[n]` that differ by rounding alone one value, the smallest of them: `[n]`.
+
+    Settings that decode alike (k = 4, 5 and 6 with 4 patches) have equal results, but processes
+    that batch windows otherwise sum them otherwise. Such differences must decide neither the front
+    nor a choice. Sorted values belong together while each is within `ROUNDING` of the one before,
+    relatively: a fixed grid of digits could part two neighbours.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    new = np.diff(ordered, prepend=-np.inf) > ROUNDING * np.abs(ordered)
+    merged = np.empty_like(values)
+    merged[order] = ordered[new][np.cumsum(new) - 1]
+    return merged
+
+
+def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which points, `[n, objectives]` to be minimised, are on the Pareto front: `[n]`.
+
+    Equal points are all on it, or all off it. The same front as Optuna's `best_trials`, without
+    copying every trial of the study.
+    """
+    if len(losses) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    unique, inverse = np.unique(losses, axis=0, return_inverse=True)
+    on_front = np.ones(len(unique), dtype=np.bool_)
+    if unique.shape[1] == 2:
+        # Sorted by the first objective, a point is on the front if its second is below all before.
+        lowest = np.minimum.accumulate(unique[:, 1])
+        on_front[1:] = lowest[1:] < lowest[:-1]
+    else:
+        for index, point in enumerate(unique):
+            # Whatever dominates a point comes before it in this order.
+            on_front[index] = not (unique[:index] <= point).all(axis=1).any()
+    return on_front[inverse.reshape(-1)]
