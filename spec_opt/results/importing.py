@@ -33,6 +33,9 @@ from spec_opt.study.trials import IMPORTED, NewTrial, add_trials, history, lock_
 
 NEEDED = ("sigma", "bias", "k", "mse", "acceptance_pct")
 
+OURS = ("mse_baseline", "predicted_speedup")
+"""Columns that results.csv of a report has beside those of old tables."""
+
 ROUNDING = 0.0051
 """Percent by which acceptance_pct, written with two decimals, may differ from its counts."""
 
@@ -101,7 +104,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows of a CSV file, by column name."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in NEEDED if name not in header]
             if missing:
@@ -130,6 +135,7 @@ def _result(row: dict[str, str]) -> NewTrial:
     accepted, tested = _count(row, "accepted"), _count(row, "attempted")
     rate = _acceptance(_needed(row, "acceptance_pct"), accepted, tested)
     known: dict[str, Any] = {"mae": mae, "accepted": accepted, "tested": tested}
+    known |= {name: _positive(row, name) for name in OURS}
     known |= {"total_time_s": _number(row, "total_time_s"), "source": IMPORTED}
     attributes = {name: value for name, value in known.items() if value is not None}
     return NewTrial(params_of(setting), attributes, (rate, mse))
@@ -166,6 +172,13 @@ def _number(row: dict[str, str], name: str) -> float | None:
         raise ValueError(f"{name} = {text!r} is not a number") from error
     if not math.isfinite(value):
         raise ValueError(f"{name} = {text} is not finite")
+    return value
+
+
+def _positive(row: dict[str, str], name: str) -> float | None:
+    value = _number(row, name)
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} = {row[name]} must be above 0")
     return value
 
 

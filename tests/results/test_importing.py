@@ -99,6 +99,26 @@ def test_a_report_of_an_imported_study(store: Store, tmp_path: Path) -> None:
     assert all("All of 80 completed trials were imported" in r.reason for r in recommend_all(table))
 
 
+def test_results_csv_of_a_report_comes_back(store: Store, tmp_path: Path) -> None:
+    """With its baseline, and with the speedups that were predicted."""
+    measured = read_table(studies.grid_study())
+    write_report(measured, tmp_path, storage="sqlite:///a.db", command="spec-opt report")
+    import_tables(store, "old", [tmp_path / "results.csv"])
+    table = table_of(store)
+    assert table.target_mse == pytest.approx(measured.target_mse)
+    assert [p.result.predicted_speedup for p in table.points] == [
+        p.result.predicted_speedup for p in measured.points
+    ]
+    assert table.points[0].result.mse_ratio == pytest.approx(measured.points[0].result.mse_ratio)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters(tmp_path: Path, delimiter: str) -> None:
+    header, row = (text.replace(",", delimiter) for text in (HEADER, GOOD))
+    results, rejected = read_tables([write(tmp_path / "a.csv", row, header=header)])
+    assert (len(results), rejected) == (1, ())
+
+
 def test_concatenated_tables_with_a_header_in_the_middle(tmp_path: Path) -> None:
     path = write(tmp_path / "both.csv", GOOD, HEADER, GOOD.replace("0.1", "0.2"), "")
     results, rejected = read_tables([path])
