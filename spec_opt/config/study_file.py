@@ -314,7 +314,11 @@ def read_study(reference: str) -> StudyConfig:
     path = find_study(reference)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not a TOML file: not text in UTF-8; save it as UTF-8"
+        ) from error
+    except (tomllib.TOMLDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
     try:
         # From JSON, where strict mode reads an array as a tuple and a string as a path.

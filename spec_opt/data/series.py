@@ -79,9 +79,21 @@ def load_series(config: DataConfig) -> Series:
 
 
 def cache_folder() -> Path:
-    """`SPEC_OPT_CACHE`, or the user's cache folder for spec-opt. It may not exist yet."""
-    folder = os.environ.get("SPEC_OPT_CACHE")
-    return Path(folder).expanduser() if folder else platformdirs.user_cache_path("spec-opt")
+    """`SPEC_OPT_CACHE`, or the user's cache folder for spec-opt. It may not exist yet.
+
+    Raises:
+        DataError: the variable names a home that does not exist.
+    """
+    return _folder_from("SPEC_OPT_CACHE") or platformdirs.user_cache_path("spec-opt")
+
+
+def _folder_from(variable: str) -> Path | None:
+    """The folder that an environment variable names; None if it is not set."""
+    folder = os.environ.get(variable)
+    try:
+        return Path(folder).expanduser() if folder else None
+    except RuntimeError as error:
+        raise DataError(f"{variable} = '{shown(folder)}': {shown(error)}") from error
 
 
 def find_series(source: str) -> Path:
@@ -94,13 +106,13 @@ def find_series(source: str) -> Path:
         DataError: there is no such file and it is no known series, or the download failed.
     """
     name = source.removesuffix(".csv")
-    own = os.environ.get("SPEC_OPT_DATA")
+    own = _folder_from("SPEC_OPT_DATA")
     try:
         path = Path(source).expanduser()
         if path.is_dir() and name not in KNOWN:
             raise DataError(f"data.source = '{shown(source)}' is a folder: give the file in it")
         file_name = f"{name}.csv" if name in KNOWN else path
-        folders = [Path(own).expanduser()] if own else []
+        folders = [own] if own else []
         candidates = [path, *(f / file_name for f in [*folders, cache_folder() / "data"])]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is not None:

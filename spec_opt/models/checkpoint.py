@@ -226,9 +226,10 @@ def _state_dict(loaded: object) -> Tensors:
     if len(of_timer_xl) == 1:
         return of_timer_xl[0]
     if of_timer_xl or not found:
+        remedy = "save the one to use alone" if of_timer_xl else "save a model's state_dict()"
         raise CheckpointError(
             f"it holds a {type(loaded).__name__} with {len(of_timer_xl)} state dicts, not one: "
-            "save the one to use alone"
+            f"{remedy}"
         )
     return max(found, key=len)  # its names say what it is instead
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from spec_opt.cli import main
-from tests.bad_input import series
+from tests.bad_input import checkpoints, flags, old_tables, series, study_files
 from tests.bad_input.case import Case
 
-CASES = [*series.CASES]
+ROOMS = (checkpoints, flags, old_tables, series, study_files)
+CASES = [case for room in ROOMS for case in room.CASES]
 LONGEST_LINE = 700
 """Beside the paths of the working folder."""
 
