@@ -42,10 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         # Of a file that our own errors do not name: mostly a disk, or stdout, that is full.
         log.debug("", exc_info=error)
-        where = "stdout: " if abandon_stdout() else ""
-        if error.filename:
-            where = f"{os.fsdecode(error.filename)}: "
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         say(f"error: {where}{error.strerror or error}")
+        abandon_stdout()
         return 1
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

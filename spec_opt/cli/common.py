@@ -78,7 +78,7 @@ def study_command(command: Callable[..., int | None]) -> click.Command:
 
 def say(text: str) -> None:
     """One line to the user, on stderr."""
-    click.echo(readable(f"spec-opt: {text}"), err=True)
+    click.echo(f"spec-opt: {text}", err=True)
 
 
 def show(result: object) -> None:
@@ -86,8 +86,8 @@ def show(result: object) -> None:
     if not isinstance(result, str):
         from pydantic_core import to_json
 
-        result = to_json(result, indent=2, inf_nan_mode="null").decode()
-    click.echo(readable(result))
+        result = to_json(result, indent=2, inf_nan_mode="null")
+    click.echo(result)
 
 
 def command_line() -> str:

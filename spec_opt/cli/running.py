@@ -128,13 +128,16 @@ def train(config: StudyConfig, as_json: bool) -> None:
     """Make target and draft only, and say where they are."""
     from spec_opt.measure.objective import load_inputs
 
-    _, _, inputs = load_inputs(config)
+    _, models, inputs = load_inputs(config)
     document = inputs.as_document()
     document |= document.pop("models")
     lines = (
-        f"{model.role}: {model.path}\n"
+        f"{model.role}: {path}\n"
         f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
-        for model in (inputs.target, inputs.draft)
+        for model, path in (
+            (inputs.target, models.target_path),
+            (inputs.draft, models.draft_path),
+        )
     )
     show(document if as_json else "\n".join(lines))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
+from typing import Any, TextIO
 
 
 def prepare_streams() -> None:
@@ -12,41 +14,64 @@ def prepare_streams() -> None:
 
     A closed one becomes the null device: else the first file that is opened would take its place,
     and what is printed would go into that. What stderr cannot take is dropped: it only accompanies
-    the work. Characters that an encoding lacks are escaped.
+    the work. Names of files are written as the bytes that they are; of other characters, those
+    that an encoding lacks are escaped.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+    codecs.register_error(ERRORS, _bytes_or_escapes)
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    elif sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.stderr is None or sys.stderr is sys.__stderr__:
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Lossy(2, "w", closefd=False)),
-            encoding=getattr(sys.stderr, "encoding", None),
-            errors="backslashreplace",
-            line_buffering=True,
-        )
+    # Not where a test or a program put a stream of its own.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(_Stdout(1, "w", closefd=False), sys.__stdout__)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(_Stderr(2, "w", closefd=False), sys.__stderr__)
 
 
-class _Lossy(io.FileIO):
+ERRORS = "spec_opt"
+"""Name of the way in which characters are written that an encoding lacks."""
+
+
+def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        wanting = error.object[error.start : error.end]
+        if all("\udc80" <= character <= "\udcff" for character in wanting):
+            return codecs.lookup_error("surrogateescape")(error)
+    return codecs.backslashreplace_errors(error)
+
+
+def _stream(raw: io.FileIO, before: TextIO | None) -> TextIO:
+    encoding = getattr(before, "encoding", None)
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, encoding, ERRORS, line_buffering=raw.isatty() or raw.name == 2)
+
+
+class _Stdout(io.FileIO):
+    """Names itself in its errors."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            error.filename = "stdout"
+            raise
+
+
+class _Stderr(io.FileIO):
     """Drops what it cannot write."""
 
-    def write(self, content: object, /) -> int:
+    def write(self, content: Any, /) -> int:
         try:
-            return super().write(content)  # type: ignore[arg-type]
+            return super().write(content)
         except OSError:
-            return len(content)  # type: ignore[arg-type]
+            return len(content)
 
 
-def abandon_stdout() -> bool:
-    """Send to the null device what stdout holds and cannot write; whether there was any."""
+def abandon_stdout() -> None:
+    """Send to the null device what stdout still holds and cannot write."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

@@ -120,7 +120,7 @@ LENGTH = struct.unpack("<Q", WHOLE[:8])[0]
 HEADER: dict[str, Any] = json.loads(WHOLE[8 : 8 + LENGTH])
 NUMBERS = st.one_of(st.integers(-2, 200), st.integers(0, 2**64), st.floats(allow_nan=False))
 OTHER: st.SearchStrategy[Any] = st.one_of(
-    NUMBERS, st.none(), st.text(max_size=5), st.lists(NUMBERS, max_size=4), st.just({})
+    NUMBERS, st.none(), st.text(max_size=5), st.lists(NUMBERS, max_size=4), st.builds(dict)
 )
 
 
@@ -148,8 +148,8 @@ def safetensors_files(draw: st.DrawFn) -> bytes:
 
 def check_safetensors(content: bytes, capfd: Capture) -> None:
     text = study().replace(str(PAIR / "tiny_draft.pth"), "draft.safetensors")
-    files = {"study.toml": text, "plant.csv": TEXT, "draft.safetensors": content}
-    check(files, ["train", "study.toml"], capfd)
+    files: dict[str, str | bytes] = {"study.toml": text, "plant.csv": TEXT}
+    check(files | {"draft.safetensors": content}, ["train", "study.toml"], capfd)
 
 
 # --- command lines --------------------------------------------------------------------------------
