@@ -216,7 +216,8 @@ def test_results_are_shown_although_a_worker_failed(
     launched(monkeypatch)
     assert main(["run", "tiny.toml", "--workers", "2"]) == 1
     failed = "1 of 2 workers failed; see logs/tiny/worker-1.log"
-    series, error = capfd.readouterr().err.splitlines()
+    series, target, draft, error = capfd.readouterr().err.splitlines()
+    assert (target.partition(":")[0], draft.partition(":")[0]) == ("target", "draft")
     assert series.startswith("synthetic: 1,000 rows, 3 channels")
     assert error == f"spec-opt: error: {failed}"
     assert main(["run", "tiny.toml"]) == 0
