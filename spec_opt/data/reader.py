@@ -6,19 +6,19 @@ names it, and what is left out is part of what is read, so that nothing is dropp
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spec_opt.config.values import GapFilling, TimeColumn
+from spec_opt.data.roles import TIME_NAMES, Role, orders_rows, plain, role_of, says_time
 from spec_opt.data.table_file import Table, listed, read_table, shown
-from spec_opt.data.time_grid import Grid, counts_rows, numbers_rows, place
+from spec_opt.data.time_grid import Grid, place
 from spec_opt.data.timestamps import (
     DAY_NS,
     PARTS,
@@ -26,10 +26,6 @@ from spec_opt.data.timestamps import (
     assembled,
     calendar_part,
     clock_offsets,
-    epoch_or_compact,
-    exact,
-    is_clock,
-    is_time_text,
     number_axes,
     offsets_of,
     text_axes,
@@ -40,22 +36,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1e100
 """Larger values are refused: their squares would overflow."""
-Role = Literal["time", "clock", "calendar", "counter", "numbered", "channel"]
-_LEFT_OUT_AS: Final[Mapping[Role, str]] = {
-    "time": "a time",
-    "clock": "a time of day",
-    "calendar": "a calendar field",
-    "counter": "a row counter",
-    "numbered": "a row counter",
-}
-_NOT_CHOSEN: Final = "not chosen"
-
-_TIME_NAMES: Final = ("datetime", "timestamp", "ds", "date", "time", "unix", "epoch")
-"""Without punctuation; a column of such a name must hold times. Likelier ones first."""
-_TIME_WORDS: Final = frozenset({*_TIME_NAMES, "utc", "gmt", "unixtime", "datetimeutc"})
-_INDEX_NAMES: Final = frozenset(
-    {"", "unnamed0", "index", "no", "nr", "id", "row", "rownumber", "rowid", "obs", "idx", "sno"}
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +60,7 @@ class LeftOut:
     """What it was taken for, or "not chosen"."""
 
     def __str__(self) -> str:
-        return self.name if self.kind == _NOT_CHOSEN else f"{self.name} ({self.kind})"
+        return self.name if self.kind == Role.CHANNEL.value else f"{self.name} ({self.kind})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +91,7 @@ class Series:
     @property
     def all_channels(self) -> frozenset[str]:
         """The channels, and those that the study file leaves out."""
-        left = (column.name for column in self.left_out if column.kind == _NOT_CHOSEN)
+        left = (column.name for column in self.left_out if column.kind == Role.CHANNEL.value)
         return frozenset([*self.columns, *left])
 
 
@@ -136,7 +116,10 @@ def read_series_file(
     """
     table = read_table(path)
     _check_names(table, time, channels)
-    roles = _roles(table, channels)
+    roles = {
+        name: Role.CHANNEL if channels and name in channels else role_of(table, name)
+        for name in table.names
+    }
     used, axes = _find_time(table, roles, time)
     grid = place(table, axes, gaps_allowed=gaps is not None) if axes else None
     chosen = _channels(table, roles, used, grid, channels)
@@ -151,7 +134,7 @@ def read_series_file(
         chosen,
         file=path.name,
         time=_time_axis(used, grid) if grid else None,
-        left_out=tuple(LeftOut(name, _LEFT_OUT_AS.get(roles[name], _NOT_CHOSEN)) for name in left),
+        left_out=tuple(LeftOut(name, roles[name].value) for name in left),
         filled=filled,
         notes=notes,
     )
@@ -169,53 +152,6 @@ def _check_names(table: Table, time: TimeColumn | None, channels: Sequence[str] 
         raise DataError(f"data.channels names '{shown(time)}', which is data.time: choose one")
 
 
-# --- what columns are -----------------------------------------------------------------------------
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
-
-
-def _roles(table: Table, channels: Sequence[str] | None) -> dict[str, Role]:
-    """What each column is by its name and content; those in `channels` are just that."""
-    return {
-        name: "channel" if channels and name in channels else _role(table, name)
-        for name in table.names
-    }
-
-
-def _role(table: Table, name: str) -> Role:
-    cells = table.column(name)
-    if not table.is_numeric(name):
-        if is_clock(cells):
-            return "clock"
-        dates = pd.api.types.is_datetime64_any_dtype(cells)
-        return "time" if dates or _plain(name) in _TIME_NAMES or is_time_text(cells) else "channel"
-    if pd.api.types.is_timedelta64_dtype(cells):
-        return "time"
-    numbers = table.numbers(name)
-    if calendar_part(name, numbers):
-        return "calendar"
-    if _plain(name) in _TIME_NAMES:
-        return "time"
-    if not np.isfinite(numbers).all():
-        return "channel"
-    ticks = exact(table, name)
-    steps = np.diff(ticks)
-    monotone = len(steps) > 1 and bool((steps > 0).all() or (steps < 0).all())
-    if (monotone and _TIME_WORDS.intersection(_words(name))) or (
-        (monotone or numbers_rows(ticks)) and epoch_or_compact(ticks)
-    ):
-        return "time"
-    if counts_rows(ticks) or (monotone and _plain(name) in _INDEX_NAMES):
-        return "counter"
-    return "numbered" if numbers_rows(ticks) else "channel"
-
-
 # --- the time -------------------------------------------------------------------------------------
 
 
@@ -229,33 +165,33 @@ def _find_time(
     """
     if time is False:
         return (), []
-    of = {role: [name for name in roles if roles[name] == role] for role in set(roles.values())}
-    parts = _parts(table, of.get("calendar", []))
-    times = [time] if time else sorted(of.get("time", []), key=_rank)
+    of = {role: [name for name in roles if roles[name] is role] for role in Role}
+    parts = _parts(table, of[Role.CALENDAR])
+    times = [time] if time else sorted(of[Role.TIME], key=_rank)
     if times:
         axes = _axes(table, times[0])
-        if time and roles[time] == "calendar" and not _is_date(axes[0]):
+        if time and roles[time] is Role.CALENDAR and not _is_date(axes[0]):
             raise DataError(
                 f"{table.path}: data.time names '{shown(time)}', which is only part of a time: "
                 "leave data.time out"
             )
-        return _with_clock(table, times[0], axes, of.get("clock", []), parts)
+        return _with_clock(table, times[0], axes, of[Role.CLOCK], parts)
     if parts:
         used = tuple(parts.values())
         return used, [assembled(table, parts)]
-    if clocks := of.get("clock", []):
+    if clocks := of[Role.CLOCK]:
         raise DataError(
             f"{table.path}: column '{shown(clocks[0])}' has times of day, but there is no date: "
             "give whole times, or set data.time = false to take rows as evenly spaced"
         )
-    if counters := of.get("counter", []):
+    if counters := of[Role.COUNTER]:
         return (counters[0],), number_axes(table, counters[0], named_time=False)
     return (), []
 
 
 def _rank(name: str) -> int:
-    plain = _plain(name)
-    return _TIME_NAMES.index(plain) if plain in _TIME_NAMES else len(_TIME_NAMES)
+    bare = plain(name)
+    return TIME_NAMES.index(bare) if bare in TIME_NAMES else len(TIME_NAMES)
 
 
 def _is_date(axis: Axis) -> bool:
@@ -267,8 +203,7 @@ def _axes(table: Table, name: str) -> list[Axis]:
     if pd.api.types.is_datetime64_any_dtype(cells):
         cells = cells.astype("str").where(cells.notna())
     if table.is_numeric(name):
-        named = bool(_TIME_WORDS.intersection(_words(name)))
-        return number_axes(table, name, named_time=named)
+        return number_axes(table, name, named_time=says_time(name))
     return text_axes(table, f"column '{shown(name)}'", cells)
 
 
@@ -338,21 +273,15 @@ def _channels(
         return tuple(channels)
     found = []
     for name in table.names:
-        if name in used or roles[name] not in ("channel", "numbered"):
+        if name in used or roles[name] not in (Role.CHANNEL, Role.OPEN):
             continue
-        if roles[name] == "numbered" and _counts_in_time(table, name, grid):
-            continue
-        if not name or roles[name] == "numbered":
-            what = (
-                f"holds {table.numbers(name).min():g} to {table.numbers(name).max():g} in some "
-                "order: a channel, or the number of rows that were shuffled?"
-                if name
-                else "has no name in the header and is neither a time nor a row counter:"
-            )
+        if not name:
             raise DataError(
-                f"{table.path}: column '{shown(name)}' {what} name the channels in data.channels"
+                f"{table.path}: column 1 has no name in the header and is neither a time nor a row "
+                "counter: name it, or name the channels in data.channels"
             )
-        found.append(name)
+        if roles[name] is Role.CHANNEL or not _orders_rows(table, name, grid):
+            found.append(name)
     if not found:
         raise DataError(
             f"{table.path}: no channels: its columns ({listed(table.names)}) are times, calendar "
@@ -361,8 +290,18 @@ def _channels(
     return tuple(found)
 
 
-def _counts_in_time(table: Table, name: str, grid: Grid | None) -> bool:
-    return grid is not None and counts_rows(table.numbers(name)[grid.order])
+def _orders_rows(table: Table, name: str, grid: Grid | None) -> bool:
+    """Whether a column that may be a time or a counter is one, seen in order of time."""
+    numbers = table.numbers(name)
+    answer = None if grid is None else orders_rows(numbers[grid.order])
+    if answer is None:
+        low, high = np.nanmin(numbers), np.nanmax(numbers)
+        raise DataError(
+            f"{table.path}: column '{shown(name)}' holds {low:.10g} to {high:.10g}, not rising, as "
+            "times or row numbers of rows that are out of order: name it in data.time or "
+            "data.channels"
+        )
+    return answer
 
 
 def _values(

@@ -32,7 +32,9 @@ _MONTHS: Final = {1: "monthly", 3: "quarterly", 12: "yearly"}
 DOMINANT: Final = 0.5
 """The share of steps that must be equal before the others count as gaps in a series."""
 COUNTER_DOMINANT: Final = 0.9
-"""The same for a counter under a name that says nothing, which might be a measurement."""
+"""The same for a column to be taken as a counter, whatever its name."""
+FEW_ROWS: Final = 10
+"""Fewer numbers may look like those of a counter by chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ def place_on(table: Table, axis: Axis) -> Grid:
         raise DataError(
             f"{table.path}: {axis.label}, {table.at(later)} repeats the time of "
             f"{table.at(earlier)}, {axis.text(later)}: a series has one row for each time"
-            + _summer_time(axis, ticks)
+            + (_summer_time(axis, ticks) or axis.hint)
         )
     if not axis.is_time and is_even(ticks):
         return Grid(axis, order, np.arange(len(ticks)), "even", "row")
@@ -204,49 +206,41 @@ _KINDS: Final[tuple[Callable[[Axis, NDArray[np.int64], Ticks], Grid | None], ...
 def is_even(ticks: Ticks) -> bool:
     """Whether ascending numbers are one step apart, as exactly as they are written.
 
-    A step may have been rounded, or cut, to the digits that the column has: 0, 3, 7, 10, …
+    A step may have been rounded, or cut, to the digits that the column has: 0, 3, 7, 10, … Where
+    the digits hardly tell two rows apart, they do not show that none is missing.
     """
     if len(ticks) < 2:
         return True
-    steps = np.diff(ticks)
-    if (steps == steps[0]).all():
-        return bool(steps[0] > 0)
-    step = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
-    line = ticks[0] + step * np.arange(len(ticks))
-    off = np.abs(ticks - line).max()
-    resolution = 10.0 ** -_decimals(ticks)
-    return bool(off <= 1e-9 * step or (step >= 3 * resolution and off <= 1.001 * resolution))
+    step, off, resolution = _line(ticks)
+    return bool(step > 0 and (off == 0 or (step >= 3 * resolution and off <= 1.001 * resolution)))
 
 
-def _decimals(ticks: Ticks) -> int:
-    return next((d for d in range(10) if (np.round(ticks, d) == ticks).all()), 10)
+def _line(ticks: Ticks) -> tuple[float, float, float]:
+    """The mean step, how far numbers are off even ones at most, and how finely they are written."""
+    step = float(ticks[-1] - ticks[0]) / (len(ticks) - 1)
+    off = float(np.abs(ticks - ticks[0] - step * np.arange(len(ticks))).max())
+    decimals = next((d for d in range(10) if (np.round(ticks, d) == ticks).all()), 10)
+    of_floats = 4 * float(np.spacing(float(np.abs(ticks).max())))
+    return step, off if off > of_floats else 0.0, max(10.0**-decimals, of_floats)
 
 
 def counts_rows(numbers: Ticks) -> bool:
-    """Whether a column counts its rows, up or down, some perhaps left out: no measurement does."""
-    if len(numbers) < 3 or not np.isfinite(numbers).all():
-        return False
-    steps = np.diff(numbers)
-    if (steps < 0).all():
-        return counts_rows(numbers[::-1])
-    if not (steps > 0).all():
-        return False
-    if is_even(numbers):
-        return True
-    whole = bool((numbers == np.rint(numbers)).all())
-    return whole and np.unique(steps, return_counts=True)[1].max() >= COUNTER_DOMINANT * len(steps)
+    """Whether a column counts: one step, up or down, from nearly every row to the next.
 
-
-def numbers_rows(numbers: Ticks) -> bool:
-    """Whether whole numbers are those of a counter, each once, in whatever order.
-
-    Of a few rows that says nothing.
+    Some rows may be left out or repeated, and a count may begin again. A measurement is not so.
     """
-    if len(numbers) < 10 or not (numbers == np.rint(numbers)).all():
+    steps = np.diff(numbers)
+    moves = np.sort(steps[steps != 0])
+    if len(steps) < 2 or not len(moves):
         return False
-    ascending = np.sort(numbers)
-    steps = np.diff(ascending)
-    return bool(steps[0] > 0 and (steps == steps[0]).all())
+    usual = moves[len(moves) // 2]
+    _, off, resolution = _line(numbers)
+    # Steps may be cut or rounded. Of a few rows that shows nothing.
+    rounding = 1.001 * resolution if len(numbers) >= FEW_ROWS else 0.0
+    tolerance = rounding if abs(usual) >= 3 * resolution else 0.0
+    if np.count_nonzero(np.abs(steps - usual) <= tolerance) >= COUNTER_DOMINANT * len(steps):
+        return True
+    return bool(((steps > 0).all() or (steps < 0).all()) and off <= rounding)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -292,8 +286,7 @@ def _irregular(table: Table, axis: Axis, order: NDArray[np.int64], ticks: Ticks)
     return DataError(
         f"{table.path}: {axis.label}, {table.at(int(order[i + 1]))}: steps are not even: from "
         f"{axis.text_of(ticks[i])} to {axis.text_of(ticks[i + 1])} is {step}: give a series with "
-        "one step, set data.time = false to take rows as evenly spaced, or name the channels in "
-        "data.channels if this is one"
+        "one step, or set data.time = false to take rows as evenly spaced" + axis.hint
     )
 
 

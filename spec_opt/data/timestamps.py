@@ -35,6 +35,8 @@ class Axis:
     """ "day first" or "month first", where a date may be read both ways."""
     zone: str = ""
     """ "UTC" where the cells say their offsets; else times are as the file writes them."""
+    hint: str = ""
+    """How a refusal of the column goes on."""
 
     def text(self, row: int) -> str:
         """The time of a row, for people: midnight and whole minutes are cut."""
@@ -281,10 +283,14 @@ def exact(table: Table, name: str) -> Ticks:
     return numbers
 
 
-def epoch_or_compact(numbers: Ticks) -> bool:
-    """Whether numbers are in the range of epochs, or written like dates."""
-    compact = whole(numbers) and _compact(numbers.astype(np.int64)) is not None
-    return compact or _epoch(numbers) is not None
+def is_epoch(numbers: Ticks) -> bool:
+    """Whether all are in the range of seconds, milliseconds, … since 1970."""
+    return _epoch(numbers) is not None
+
+
+def is_compact(numbers: Ticks) -> bool:
+    """Whether all are dates like 20240131."""
+    return whole(numbers) and _compact(numbers.astype(np.int64)) is not None
 
 
 def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
@@ -307,8 +313,9 @@ def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
     found.append(_epoch(numbers))
     if named_time:
         found.append(_excel(numbers.astype(np.float64)))
-    axes = [Axis(label, ticks, is_time=True) for ticks in found if ticks is not None]
-    return [*axes, Axis(label, numbers, is_time=False)]
+    hint = "; if it is a channel, name it in data.channels"
+    axes = [Axis(label, ticks, is_time=True, hint=hint) for ticks in found if ticks is not None]
+    return [*axes, Axis(label, numbers, is_time=False, hint=hint)]
 
 
 # --- calendar fields ------------------------------------------------------------------------------

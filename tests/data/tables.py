@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from spec_opt.config.values import GapFilling, TimeColumn
 from spec_opt.data.reader import Series, read_series_file
@@ -17,7 +19,7 @@ LOAD, HEAT = RNG.normal(5, 2, ROWS).round(3), RNG.normal(30, 9, ROWS).round(3)
 HOURS = pd.date_range("2016-07-01", periods=ROWS, freq="h")
 
 
-def table(**columns: Sequence[object] | pd.Index) -> pd.DataFrame:
+def table(**columns: Sequence[object] | pd.Index | NDArray[Any]) -> pd.DataFrame:
     """Some leading columns, then the two channels."""
     lead = pd.DataFrame({name: list(cells) for name, cells in columns.items()})
     return lead.assign(load=LOAD, heat=HEAT)

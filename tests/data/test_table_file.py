@@ -179,7 +179,7 @@ def test_many_columns(tmp_path: Path) -> None:
         ("a,b\n1,2\n\n3,4\n", "column 'a', line 3 is empty"),
         ("a\n1\n\n2\n", "column 'a', line 3 is empty"),
         ("a,b,c\n5,1,\n7,2,\n1,5,\n", "column 'c' is empty"),
-        (",a\n5,1\n5,2\n3,2\n", "column '' has no name in the header"),
+        (",a\n5,1\n5,2\n3,2\n", "column 1 has no name in the header"),
         ("date,a\n2016,1,2\n", "line 2 has 3 cells, the header 2"),
         ("date,a,b\n2016,1,5,2,5\n", "a decimal comma needs another delimiter"),
         ("a,b\n" + "1.5,2\n" * 40 + "1,2,3\n", "Expected 2 fields in line 42, saw 3"),
