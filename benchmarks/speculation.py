@@ -8,6 +8,7 @@ trained on first use, which takes minutes.
 """
 
 import argparse
+import math
 from collections.abc import Iterable
 
 import torch
@@ -92,15 +93,15 @@ def table(
         acceptance = acceptance_by_position(found.accepted_by_position, found.tested_by_position)
         cases.append(Case(None, setting, acceptance, found.acceptance_rate, found.mse))
     for row in bench(measured.workload, mode, cases, options.batch_sizes, options.repeats):
-        low, high = row.spread
+        ratio, predicted = row.speedup, row.predicted_speedup or math.nan
         shares = " / ".join(f"{100 * share:.0f}" for share in vars(row.shares).values())
         print(
             f"| {row.setting} | {100 * row.acceptance_rate:.1f} % | {row.mse:.4f} "
             f"| {row.batch_size} | {1e3 * row.target_only_s / row.batches:.2f} "
             f"| {1e3 * row.speculative_s / row.batches:.2f} "
             f"| {1e3 * row.draft_only_s / row.batches:.2f} "
-            f"| {row.speedup:.2f} ({low:.2f} to {high:.2f}) | {row.predicted_speedup:.2f} "
-            f"| {100 * (row.predicted_speedup / row.speedup - 1):+.0f} % | {shares} |",
+            f"| {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {predicted:.2f} "
+            f"| {100 * (predicted / ratio.value - 1):+.0f} % | {shares} |",
             flush=True,
         )
     print()

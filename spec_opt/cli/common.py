@@ -52,10 +52,16 @@ def terminal_width() -> int | None:
 
 
 def study_file(reference: str) -> StudyConfig:
-    """Read a study file by its path, or by the name of one that ships."""
+    """Read a study file by its path, or by the name of one that ships; remember what was given."""
     from spec_opt.config.study_file import read_study
 
+    click.get_current_context().meta["study"] = reference
     return read_study(reference)
+
+
+def given_reference() -> str:
+    """The study as this command names it, quoted for a shell: for commands to paste."""
+    return shlex.quote(click.get_current_context().meta["study"])
 
 
 study_argument = click.argument("config", metavar="STUDY", type=study_file)

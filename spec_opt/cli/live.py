@@ -18,10 +18,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn
 from rich.text import Text
 
+from spec_opt.cli.common import terminal_width
 from spec_opt.errors import SpecOptError
 from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
+from spec_opt.results.verdict import Verdict
 from spec_opt.results.wording import described, left_out, percent, plural
 from spec_opt.study.progress import StudyProgress, progress
 from spec_opt.study.study import Study
@@ -43,6 +45,8 @@ class Snapshot:
 
     now: StudyProgress
     table: StudyTable
+    verdict: Verdict | None = None
+    """None while it only runs."""
 
 
 def document_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def document_of(snapshot: Snapshot) -> dict[str, Any]:
         "study": now.name,
         **to_jsonable_python(now, exclude={"name"}),
         "done": now.is_done,
+        "verdict": snapshot.verdict and snapshot.verdict.document(),
         "best": {
             "acceptance_rate": _best(min(points, key=by_acceptance, default=None)),
             "mse": _best(min(points, key=by_mse, default=None)),
@@ -73,6 +78,9 @@ def _best(point: Point | None) -> dict[str, Any] | None:
 def text_of(snapshot: Snapshot) -> str:
     """The text of `status`."""
     lines, points = _progress_lines(snapshot.now), snapshot.table.points
+    if snapshot.verdict is not None:
+        said = document.Text(snapshot.verdict.reason)
+        lines = [document.as_text([said], terminal_width()), "", *lines]
     if points:
         lines.append(f"  highest acceptance: {described(min(points, key=by_acceptance))}")
         lines.append(f"  lowest MSE: {described(min(points, key=by_mse))}")

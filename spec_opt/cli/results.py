@@ -12,6 +12,7 @@ import click
 from spec_opt.cli.common import (
     app,
     command_line,
+    given_reference,
     json_option,
     say,
     show,
@@ -67,7 +68,7 @@ def export(
 def recommend(
     config: StudyConfig, url: str, scenario: Scenario | None, style: RecommendFormat
 ) -> None:
-    """Recommend a setting for each scenario, or for one, and say why."""
+    """Say whether speculation pays, recommend a setting for each scenario or one, and say why."""
     from spec_opt.results.recommend import SCENARIOS, recommend
     from spec_opt.results.render import render
     from spec_opt.results.table import load_table
@@ -76,7 +77,7 @@ def recommend(
     table = load_table(url, config)
     scenarios = SCENARIOS if scenario is None else (scenario,)
     choices = [recommend(table, name, config.recommend) for name in scenarios]
-    verdict = verdict_of(table, config.recommend)
+    verdict = verdict_of(table, config.recommend, given_reference())
     show(render(choices, style, table=table, verdict=verdict, width=terminal_width()))
 
 
@@ -102,19 +103,21 @@ def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int
 
 @study_command
 @json_option
-@click.option("--split", type=click.Choice(["validation", "test"]), default="test")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test")
 @click.option("--trial", type=click.IntRange(0), metavar="N", help="Only this trial.")
 def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: int | None) -> None:
-    """Measure the Pareto settings again, on the test split.
+    """Measure the recommended and the Pareto settings again, on the test split, and judge them.
 
     A trial measured on the split that it was tuned on is a replay: its numbers must be the same.
     """
     from spec_opt.results import confirmation
     from spec_opt.results.table import load_table
+    from spec_opt.study.store import open_store
 
     found = confirmation.confirm_study(config, load_table(url, config), split, trial)
+    confirmation.keep_judgements(open_store(url, create=False), found)
     document, text = confirmation.confirmation_document, confirmation.confirmation_text
-    show(document(found) if as_json else text(found))
+    show(document(found) if as_json else text(found, terminal_width()))
 
 
 @study_command
@@ -143,7 +146,7 @@ def bench(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Measure the speedup of settings over the target alone."""
+    """Measure the speedup of settings over the target alone, and say whether it pays."""
     from spec_opt.config.study_file import given_setting
     from spec_opt.results.bench import bench_document, bench_study, bench_text
 
@@ -151,9 +154,15 @@ def bench(
     if setting is not None and trial is not None:
         raise click.UsageError("--trial and --sigma, --bias, --k exclude each other")
     found = bench_study(
-        config, url, trial=trial, setting=setting, batch_sizes=batch_sizes, repeats=repeats
+        config,
+        url,
+        trial=trial,
+        setting=setting,
+        batch_sizes=batch_sizes,
+        repeats=repeats,
+        reference=given_reference(),
     )
-    show(bench_document(found) if as_json else bench_text(found))
+    show(bench_document(found) if as_json else bench_text(found, terminal_width()))
 
 
 @app.command("import")

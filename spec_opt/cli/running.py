@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from spec_opt.cli.common import (
     KEPT,
     app,
     command_line,
+    given_reference,
     json_option,
     say,
     show,
@@ -53,7 +55,7 @@ def run(
     output: Path | None,
     as_json: bool,
 ) -> int:
-    """Run a study to its end, print its front, write its report.
+    """Run a study to its end, time what it recommends, say whether it pays, write the report.
 
     Makes the models first if need be. Given again, the command resumes the study. Without STUDY:
     the offline quickstart. Without --workers, --gpus and --ray: one worker, in this process.
@@ -67,24 +69,27 @@ def run(
 
     if gpus is not None and (workers is not None or ray is not None):
         raise click.UsageError("--gpus goes with neither --workers nor --ray")
-    config = read_study(study)
+    config, reference, objective = read_study(study), shlex.quote(study), None
     if ray is not None:
         opened, interrupted = service.run_on_ray(study, config, url, ray, workers)
     elif workers is None and gpus is None:
-        opened, interrupted = service.work(config, url)
+        opened, objective, interrupted = service.work(config, url)
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
+    remark = None
+    if not interrupted and ray is None and progress(opened).is_done:
+        remark = service.measure_speedups(config, opened, objective, reference)
     table, thresholds = read_table(opened.optuna_study(), config.search), config.recommend
     try:  # first: stdout may turn out to be full
         command = command_line()
         written = write_report(table, output, storage=url, command=command, thresholds=thresholds)
         report = f"report: {written.files[0]}"
     except OutputError as error:
-        report = f"no report: {error}; `spec-opt report STUDY -o DIR` writes it elsewhere"
+        report = f"no report: {error}; `spec-opt report {reference} -o DIR` writes it elsewhere"
     if as_json:
-        show(study_document(table, thresholds, storage=url, command=command_line()))
+        show(study_document(table, thresholds, reference, storage=url, command=command))
     else:
-        show(study_text(table, thresholds, study, terminal_width()))
+        show(study_text(table, thresholds, reference, terminal_width(), remark))
     say(report)
     if interrupted:
         say(KEPT)
@@ -114,7 +119,7 @@ def worker(config: StudyConfig, url: str) -> int:
     """Join the work on a study, from any machine."""
     from spec_opt.cli import service
 
-    _, interrupted = service.work(config, url, log_trials=not sys.stderr.isatty())
+    *_, interrupted = service.work(config, url, log_trials=not sys.stderr.isatty())
     if interrupted:
         say("interrupted: the running trial was given back")
         return INTERRUPTED
@@ -146,14 +151,17 @@ def train(config: StudyConfig, as_json: bool) -> None:
 @json_option
 @click.option("--watch", is_flag=True, help="Show it on stderr until the study is done.")
 def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
-    """Show how far a study is, who works on it, the best so far."""
+    """Show whether speculation pays, how far a study is, who works on it, the best so far."""
     from spec_opt.cli import live, service
     from spec_opt.results.table import read_table
+    from spec_opt.results.verdict import verdict_of
     from spec_opt.study.progress import progress
 
     study = service.look(config, url)
     if watch:  # Ctrl-C ends the watching, nothing else
         with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
             view.done.wait()
-    snapshot = live.Snapshot(progress(study), read_table(study.optuna_study(), config.search))
+    table = read_table(study.optuna_study(), config.search)
+    verdict = verdict_of(table, config.recommend, given_reference())
+    snapshot = live.Snapshot(progress(study), table, verdict)
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spec_opt.cli.common import say
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.study_file import StudyConfig
@@ -27,7 +28,7 @@ from spec_opt.study.study import Study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
-    from spec_opt.measure.objective import Objective
+    from spec_opt.measure.objective import StudyObjective
 
 PROGRAM = (sys.executable, "-m", "spec_opt")
 
@@ -46,7 +47,7 @@ def look(config: StudyConfig, url: str) -> Study:
         raise
 
 
-def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
+def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     """Everything a worker needs; bad input is found before anything is written.
 
     Raises:
@@ -63,10 +64,12 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, Objective]:
     return study, objective
 
 
-def work(config: StudyConfig, url: str, *, log_trials: bool = False) -> tuple[Study, bool]:
+def work(
+    config: StudyConfig, url: str, *, log_trials: bool = False
+) -> tuple[Study, StudyObjective, bool]:
     """One worker in this process, with the live view or, with `log_trials`, a line per trial.
 
-    Returns the study and whether the work was interrupted.
+    Returns the study, what measured it, and whether the work was interrupted.
     """
     study, objective = prepare(config, url)
     with ExitStack() as stack:
@@ -75,7 +78,31 @@ def work(config: StudyConfig, url: str, *, log_trials: bool = False) -> tuple[St
         on_first = _printing("finishing the running trial, then leaving; again to leave at once")
         stop = stack.enter_context(stop_on_signals(on_first))
         report = print_trial if log_trials else print_failure
-        return study, run_worker(study, objective, stop, on_trial=report).interrupted
+        interrupted = run_worker(study, objective, stop, on_trial=report).interrupted
+        return study, objective, interrupted
+
+
+def measure_speedups(
+    config: StudyConfig, study: Study, objective: StudyObjective | None, reference: str
+) -> str | None:
+    """End a run by timing what it recommends; returns what disturbed the timing, if anything did.
+
+    Args:
+        objective: what this process measured with; by default the models are loaded if need be.
+        reference: the study as it was named, for commands to paste.
+    """
+    if config.bench.seconds == 0:
+        return None
+    from spec_opt.measure.objective import StudyObjective
+    from spec_opt.results.bench import bench_run
+
+    prepare = partial(StudyObjective.prepare, config) if objective is None else lambda: objective
+    try:
+        found = bench_run(config, study.store, prepare, reference)
+    except SpecOptError as error:
+        say(f"no speedup was measured: {error}")
+        return None
+    return None if found is None else found.scatter
 
 
 def work_in_task(config: StudyConfig, url: str) -> None:

@@ -203,10 +203,20 @@ class DecodingConfig(Table):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-class SpeedScenario(Table):
-    """`[recommend.speed]`: highest acceptance, at a k that can pay."""
+class BenchConfig(Table):
+    """`[bench]`: what `run` measures at its end."""
 
+    seconds: float = Field(default=10.0, ge=0.0, le=86_400.0)
+    """Time for it, roughly; 0: nothing is measured."""
+
+
+class SpeedScenario(Table):
+    """`[recommend.speed]`: the highest speedup within a bound on the error."""
+
+    max_mse_ratio: PositiveFloat = 1.10
+    """MSE at most this times the target's own."""
     min_k: PositiveInt = 4
+    """Where no speedup is known: the highest acceptance at this k or more."""
 
 
 class BoundedScenario(Table):
@@ -258,6 +268,7 @@ class StudyConfig(Table):
     draft: DraftConfig = DraftConfig()
     decoding: DecodingConfig = DecodingConfig()
     recommend: RecommendConfig = RecommendConfig()
+    bench: BenchConfig = BenchConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -123,6 +123,22 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio of times."""
+
+    value: float
+    """Of the medians."""
+    low: float
+    """The lowest of runs that were timed side by side."""
+    high: float
+
+    @classmethod
+    def of(cls, times: tuple[float, ...], others: tuple[float, ...]) -> "Ratio":
+        ratios = [a / b for a, b in zip(times, others, strict=True)]
+        return cls(statistics.median(times) / statistics.median(others), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
 class BenchRow:
     """One setting at one batch size: repeated runs over the same windows, timed in turns."""
 
@@ -143,7 +159,8 @@ class BenchRow:
     speculative: tuple[float, ...]
     draft_only: tuple[float, ...]
     """The draft's means."""
-    predicted_speedup: float
+    predicted_speedup: float | None
+    """None where time was too short to learn costs."""
     target_only_calls: int
     """Calls of the model per run."""
     target_calls: int
@@ -165,15 +182,14 @@ class BenchRow:
         return statistics.median(self.draft_only)
 
     @property
-    def speedup(self) -> float:
-        """Target-only over speculative time, by medians."""
-        return self.target_only_s / self.speculative_s
+    def speedup(self) -> Ratio:
+        """Target-only over speculative time."""
+        return Ratio.of(self.target_only, self.speculative)
 
     @property
-    def spread(self) -> tuple[float, float]:
-        """The lowest and highest speedup of runs that were timed side by side."""
-        ratios = [a / b for a, b in zip(self.target_only, self.speculative, strict=True)]
-        return min(ratios), max(ratios)
+    def draft_speedup(self) -> Ratio:
+        """Target-only over draft-only time."""
+        return Ratio.of(self.target_only, self.draft_only)
 
     @property
     def batches(self) -> int:

@@ -11,7 +11,7 @@ from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
-from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.table import Point, StudyTable, by_mse
 from spec_opt.results.wording import draft_alone, percent, plural, relative
 
 WEAK_DRAFT = 1.05
@@ -24,7 +24,7 @@ BETWEEN = 0.3
 """The share of trials that may lie between the two sides of a switch; more make a slope."""
 
 
-def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
+def cautions(table: StudyTable) -> tuple[str, ...]:
     """What to know before relying on a choice, or on the study if nothing was chosen."""
     if not table.points:
         return ()
@@ -33,7 +33,6 @@ def cautions(table: StudyTable, chosen: Point | None) -> tuple[str, ...]:
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),
-        None if chosen is None else _speed(table, chosen),
     )
     return tuple(caution for caution in found if caution)
 
@@ -96,30 +95,6 @@ def _bias_without_effect(points: Sequence[Point]) -> str | None:
         f"Bias hardly matters: at equal sigma and k it moves acceptance by at most "
         f"{100 * max(effects):.1f} percentage points."
     )
-
-
-def _speed(table: StudyTable, chosen: Point) -> str:
-    predicted = chosen.result.predicted_speedup
-    measured = table.measured_speedup(chosen.number)
-    if measured is not None and measured.speedup is not None:
-        verdict = ""
-        if measured.speedup <= 1.0:
-            verdict = ": speculation does not pay here"
-        elif measured.at_least <= 1.0:
-            verdict = f", but {measured.at_least:.2f}x in the slowest run: no clear gain"
-        return (
-            f"The measured speedup over the target alone is {measured.speedup:.2f}x at best "
-            f"({measured.device}, batch size {measured.batch_size}){verdict}."
-        )
-    measure = f"`spec-opt bench STUDY --trial {chosen.number}` measures it."
-    if predicted is None:
-        return f"The speedup is not known yet: {measure}"
-    if predicted <= 1.0:
-        return (
-            f"The predicted speedup is {predicted:.2f}x: speculation is not expected to pay "
-            f"here; {measure}"
-        )
-    return f"The predicted speedup is {predicted:.2f}x, not yet measured: {measure}"
 
 
 def _imported(table: StudyTable) -> str | None:
@@ -225,7 +200,9 @@ def _sampling_noise(table: StudyTable) -> str | None:
 
 
 def _wide_tolerance(table: StudyTable) -> str | None:
-    if _rule(table) != "point":
+    """Whether the error still falls at the smallest sigma tried."""
+    best, smallest = min(table.points, key=by_mse), min(p.setting.sigma for p in table.points)
+    if _rule(table) != "point" or best.setting.sigma > smallest:
         return None
     return (
         "With rule 'point' sigma is the gap between draft and target that is tolerated: add "

@@ -1,41 +1,56 @@
-"""`spec-opt bench`: which settings are timed, and the results as JSON, as a table and in words.
+"""`spec-opt bench`, and the bench that ends a run: what is timed, kept with the study and shown.
 
-`spec_opt.measure.bench` does the timing. Times are in seconds, medians over repeats.
+`spec_opt.measure.bench` does the timing. Times are in seconds, medians over runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
-
-import optuna
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
 from spec_opt.errors import InputError
 from spec_opt.measure.cost_model import acceptance_by_position
-from spec_opt.measure.measurement import Baseline, BenchRow, Case
-from spec_opt.results.document import Table, as_text
-from spec_opt.results.recommend import recommend_all
+from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
+from spec_opt.results.document import Block, Table, Text, as_text
+from spec_opt.results.recommend import worth_timing
 from spec_opt.results.table import Point, Speedup, StudyTable, read_table
-from spec_opt.results.wording import draft_alone, percent, relative, setting_cells
-from spec_opt.study.store import open_store
+from spec_opt.results.verdict import (
+    Candidate,
+    Verdict,
+    draft_candidate,
+    error_ratio,
+    judge,
+    limit_of,
+    verdict_of,
+)
+from spec_opt.results.wording import percent, setting_cells
+from spec_opt.study.store import Store, open_store
+from spec_opt.study.study import update_attribute
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import StudyObjective
 
+log = logging.getLogger(__name__)
+
 BATCH_SIZES: Final = (1, 8, 64)
 """Timed besides the study's own."""
+MOST_RUNS: Final = 9
+"""At the end of `run`, however much time there is."""
+DISTURBED: Final = 1.3
+"""Equal runs that differ by more than this factor mean that the machine was busy."""
 
-_HEADINGS = (
-    "trial", "sigma", "bias", "k", "batch", "target only, ms", "speculative, ms", "speedup",
-    "(spread)", "predicted", "patches/s", "draft", "verify", "accept", "rest",
+_COLUMNS = (
+    "trial", "sigma", "bias", "k", "batch", "target ms", "draft ms", "spec. ms", "speedup",
+    "low", "high", "pred.",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bench:
-    """All measurements of one run of the command, on one device."""
+    """What was timed on one device, and the verdict that follows."""
 
     study: str
     device: str
@@ -43,46 +58,41 @@ class Bench:
     rule: str
     threads: int
     """CPU threads."""
-    repeats: int
     rows: tuple[BenchRow, ...]
     baseline: Baseline
-    equivalence_margin: float
+    verdict: Verdict
 
     @property
-    def speedups(self) -> tuple[Speedup, ...]:
-        """What is stored with the study: the rows of trials."""
-        return tuple(
-            Speedup(
-                trial=row.trial,
-                device=self.device,
-                batch_size=row.batch_size,
-                predicted_speedup=row.predicted_speedup,
-                speedup=row.speedup,
-                speedup_low=row.spread[0],
-            )
-            for row in self.rows
-            if row.trial is not None
+    def scatter(self) -> str | None:
+        """That the machine was busy; None if it was not."""
+        row = max(self.rows, key=lambda r: max(r.target_only) / min(r.target_only), default=None)
+        if row is None or max(row.target_only) < DISTURBED * min(row.target_only):
+            return None
+        low, high = min(row.target_only), max(row.target_only)
+        return (
+            f"The machine was busy: equal runs of the target alone took {1e3 * low:.3g} to "
+            f"{1e3 * high:.3g} ms."
         )
 
 
 def bench_document(bench: Bench) -> dict[str, Any]:
     """Everything, for `bench --json`."""
     rows = [_row_document(row) for row in bench.rows]
-    return asdict(bench) | {"rows": rows, "verdict": verdict(bench)}
+    return asdict(bench) | {"rows": rows, "verdict": bench.verdict.document()}
 
 
 def _row_document(row: BenchRow) -> dict[str, Any]:
     document = asdict(row)
     runs = {name: list(document.pop(name)) for name in ("target_only", "speculative", "draft_only")}
-    low, high = row.spread
     return document | {
         "setting": row.setting.model_dump(),
         "target_only_s": row.target_only_s,
         "speculative_s": row.speculative_s,
         "draft_only_s": row.draft_only_s,
-        "speedup": row.speedup,
-        "speedup_low": low,
-        "speedup_high": high,
+        "speedup": row.speedup.value,
+        "speedup_low": row.speedup.low,
+        "speedup_high": row.speedup.high,
+        "draft_speedup": row.draft_speedup.value,
         "target_only_patches_per_s": row.patches / row.target_only_s,
         "speculative_patches_per_s": row.patches / row.speculative_s,
         "target_only_latency_s": row.target_only_s / row.batches,
@@ -91,80 +101,49 @@ def _row_document(row: BenchRow) -> dict[str, Any]:
     }
 
 
-def bench_text(bench: Bench) -> str:
-    """A table for a terminal, and the verdict."""
-    context = bench.rows[0].context if bench.rows else "no"
-    heading = (
-        f"{bench.study}: rule {bench.rule}, {context} context, {bench.precision}, on {bench.device}"
-        f" ({bench.threads} threads); medians of {bench.repeats} runs, per batch"
+def bench_text(bench: Bench, width: int | None = None) -> str:
+    """The verdict, a table, and what else the times say, for a terminal of `width` columns."""
+    blocks: list[Block] = [Text(bench.verdict.reason)]
+    if not bench.rows:
+        blocks.append(Text("Nothing was measured: no batch size fits the device's memory."))
+        return as_text(blocks, width)
+    first = bench.rows[0]
+    blocks.append(
+        Text(
+            f"{bench.study}: rule {bench.rule}, {first.context} context, {bench.precision}, on "
+            f"{bench.device} ({bench.threads} threads); medians of {len(first.speculative)} runs, "
+            "per batch; low and high are the slowest and the fastest run, pred. is the prediction"
+        )
     )
-    rows = as_text([Table(_HEADINGS, [_cells(row) for row in bench.rows])], 200)
-    return f"{heading}\n\n{rows}\n\n{verdict(bench)}"
+    blocks.append(Table(_COLUMNS, [_cells(row) for row in bench.rows]))
+    blocks += [Text(text) for text in (_why_slower(bench.rows), bench.scatter) if text]
+    return as_text(blocks, width)
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:
-    low, high = row.spread
+    times = (row.target_only_s, row.draft_only_s, row.speculative_s)
+    predicted = row.predicted_speedup
     return (
         "-" if row.trial is None else str(row.trial),
         *setting_cells(row.setting),
         str(row.batch_size),
-        f"{1e3 * row.target_only_s / row.batches:.2f}",
-        f"{1e3 * row.speculative_s / row.batches:.2f}",
-        f"{row.speedup:.2f}",
-        f"({low:.2f}-{high:.2f})",
-        f"{row.predicted_speedup:.2f}",
-        f"{row.patches / row.speculative_s:.0f}",
-        *(percent(share) for share in asdict(row.shares).values()),
+        *(f"{1e3 * seconds / row.batches:.4g}" for seconds in times),
+        *(f"{ratio:.2f}" for ratio in (row.speedup.value, row.speedup.low, row.speedup.high)),
+        "-" if predicted is None else f"{predicted:.2f}",
     )
 
 
-def verdict(bench: Bench) -> str:
-    """Whether speculation pays on this device, and what else to know."""
-    if not bench.rows:
-        return "Nothing was measured: no batch size fits the device's memory."
-    # A clear gain counts before a higher median whose runs disagree.
-    best = max(bench.rows, key=lambda row: (row.spread[0] > 1.0, row.speedup))
-    sentences = [_best(best, bench.baseline)]
-    losing = {row.batch_size for row in bench.rows if row.spread[1] < 1.0}
-    winning = {row.batch_size for row in bench.rows if row.spread[0] > 1.0}
-    if winning and losing - winning:
-        sizes = ", ".join(map(str, sorted(losing - winning)))
-        sentences.append(f"It loses at batch size {sizes}.")
-    if best.speedup < 1.0:
-        step = best.target_only_s / best.patches
-        sentences.append(
-            f"Why: a round costs as much as {best.speculative_s / best.rounds / step:.1f} patches "
-            f"of the target alone and emits {best.patches / best.rounds:.1f}."
-        )
-    draft = draft_alone(bench.baseline, "on the study's windows", bench.equivalence_margin)
-    if draft is not None:
-        fastest = max(bench.rows, key=lambda row: row.target_only_s / row.draft_only_s)
-        sentences.append(
-            f"{draft} It is up to {fastest.target_only_s / fastest.draft_only_s:.1f} times as fast "
-            f"as the target (batch size {fastest.batch_size})."
-        )
-    return " ".join(sentences)
-
-
-def _best(row: BenchRow, baseline: Baseline) -> str:
-    low, high = row.spread
-    where = (
-        f"at {row.setting}, batch size {row.batch_size} "
-        f"({low:.2f} to {high:.2f} over {len(row.speculative)} runs)"
-    )
-    if low > 1.0:
-        return (
-            f"Speculation pays here: up to {row.speedup:.2f} times as fast as the target alone "
-            f"{where}, with an MSE {relative(row.mse, baseline.target_mse)} the target's."
-        )
-    if high < 1.0:
-        return (
-            "Speculation does not pay here: at best it takes "
-            f"{1 / row.speedup:.2f} times as long as the target alone, {where}."
-        )
+def _why_slower(rows: Sequence[BenchRow]) -> str | None:
+    """Where the time of the fastest setting goes; None if it is faster than the target."""
+    best = max(rows, key=lambda row: row.speedup.value)
+    if best.speedup.value >= 1.0:
+        return None
+    step, shares = best.target_only_s / best.patches, asdict(best.shares)
+    parts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     return (
-        "Speculation makes no clear difference here: at best it is "
-        f"{row.speedup:.2f} times as fast as the target alone, {where}."
+        f"At best, with {best.setting} and batches of {best.batch_size}, a round costs as much as "
+        f"{best.speculative_s / best.rounds / step:.1f} patches of the target alone and emits "
+        f"{best.patches / best.rounds:.1f}; its time: {parts}."
     )
 
 
@@ -176,83 +155,198 @@ def bench_study(
     setting: Setting | None,
     batch_sizes: Sequence[int],
     repeats: int,
+    reference: str,
 ) -> Bench:
     """Bench a trial, a given setting, or (with neither) the recommended ones.
 
-    Results for trials are stored with the study, for its report.
+    Results for trials, and for the draft alone, are stored with the study. A given setting needs
+    no study, and the verdict is about it alone.
+
+    Args:
+        reference: the study as it was named, for commands to paste.
 
     Raises:
         StudyError: no such study or trial, or it was measured with other models, data or decoding.
         InputError: series, checkpoints or device do not fit, or the rule takes no such setting.
         DecodingError: a forecast is not finite.
     """
-    from spec_opt.measure import bench as timing  # imports torch
-    from spec_opt.measure.objective import StudyObjective
-    from spec_opt.models.device import device_name
+    from spec_opt.measure.objective import StudyObjective  # imports torch
 
     if setting is not None:
         check_setting(setting, config.decoding.rule)
-        objective = StudyObjective.prepare(config)
-        cases = [_measured(None, setting, objective)]
     else:
         store = open_store(url, create=False)
         table = read_table(store.optuna_study(config.name), config.search)
-        points = _recommended(table, config) if trial is None else [table.point(trial)]
-        objective = StudyObjective.prepare(config)
-        table.check_fingerprints(objective.fingerprints)
-        cases = [_case_of(point, objective) for point in points]
-    workload = objective.evaluator.workload
+        points = worth_timing(table, config.recommend) if trial is None else [table.point(trial)]
+        if not points:
+            raise InputError(
+                f"study {table.name}: no setting is recommended, so there is none to bench; "
+                "give --trial, or --sigma, --bias and --k"
+            )
+    objective = StudyObjective.prepare(config)
+    count = len(objective.evaluator.workload.windows)
     sizes = batch_sizes or (*BATCH_SIZES, config.decoding.batch_size)
-    fitting = sorted({min(size, len(workload.windows)) for size in sizes})
-    result = Bench(
+    fitting = sorted({min(size, count) for size in sizes})
+    if setting is not None:
+        return _bench_setting(objective, setting, fitting, repeats, reference)
+    table.check_fingerprints(objective.fingerprints)
+    return _bench_points(store, objective, points, fitting, repeats, None, reference)
+
+
+def bench_run(
+    config: StudyConfig, store: Store, prepare: Callable[[], StudyObjective], reference: str
+) -> Bench | None:
+    """The bench that ends a run, within `bench.seconds`; None if its results are there already.
+
+    Args:
+        prepare: gives the models on the windows; called only if there is something to time.
+        reference: the study as it was named, for commands to paste.
+
+    Raises:
+        SpecOptError: a forecast is not finite, or `prepare` failed.
+    """
+    from spec_opt.models.device import device_name, resolve_device  # imports torch
+
+    table = read_table(store.optuna_study(config.name), config.search)
+    points = worth_timing(table, config.recommend)
+    batch_size = config.decoding.batch_size
+    sizes = sorted({1, *(min(batch_size, p.result.windows or batch_size) for p in points)})
+    device = device_name(resolve_device(config.decoding.device))
+    timed = {(s.trial, s.batch_size) for s in table.speedups if s.device == device and s.runs}
+    if all((point.number, size) in timed for point in points for size in sizes):
+        return None
+    seconds = config.bench.seconds
+    log.info("timing what is recommended, for about %g s", seconds)
+    return _bench_points(store, prepare(), points, sizes, MOST_RUNS, seconds, reference)
+
+
+def _bench_points(
+    store: Store,
+    objective: StudyObjective,
+    points: Sequence[Point],
+    batch_sizes: Sequence[int],
+    repeats: int,
+    seconds: float | None,
+    reference: str,
+) -> Bench:
+    config = objective.config
+    cases = [_case_of(point, objective) for point in points]
+    rows, device = _timed(objective, cases, batch_sizes, repeats, seconds)
+    _keep(store, config.name, speedups_of(rows, device))
+    table = read_table(store.optuna_study(config.name), config.search)
+    verdict = verdict_of(table, config.recommend, reference)
+    return _bench_of(objective, rows, device, verdict)
+
+
+def _bench_setting(
+    objective: StudyObjective,
+    setting: Setting,
+    batch_sizes: Sequence[int],
+    repeats: int,
+    reference: str,
+) -> Bench:
+    config, baseline = objective.config, objective.baseline
+    found = objective(setting)
+    acceptance = acceptance_by_position(found.accepted_by_position, found.tested_by_position)
+    case = Case(None, setting, acceptance, found.acceptance_rate, found.mse)
+    rows, device = _timed(objective, [case], batch_sizes, repeats, None)
+    table = StudyTable(
+        name=config.name,
+        trials=(),
+        config=config,
+        baseline=baseline,
+        speedups=tuple(_speedup(None, row, row.draft_speedup, device) for row in rows),
+    )
+    measured = tuple(_speedup(None, row, row.speedup, device) for row in rows)
+    error = error_ratio(found.mse, found.blocks, baseline)
+    candidate = Candidate(setting, None, error, measured)
+    limit = limit_of(table, config.recommend)
+    verdict = judge([candidate], draft_candidate(table), limit, reference)
+    return _bench_of(objective, rows, device, verdict)
+
+
+def _bench_of(
+    objective: StudyObjective, rows: tuple[BenchRow, ...], device: str, verdict: Verdict
+) -> Bench:
+    from spec_opt.measure import bench as timing  # imports torch
+
+    config = objective.config
+    return Bench(
         study=config.name,
-        device=device_name(workload.device),
+        device=device,
         precision=config.decoding.precision,
         rule=config.decoding.rule,
         threads=timing.thread_count(),
-        repeats=repeats,
-        rows=timing.bench(workload, config.decoding.context, cases, fitting, repeats),
+        rows=rows,
         baseline=objective.baseline,
-        equivalence_margin=config.recommend.equivalence_margin,
+        verdict=verdict,
     )
-    if setting is None:
-        _store_speedups(store.optuna_study(config.name), result)
-    return result
 
 
-def _recommended(table: StudyTable, config: StudyConfig) -> list[Point]:
-    choices = recommend_all(table, config.recommend)
-    points = {choice.point.number: choice.point for choice in choices if choice.point is not None}
-    if not points:
-        raise InputError(
-            f"study {table.name}: no setting is recommended, so there is none to bench; "
-            "give --trial, or --sigma, --bias and --k"
-        )
-    return list(points.values())
+def _timed(
+    objective: StudyObjective,
+    cases: Sequence[Case],
+    batch_sizes: Sequence[int],
+    repeats: int,
+    seconds: float | None,
+) -> tuple[tuple[BenchRow, ...], str]:
+    """The rows, and the device."""
+    from spec_opt.measure import bench as timing  # imports torch
+    from spec_opt.models.device import device_name
+
+    workload, context = objective.evaluator.workload, objective.config.decoding.context
+    rows = timing.bench(workload, context, cases, batch_sizes, repeats, seconds)
+    return rows, device_name(workload.device)
 
 
 def _case_of(point: Point, objective: StudyObjective) -> Case:
     result = point.result
     accepted, tested = result.accepted_by_position, result.tested_by_position
+    rate, mse = result.acceptance_rate, result.mse
     if accepted is None or tested is None:  # imported
         check_setting(point.setting, objective.config.decoding.rule)
-        return _measured(point.number, point.setting, objective)
-    acceptance = acceptance_by_position(accepted, tested)
-    return Case(point.number, point.setting, acceptance, result.acceptance_rate, result.mse)
+        found = objective(point.setting)
+        accepted, tested = found.accepted_by_position, found.tested_by_position
+        rate, mse = found.acceptance_rate, found.mse
+    return Case(point.number, point.setting, acceptance_by_position(accepted, tested), rate, mse)
 
 
-def _measured(trial: int | None, setting: Setting, objective: StudyObjective) -> Case:
-    found = objective(setting)
-    acceptance = acceptance_by_position(found.accepted_by_position, found.tested_by_position)
-    return Case(trial, setting, acceptance, found.acceptance_rate, found.mse)
+def speedups_of(rows: Sequence[BenchRow], device: str) -> tuple[Speedup, ...]:
+    """What is kept with the study: those of trials, and of the draft alone at each batch size."""
+    drafts = {row.batch_size: _speedup(None, row, row.draft_speedup, device) for row in rows}
+    trials = (
+        _speedup(row.trial, row, row.speedup, device) for row in rows if row.trial is not None
+    )
+    return (*drafts.values(), *trials)
 
 
-def _store_speedups(study: optuna.Study, result: Bench) -> None:
-    speedups = merged(read_table(study).speedups, result.speedups)
-    study.set_user_attr("speedups", [asdict(one) for one in speedups])
+def _speedup(trial: int | None, row: BenchRow, ratio: Ratio, device: str) -> Speedup:
+    return Speedup(
+        trial=trial,
+        device=device,
+        batch_size=row.batch_size,
+        predicted_speedup=None if trial is None else row.predicted_speedup,
+        speedup=ratio.value,
+        speedup_low=ratio.low,
+        speedup_high=ratio.high,
+        runs=len(row.target_only),
+    )
 
 
-def merged(old: Sequence[Speedup], new: Sequence[Speedup]) -> tuple[Speedup, ...]:
-    """Stored and new speedups; a new one replaces that of the same trial, device and batch size."""
-    found = {(one.trial, one.device, one.batch_size): one for one in (*old, *new)}
-    return tuple(found[key] for key in sorted(found))
+def _keep(store: Store, name: str, new: Sequence[Speedup]) -> None:
+    """Add speedups to those of the study; another bench may do so at the same time."""
+    update_attribute(store, name, "speedups", lambda old: merged(old or [], new))
+
+
+def merged(old: Sequence[dict[str, Any]], new: Sequence[Speedup]) -> list[dict[str, Any]]:
+    """Stored speedups and, at the end, new ones.
+
+    A new one replaces that of the same trial, device and batch size.
+    """
+
+    def key(stored: dict[str, Any]) -> tuple[Any, ...]:
+        return stored["trial"], stored["device"], stored["batch_size"]
+
+    added = [asdict(one) for one in new]
+    replaced = {key(one) for one in added}
+    return [*(one for one in old if key(one) not in replaced), *added]

@@ -1,29 +1,28 @@
-"""Settings measured again: on a split that they were not tuned on, or on the same as a replay."""
+"""Settings measured again: on a split that they were not tuned on, or on the same as a replay.
+
+On another split each recommendation is judged by its own limits. Its error there is compared with
+the target's on the same windows: splits differ in difficulty, so errors of two splits are not
+compared.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spec_opt.config.study_file import Setting, StudyConfig
+from spec_opt.config.study_file import RecommendConfig, Setting, StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
-from spec_opt.results.document import Table, as_text
-from spec_opt.results.table import Point, Result, StudyTable
-from spec_opt.results.wording import (
-    draft_alone,
-    percent,
-    relative,
-    setting_cells,
-    with_error,
-)
-
-_HEADINGS = (
-    "trial", "sigma", "bias", "k", "acceptance", "", "drop", "MSE", "", "drop", "of target's", "",
-)  # fmt: skip
+from spec_opt.results.document import Block, Bullets, Table, Text, as_text
+from spec_opt.results.recommend import Recommendation, bounds_of, limits_of, recommend_all
+from spec_opt.results.table import Judgement, Point, Result, StudyTable
+from spec_opt.results.verdict import ErrorRatio, draft_error_ratio, error_ratio, limit_of
+from spec_opt.results.wording import percent, relative, setting_cells, with_error
+from spec_opt.study.store import Store
+from spec_opt.study.study import update_attribute
 
 BETWEEN_SPLITS = (
     "± is over windows within a split: what sets splits apart, such as a season, is not in it."
@@ -39,12 +38,7 @@ class Drop:
 
     value: float
     half_width: float | None
-    """Of the 95 % interval, from both splits: they share no window. None if not known."""
-
-    @property
-    def is_clear(self) -> bool | None:
-        """Whether the drop is beyond noise; None if the noise is not known."""
-        return None if self.half_width is None else self.value > self.half_width
+    """Half of the 95 % interval, by both splits: they share no window. None if not known."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,9 @@ class Confirmed:
 
     point: Point
     measurement: Measurement
+    tuned_error: ErrorRatio | None
+    """Against the target, on the split it was tuned on; None if that is not known."""
+    error: ErrorRatio
 
     @property
     def acceptance(self) -> Drop:
@@ -64,8 +61,8 @@ class Confirmed:
 
     def _drop(self, name: str, half_width: str) -> Drop:
         tuned, again = vars(self.point.result), vars(self.measurement)
-        noise = tuned[half_width], again[half_width]
-        return Drop(tuned[name] - again[name], None if None in noise else math.hypot(*noise))
+        widths = tuned[half_width], again[half_width]
+        return Drop(tuned[name] - again[name], None if None in widths else math.hypot(*widths))
 
     @property
     def is_the_same(self) -> bool:
@@ -85,10 +82,10 @@ class Confirmation:
     """The split that the study was tuned on."""
     confirmed: Split
     settings: tuple[Confirmed, ...]
-    tuned_baseline: Baseline | None
     baseline: Baseline
     """On the confirmed split."""
-    equivalence_margin: float
+    judgements: tuple[Judgement, ...]
+    """Of the recommendations among the settings and of the draft alone; none of a replay."""
 
     @property
     def is_replay(self) -> bool:
@@ -98,7 +95,7 @@ class Confirmation:
 def confirm_study(
     config: StudyConfig, table: StudyTable, split: Split, trial: int | None = None
 ) -> Confirmation:
-    """Measure a trial, or by default every setting of the front, again on `split`.
+    """Measure a trial, or by default the front and what is recommended, again on `split`.
 
     On the split that the study was tuned on, a trial is replayed and must give the same numbers.
 
@@ -114,7 +111,7 @@ def confirm_study(
             f"--split {split}: study {config.name} was tuned on it; name another split to confirm, "
             "or a --trial to replay"
         )
-    points = [block[0] for block in table.distinct_front] if trial is None else [table.point(trial)]
+    points = to_confirm(table, config.recommend) if trial is None else [table.point(trial)]
     if not points:
         raise StudyError(
             f"study {config.name}: no trial has completed yet, so there is nothing to confirm"
@@ -127,7 +124,15 @@ def confirm_study(
     if table.fingerprints is not None and split != data.split:  # other windows, another fingerprint
         found = replace(found, data=table.fingerprints.data)
     table.check_fingerprints(found)
-    return confirm_points(table, points, (data.split, split), objective, objective.baseline)
+    splits = (data.split, split)
+    return confirm_points(table, points, splits, objective, objective.baseline, config.recommend)
+
+
+def to_confirm(table: StudyTable, thresholds: RecommendConfig) -> list[Point]:
+    """The recommended trials, and one of each distinct result of the front."""
+    recommended = [r.point for r in recommend_all(table, thresholds) if r.point is not None]
+    front = [block[0] for block in table.distinct_front]
+    return list({point.number: point for point in (*recommended, *front)}.values())
 
 
 def confirm_points(
@@ -136,76 +141,132 @@ def confirm_points(
     splits: tuple[Split, Split],
     measure: Callable[[Setting], Measurement],
     baseline: Baseline,
+    thresholds: RecommendConfig | None = None,
 ) -> Confirmation:
     """Measure trials again; `splits` are the tuned one and that of `measure` and `baseline`."""
-    return Confirmation(
-        study=table.name,
-        tuned=splits[0],
-        confirmed=splits[1],
-        settings=tuple(Confirmed(point, measure(point.setting)) for point in points),
-        tuned_baseline=table.baseline,
-        baseline=baseline,
-        equivalence_margin=table.equivalence_margin,
-    )
-
-
-def confirmation_text(confirmation: Confirmation) -> str:
-    """A table for a terminal: each number as tuned and as confirmed, and the drop."""
-    baseline, where = confirmation.baseline, f"on {confirmation.confirmed}"
-    sentences = (
-        f"Target alone {where}: MSE {baseline.target_mse:.4f}, draft alone: MSE "
-        f"{baseline.draft_mse:.4f}.",
-        _sameness(confirmation) if confirmation.is_replay else _worst(confirmation),
-        None if confirmation.is_replay else BETWEEN_SPLITS,
-        draft_alone(baseline, where, confirmation.equivalence_margin),
-    )
-    rows = [_row(confirmation, one) for one in confirmation.settings]
-    return "\n".join(
-        [
-            f"{confirmation.study}: {confirmation.tuned} (tuned on) -> {confirmation.confirmed}",
-            "",
-            as_text([Table(_HEADINGS, rows)], 200),
-            "",
-            *(sentence for sentence in sentences if sentence),
+    settings = []
+    for point in points:
+        again, result, tuned = measure(point.setting), point.result, None
+        if table.baseline is not None:
+            tuned = error_ratio(result.mse, result.blocks, table.baseline)
+        error = error_ratio(again.mse, again.blocks, baseline)
+        settings.append(Confirmed(point, again, tuned, error))
+    judgements: list[Judgement] = []
+    if splits[0] != splits[1]:
+        known = {one.point.number: one for one in settings}
+        judgements = [
+            _judge(table, choice, known[choice.trial], splits[1], baseline, thresholds)
+            for choice in recommend_all(table, thresholds)
+            if choice.trial in known
         ]
+        limit, error = limit_of(table, thresholds), draft_error_ratio(baseline)
+        judgements.append(_judgement("draft_alone", splits[1], error, limit))
+    return Confirmation(
+        table.name, splits[0], splits[1], tuple(settings), baseline, tuple(judgements)
     )
+
+
+def _judge(
+    table: StudyTable,
+    choice: Recommendation,
+    one: Confirmed,
+    split: Split,
+    baseline: Baseline,
+    thresholds: RecommendConfig | None,
+) -> Judgement:
+    """A recommendation by the limits of its scenario; an absolute limit stays absolute."""
+    limits = limits_of(table, thresholds)
+    floor = bounds_of(table, choice.scenario, limits).min_acceptance
+    asked = vars(limits)[choice.scenario]
+    absolute: float | None = getattr(asked, "max_mse", None)
+    limit = asked.max_mse_ratio if absolute is None else absolute / baseline.target_mse
+    judgement = _judgement(choice.scenario, split, one.error, limit)
+    rate, width = one.measurement.acceptance_rate, one.measurement.acceptance_ci95
+    judgement = replace(judgement, trial=choice.trial, acceptance_rate=rate)
+    if judgement.outcome == "not confirmed" or rate - (width or 0.0) >= floor:
+        return judgement
+    outcome = "not confirmed" if rate < floor else "not settled"
+    why = f"{percent(rate)} accepted, at least {percent(floor)} wanted"
+    return replace(judgement, outcome=outcome, why=why)
+
+
+def _judgement(scenario: str, split: str, error: ErrorRatio, limit: float) -> Judgement:
+    if error.value > limit:
+        outcome = "not confirmed"
+    else:
+        outcome = "confirmed" if error.is_inside(limit) else "not settled"
+    why = None
+    if outcome != "confirmed":
+        width = None if error.high is None else 100 * (error.high - error.value)
+        noise = f", by these windows ±{width:.1f}%" if width and outcome == "not settled" else ""
+        why = (
+            f"MSE {relative(error.value, 1.0)} the target's{noise}, limit {100 * limit - 100:.3g}%"
+        )
+    return Judgement(
+        scenario, split, None, outcome, why, error.value, error.low, error.high, limit, None
+    )
+
+
+def keep_judgements(store: Store, confirmation: Confirmation) -> None:
+    """Store what was judged with the study, in place of earlier judgements of the same kind."""
+    added = [asdict(one) for one in confirmation.judgements]
+    replaced = {(one["scenario"], one["split"]) for one in added}
+
+    def change(old: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        kept = [one for one in old or [] if (one["scenario"], one["split"]) not in replaced]
+        return [*kept, *added]
+
+    update_attribute(store, confirmation.study, "judgements", change)
+
+
+def confirmation_text(confirmation: Confirmation, width: int | None = None) -> str:
+    """For a terminal of `width` columns: the judgements, then a table of both splits."""
+    baseline, tuned, again = confirmation.baseline, confirmation.tuned, confirmation.confirmed
+    blocks: list[Block] = [
+        Text(f"{confirmation.study}: tuned on {tuned}, measured again on {again}")
+    ]
+    if confirmation.is_replay:
+        blocks.append(Text(_sameness(confirmation)))
+    else:
+        blocks.append(Bullets([_sentence(confirmation, one) for one in confirmation.judgements]))
+    columns = ["trial", "sigma", "bias", "k", f"MSE {tuned}", f"MSE {again}"]
+    columns += [f"accepted {tuned}", f"accepted {again}", "drop, points"]
+    rows = [_row(confirmation, one) for one in confirmation.settings]
+    blocks.append(Table(columns, rows))
+    remarks = (
+        "An MSE is relative to that of the target alone on the same windows; target alone on "
+        f"{again}: {baseline.target_mse:.4f}, draft alone: {baseline.draft_mse:.4f}."
+    )
+    if not confirmation.is_replay:
+        remarks = f"{remarks} {BETWEEN_SPLITS}"
+    blocks.append(Text(remarks))
+    return as_text(blocks, width)
+
+
+def _sentence(confirmation: Confirmation, one: Judgement) -> str:
+    name = one.scenario.replace("_", " ")
+    settings = {c.point.number: c.point.setting for c in confirmation.settings}
+    setting = settings.get(one.trial) if one.trial is not None else None
+    return f"{name}{f' ({setting})' if setting else ''}: {one}"
 
 
 def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
-    result, again, tuned = one.point.result, one.measurement, confirmation.tuned_baseline
-    acceptance, mse = one.acceptance, one.mse
-    noise = (acceptance.half_width, mse.half_width)
-    if confirmation.is_replay:  # the same windows
-        noise = (None, None)
+    drop, noisy = one.acceptance, not confirmation.is_replay  # a replay has the same windows
+    width = drop.half_width if noisy else None
     return (
         str(one.point.number),
         *setting_cells(one.point.setting),
-        percent(result.acceptance_rate),
-        f"-> {percent(again.acceptance_rate)}",
-        with_error(f"{100 * acceptance.value:.1f}", noise[0] and 100 * noise[0], 1),
-        f"{result.mse:.4f}",
-        f"-> {again.mse:.4f}",
-        with_error(f"{mse.value:.4f}", noise[1], 4),
-        "" if tuned is None else relative(result.mse, tuned.target_mse),
-        f"-> {relative(again.mse, confirmation.baseline.target_mse)}",
+        "-" if one.tuned_error is None else _signed(one.tuned_error, noisy),
+        _signed(one.error, noisy),
+        percent(one.point.result.acceptance_rate),
+        percent(one.measurement.acceptance_rate),
+        with_error(f"{100 * drop.value:.1f}", width and 100 * width, 1),
     )
 
 
-def _worst(confirmation: Confirmation) -> str:
-    """How far the acceptance fell at most. Not the MSE: splits differ in difficulty."""
-    worst = max(confirmation.settings, key=lambda one: one.acceptance.value)
-    drop = worst.acceptance
-    if drop.value <= 0:
-        return "Acceptance falls nowhere."
-    noise = {
-        True: "outside the 95 % interval",
-        False: "inside the 95 % interval",
-        None: "of unknown noise",
-    }[drop.is_clear]
-    return (
-        f"Acceptance falls most for {worst.point.setting}: by {100 * drop.value:.1f} percentage "
-        f"points, {noise}."
-    )
+def _signed(error: ErrorRatio, noisy: bool) -> str:
+    width = None if error.high is None or not noisy else 100 * (error.high - error.value)
+    return f"{with_error(f'{100 * error.value - 100:+.1f}', width, 1)}%"
 
 
 def _sameness(confirmation: Confirmation) -> str:
@@ -224,6 +285,7 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
         "study": confirmation.study,
         "tuned_on": confirmation.tuned,
         "confirmed_on": confirmation.confirmed,
+        "judgements": [asdict(one) for one in confirmation.judgements],
         "baseline": {
             "target_mse": confirmation.baseline.target_mse,
             "draft_mse": confirmation.baseline.draft_mse,
@@ -232,6 +294,7 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
             {
                 "trial": one.point.number,
                 "setting": one.point.setting.model_dump(),
+                "mse_ratio": asdict(one.error),
                 "tuned": _numbers(one.point.result),
                 "confirmed": _numbers(one.measurement),
             }

@@ -1,6 +1,7 @@
 """Which setting to use in each of three scenarios, and why.
 
-- speed: the highest acceptance rate among trials with k >= min_k;
+- speed: the highest speedup among trials with an MSE of at most the limit, a measured one before
+  a predicted one; where no speedup is known, the highest acceptance among trials with k >= min_k;
 - quality: the lowest MSE among trials within both bounds (MSE at most, acceptance at least);
 - balanced: within its own two bounds, the trial that gives up least: the share of the acceptance
   margin that it uses (best .. floor) plus the share of the error margin (best .. limit).
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spec_opt.config.study_file import RecommendConfig, Setting
+from spec_opt.config.study_file import BoundedScenario, RecommendConfig, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.differences import Noise
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
@@ -57,8 +58,6 @@ class Recommendation:
     """Why this trial; if there is none, which threshold fails and by how much."""
     close: str | None
     """Which others came close."""
-    would_change: str | None
-    """What would change the choice."""
     cautions: tuple[str, ...]
     """What to know before relying on it."""
     advice: tuple[str, ...]
@@ -83,7 +82,7 @@ class Recommendation:
     @property
     def reason(self) -> str:
         """All of it as one text."""
-        parts = (self.why, self.close, self.would_change, *self.cautions, *self.advice)
+        parts = (self.why, self.close, *self.cautions, *self.advice)
         return " ".join(part for part in parts if part)
 
     def own(self, common: Sequence[str]) -> list[str]:
@@ -124,8 +123,7 @@ def recommend(
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=_why(table, scenario, bounds, eligible),
         close=_close(eligible),
-        would_change=_smaller_k(table, chosen) if scenario == "speed" else None,
-        cautions=cautions(table, chosen),
+        cautions=cautions(table),
         advice=(),
     )
 
@@ -148,10 +146,37 @@ def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -
 def ranked(table: StudyTable, scenario: Scenario, bounds: Bounds) -> list[Point]:
     """The trials that meet a scenario, the best first."""
     found = [p for p in table.points if bounds.hold(p)]
-    if scenario == "speed" and not any(p.result.acceptance_rate > 0 for p in found):
-        return []
-    orders = {"speed": by_acceptance, "quality": by_mse, "balanced": give_up(bounds, found)}
-    return sorted(found, key=orders[scenario])
+    if scenario == "speed":
+        found = [p for p in found if p.result.acceptance_rate > 0]
+        by_speed = _by_speedup(table, found) if _speeds_are_known(table) else by_acceptance
+        return sorted(found, key=by_speed)
+    return sorted(found, key=by_mse if scenario == "quality" else give_up(bounds, found))
+
+
+def _speeds_are_known(table: StudyTable) -> bool:
+    return any(table.speedup_of(point) is not None for point in table.points)
+
+
+def _by_speedup(
+    table: StudyTable, eligible: Sequence[Point]
+) -> Callable[[Point], tuple[float, ...]]:
+    """Sort key: the highest speedup first.
+
+    A prediction only counts if it is higher than all that were put to the test by measuring.
+    """
+    tested = [p.result.predicted_speedup or 0.0 for p in eligible if _measured(table, p)]
+    ceiling = max(tested, default=0.0)
+
+    def key(point: Point) -> tuple[float, ...]:
+        speedup = table.speedup_of(point) or 0.0
+        behind = not _measured(table, point) and speedup <= ceiling
+        return (behind, -speedup, *by_acceptance(point))
+
+    return key
+
+
+def _measured(table: StudyTable, point: Point) -> bool:
+    return table.measured_speedup(point.number) is not None
 
 
 def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
@@ -159,10 +184,14 @@ def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) ->
 
     A study without that baseline (imported results) takes its lowest MSE instead, and says so.
     """
-    if scenario == "speed":
-        return Bounds(f"k >= {limits.speed.min_k}", min_k=limits.speed.min_k)
-    asked = limits.quality if scenario == "quality" else limits.balanced
-    max_mse, origin = asked.max_mse, "max_mse"
+    asked: SpeedScenario | BoundedScenario = getattr(limits, scenario)
+    if scenario == "speed" and not _speeds_are_known(table):
+        min_k = limits.speed.min_k
+        return Bounds(f"k >= {min_k} (no speedup is known, so the guide's rule)", min_k=min_k)
+    max_mse, floor = None, 0.0
+    if isinstance(asked, BoundedScenario):
+        max_mse, floor = asked.max_mse, asked.min_acceptance
+    origin = "max_mse"
     if max_mse is None:
         reference, name = table.target_mse, "the target alone"
         if reference is None:
@@ -170,9 +199,10 @@ def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) ->
             reference, name = lowest, "the lowest MSE here"
         max_mse = asked.max_mse_ratio * reference
         origin = f"{asked.max_mse_ratio:g} times {name}, {reference:.4f}"
-    acceptance = asked.min_acceptance
-    text = f"MSE <= {max_mse:.4f} ({origin}) and acceptance >= {percent(acceptance)}"
-    return Bounds(text, min_acceptance=acceptance, max_mse=max_mse)
+    text = f"MSE <= {max_mse:.4f} ({origin})"
+    if floor > 0.0:
+        text += f" and acceptance >= {percent(floor)}"
+    return Bounds(text, min_acceptance=floor, max_mse=max_mse)
 
 
 def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Callable[[Point], tuple[float, ...]]:
@@ -194,7 +224,6 @@ def give_up(bounds: Bounds, eligible: Sequence[Point]) -> Callable[[Point], tupl
 
 
 _MERITS = {
-    "speed": "the highest acceptance",
     "quality": "the lowest MSE",
     "balanced": "the best balance of acceptance and error",
 }
@@ -204,7 +233,8 @@ def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequen
     """Why the first of the eligible trials is the choice, and what it gives."""
     chosen, merit = eligible[0], "is the only one"
     if len(eligible) > 1:
-        merit = f"has {_MERITS[scenario]} of the {len(eligible)} trials"
+        best = _MERITS.get(scenario) or _fastest(table, chosen)
+        merit = f"has {best} of the {len(eligible)} trials"
     facts = f"{chosen.setting}, {outcome(chosen)}"
     if table.target_mse is not None:
         against = relative(chosen.result.mse, table.target_mse)
@@ -212,14 +242,17 @@ def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequen
     return f"Trial {chosen.number} {merit} with {bounds.text}: {facts}."
 
 
-def _smaller_k(table: StudyTable, chosen: Point) -> str | None:
-    best = min(table.points, key=by_acceptance)
-    if best.result.acceptance_rate <= chosen.result.acceptance_rate:
-        return None
-    return (
-        f"With min_k <= {best.setting.k} it would be {described(best)}; "
-        "but few patches a round leave little to gain."
-    )
+def _fastest(table: StudyTable, chosen: Point) -> str:
+    """By what the speed scenario chose."""
+    if (measured := table.measured_speedup(chosen.number)) is not None:
+        return (
+            f"the highest measured speedup, {measured.value:.2f}x (batch size "
+            f"{measured.batch_size}, {measured.device}),"
+        )
+    predicted = chosen.result.predicted_speedup
+    if predicted is not None:
+        return f"the highest predicted speedup, {predicted:.2f}x,"
+    return "the highest acceptance"
 
 
 def _close(eligible: Sequence[Point]) -> str | None:
@@ -264,8 +297,7 @@ def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommend
             f"No trial has {bounds.text} (recommend.speed.min_k); the largest tried is {largest}, "
             f"{bounds.min_k - largest} short: add a larger k to [search], or lower min_k."
         )
-    elif scenario == "speed":
-        count = sum(p.setting.k >= bounds.min_k for p in table.points)
+    elif scenario == "speed" and (count := sum(map(bounds.hold, table.points))):
         why = (
             f"Of {plural(count, 'trial')} with {bounds.text} none accepts a single proposal: "
             "speculation only adds work here."
@@ -274,13 +306,13 @@ def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommend
     else:
         why = _shortfall(table, bounds)
         advice = remedies(table, low_acceptance=not any(map(bounds.reaches, table.points)))
-    return Recommendation(scenario, None, None, why, None, None, cautions(table, None), advice)
+    return Recommendation(scenario, None, None, why, None, cautions(table), advice)
 
 
 def _no_results(table: StudyTable) -> str:
     failed = [row for row in table.trials if row.state == "fail"]
     if not failed:
-        return "The study has no completed trial yet: `spec-opt run` makes them."
+        return "The study has no completed trial yet."
     last = next((row.error for row in reversed(failed) if row.error), None)
     return (
         f"The study has no completed trial: {plural(len(failed), 'trial')} failed"

@@ -163,7 +163,7 @@ def as_document(recommendation: Recommendation) -> dict[str, Any]:
     """The JSON form; `trial` and its numbers are null where no trial meets the scenario."""
     setting = recommendation.setting
     numbers = ("scenario", "trial", "acceptance_rate", "mse", "mse_ratio")
-    words = ("reason", "why", "close", "would_change", "cautions", "advice")
+    words = ("reason", "why", "close", "cautions", "advice")
     document = {name: getattr(recommendation, name) for name in numbers + words}
     return document | {"setting": None if setting is None else setting.model_dump()}
 
@@ -188,20 +188,24 @@ def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> 
 
 
 def study_text(
-    table: StudyTable, thresholds: RecommendConfig, reference: str, width: int | None = None
+    table: StudyTable,
+    thresholds: RecommendConfig,
+    reference: str,
+    width: int | None = None,
+    remark: str | None = None,
 ) -> str:
-    """What `spec-opt run` prints; `reference` is the study as it was named."""
+    """What `spec-opt run` prints, as `overview`."""
     verdict, chosen = verdict_of(table, thresholds, reference), recommend_all(table, thresholds)
-    return as_text(overview(table, verdict, chosen, reference), width)
+    return as_text(overview(table, verdict, chosen, reference, remark), width)
 
 
 def study_document(
-    table: StudyTable, thresholds: RecommendConfig, *, storage: str, command: str
+    table: StudyTable, thresholds: RecommendConfig, reference: str, *, storage: str, command: str
 ) -> dict[str, Any]:
     """What `spec-opt run --json` prints: the verdict, the front, and the recommendations."""
     document = document_of(table, all_trials=False, storage=storage, command=command)
     recommendations = [as_document(r) for r in recommend_all(table, thresholds)]
-    verdict = verdict_of(table, thresholds).document()
+    verdict = verdict_of(table, thresholds, reference).document()
     return document | {"verdict": verdict, "recommendations": recommendations}
 
 

@@ -10,7 +10,7 @@ verdict says what would settle it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from spec_opt.config.study_file import RecommendConfig, Setting
@@ -128,7 +128,22 @@ def verdict_of(
     points = {p.number: p for p in table.points if p.number in timed}
     points |= {point.number: point for point in worth_timing(table, thresholds)}
     settings = [_candidate(table, point) for point in points.values()]
-    return judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
+    verdict = judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
+    return replace(verdict, reason=verdict.reason + _contradiction(table, verdict))
+
+
+def _contradiction(table: StudyTable, verdict: Verdict) -> str:
+    """Where `spec-opt confirm` found otherwise."""
+    found = [
+        f" On {one.split} it is {one}."
+        for one in table.judgements
+        if one.outcome == "not confirmed"
+        and (
+            (one.scenario == "draft_alone" and verdict.decision == "draft_alone")
+            or (one.trial is not None and one.trial == verdict.trial)
+        )
+    ]
+    return "".join(dict.fromkeys(found))
 
 
 def limit_of(table: StudyTable, thresholds: RecommendConfig | None) -> float:
@@ -277,7 +292,15 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
 def _unknown(
     settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
 ) -> Verdict:
-    return _open(_missing(settings, draft, limit, study), _best_of(settings))
+    best = _best_of(settings)
+    doubtful = [c for c in settings if not c.pays(limit) and not c.is_ruled_out(limit)]
+    if doubtful or draft is None:
+        return _open(_doubt(doubtful, limit, study), best)
+    reason = (
+        f"{_dissuasion(settings)}Whether the draft alone will do is not known: "
+        f"{_doubt([draft], limit, study)}."
+    )
+    return Verdict("unknown", None, None, best, None, reason)
 
 
 def _open(why: str, speedup: Speedup | None = None) -> Verdict:
@@ -285,31 +308,28 @@ def _open(why: str, speedup: Speedup | None = None) -> Verdict:
     return Verdict("unknown", None, None, speedup, None, reason)
 
 
-def _missing(
-    settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
-) -> str:
-    """What keeps the verdict open, and what would settle it."""
-    if not settings:
-        return "no setting is worth timing; see the recommendations"
-    every = settings if draft is None else [*settings, draft]
-    open_ones = [c for c in every if not c.pays(limit) and not c.is_ruled_out(limit)]
-    timed = [s for c in open_ones for s in c.speedups if s.measured]
-    if any(not any(s.measured for s in c.speedups) for c in open_ones):
+def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
+    """Why it is not known whether any of these pays, and what would settle it."""
+    timed = [s for c in doubtful for s in c.speedups if s.measured]
+    if any(not any(s.measured for s in c.speedups) for c in doubtful):
         what = "some settings were not" if timed else "nothing was"
         return f"{what} timed; `spec-opt bench {study}` measures it"
     if any(not s.is_reliable for s in timed):
         return f"it was timed too few times; `spec-opt bench {study}` settles it"
-    unclear = [s for s in timed if not s.is_faster and not s.is_slower]
-    if unclear:
-        widest = max(unclear, key=lambda s: s.value)
+    fastest = max(doubtful, key=lambda c: _merit(c.best))
+    error, speedup = fastest.error, fastest.best
+    if error.is_inside(limit) and speedup is not None:
         return (
-            f"timings scatter about 1 ({widest.speedup_low:.2f}x to {widest.speedup_high:.2f}x at "
-            f"batch size {widest.batch_size}); `spec-opt bench {study} --repeats 15` on an idle "
-            "machine settles it"
+            f"timings scatter about 1 ({speedup.speedup_low:.2f}x to {speedup.speedup_high:.2f}x "
+            f"at batch size {speedup.batch_size}); `spec-opt bench {study} --repeats 15` on an "
+            "idle machine settles it"
         )
+    if error.high is None:
+        return "how far its MSE can be trusted is not known; a study of more windows settles it"
     return (
-        f"the MSEs are uncertain, and may lie on either side of the limit, {_excess(limit)}; more "
-        "windows settle it (data.max_windows, data.window_stride)"
+        f"its MSE is {error}, ±{100 * (error.high - error.value):.1f}% by these windows, and "
+        f"the limit is {100 * limit - 100:.3g}%; more windows settle it (data.max_windows, "
+        "data.window_stride)"
     )
 
 

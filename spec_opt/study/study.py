@@ -136,7 +136,7 @@ def open_study(
         study_id=study_id,
         config=config,
         fingerprints=fingerprints,
-        baseline=TypeAdapter(Baseline).validate_python(stored["baseline"]),
+        baseline=_baseline(config.name, stored),
         versions=stored["versions"],
     )
     store.transaction(
@@ -172,19 +172,50 @@ def load_study(store: Store, name: str) -> Study:
     try:
         config = StudyConfig.model_validate_json(json.dumps(stored["config"]))
     except ValidationError:
-        made_by = stored["versions"].get("spec-opt", "unknown")
-        raise StudyError(
-            f"study {name}: its study file, as spec-opt {made_by} stored it, cannot be read by "
-            f"this version ({spec_opt.__version__})"
-        ) from None
+        raise _unreadable(name, "study file", stored) from None
     return Study(
         store=store,
         study_id=study_id,
         config=config,
         fingerprints=Fingerprints(**stored["fingerprints"]),
-        baseline=TypeAdapter(Baseline).validate_python(stored["baseline"]),
+        baseline=_baseline(name, stored),
         versions=stored["versions"],
     )
+
+
+def _baseline(name: str, stored: Mapping[str, Any]) -> Baseline:
+    try:
+        return TypeAdapter(Baseline).validate_python(stored["baseline"])
+    except ValidationError:
+        raise _unreadable(name, "baseline", stored) from None
+
+
+def _unreadable(name: str, what: str, stored: Mapping[str, Any]) -> StudyError:
+    made_by = stored["versions"].get("spec-opt", "unknown")
+    return StudyError(
+        f"study {name}: its {what}, as spec-opt {made_by} stored it, cannot be read by this "
+        f"version ({spec_opt.__version__})"
+    )
+
+
+def update_attribute(store: Store, name: str, key: str, change: Callable[[Any], Any]) -> None:
+    """Replace a user attribute of a study by `change` of it, which gets None where it is not set.
+
+    No other process can change it meanwhile. `change` may be called again if the connection fails.
+
+    Raises:
+        StudyError: there is no study of that name.
+    """
+
+    def work(connection: Connection) -> None:
+        study_id = _find(connection, name)
+        if study_id is None:
+            raise StudyError(f"store {store.masked_url}: it holds no study {name!r}")
+        lock_study(connection, study_id)
+        stored = _stored_attributes(connection, study_id).get(key)
+        _set_attribute(connection, study_id, key, change(stored))
+
+    store.transaction(work)
 
 
 def _find(connection: Connection, name: str) -> int | None:

@@ -12,9 +12,11 @@ from torch import Tensor
 from spec_opt.cli import main
 from spec_opt.config.study_file import Setting
 from spec_opt.decoding.speculative import Decoded, Workload
+from spec_opt.errors import DecodingError
 from spec_opt.measure import bench as timing_bench
 from spec_opt.measure import cost_model
-from spec_opt.results.table import read_table
+from spec_opt.results.table import Speedup, read_table
+from spec_opt.study.store import open_store
 
 DATA = Path(__file__).parent.parent / "files"
 STORE = "sqlite:///storage/spec_opt.db"
@@ -36,9 +38,12 @@ rows = 1000
 checkpoint = "{DATA / "tiny_target.pth"}"
 [draft]
 checkpoint = "{DATA / "tiny_draft.pth"}"
+[bench]
+seconds = {{seconds}}
 [decoding]
 batch_size = 5
 """
+UNTIMED, TIMED = STUDY.format(seconds=0), STUDY.format(seconds=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +61,62 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cost_model, "WIDEST_SPREAD", 1e9)  # the machine may be busy
     monkeypatch.setattr(timing_bench, "LEARNING_SECONDS", 0.0)
     monkeypatch.setattr(timing_bench, "LEARNING_REPEATS", 1)
-    (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
-    (tmp_path / "growing.toml").write_text(STUDY + 'context = "growing"\n', encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(UNTIMED, encoding="utf-8")
+    (tmp_path / "timed.toml").write_text(TIMED, encoding="utf-8")
+    (tmp_path / "growing.toml").write_text(UNTIMED + 'context = "growing"\n', encoding="utf-8")
     return tmp_path
+
+
+def speedups() -> tuple[Speedup, ...]:
+    with open_store(STORE) as store:
+        return read_table(store.optuna_study("tiny")).speedups
+
+
+def test_a_run_ends_with_a_bench(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "timed.toml"]) == 0
+    first = capfd.readouterr()
+    kept = speedups()
+    assert {(s.trial is None, s.batch_size) for s in kept} == {
+        (alone, size) for alone in (True, False) for size in (1, 5)
+    }
+    assert all(s.runs >= 1 for s in kept)
+    assert "nothing was timed" not in first.out
+    assert len(first.out.splitlines()) <= 25
+
+    # The same command resumes the study, which has all that would be timed.
+    assert main(["run", "timed.toml"]) == 0
+    again = capfd.readouterr()
+    assert "timing what is recommended" in first.err
+    assert "timing what is recommended" not in again.err
+    assert speedups() == kept
+
+
+def test_a_run_in_processes_ends_with_a_bench() -> None:
+    assert main(["run", "timed.toml", "--workers", "1"]) == 0
+    assert {s.batch_size for s in speedups()} == {1, 5}
+
+
+def test_a_run_without_time_for_a_bench_names_the_command(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "tiny.toml"]) == 0
+    assert "nothing was timed; `spec-opt bench tiny.toml`" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    assert speedups() == ()
+
+
+def test_a_bench_that_fails_is_no_failed_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def diverge(*_: object, **__: object) -> None:
+        raise DecodingError("not finite")
+
+    monkeypatch.setattr(Workload, "draft_only", diverge)
+    assert main(["run", "timed.toml"]) == 0
+    out, err = capfd.readouterr()
+    assert "no speedup was measured: not finite" in err
+    assert "Pareto front of tiny" in out
 
 
 @pytest.mark.parametrize("study", ["tiny.toml", "growing.toml"])
@@ -84,7 +142,9 @@ def test_a_trial(study: str, capfd: pytest.CaptureFixture[str]) -> None:
         assert len(row["runs"]["speculative"]) == 2
 
     table = read_table(optuna.load_study(study_name="tiny", storage=STORE))
-    assert [one.batch_size for one in table.speedups] == [1, 5, 8, 20]
+    for trial in (None, 1):  # of the draft alone, too
+        kept = [s.batch_size for s in table.speedups if s.trial == trial]
+        assert kept == [1, 5, 8, 20]
     measured = table.measured_speedup(1)
     assert measured is not None
     assert measured.device == "cpu"
@@ -96,7 +156,7 @@ def test_a_given_setting_needs_no_store(folder: Path, capfd: pytest.CaptureFixtu
     assert main(["bench", "tiny.toml", *setting, "--batch-size", "4", "--repeats", "1"]) == 0
     out = capfd.readouterr().out
     assert "tiny: rule stride, rolling context, float32, on cpu" in out
-    assert "Speculation" in out
+    assert out.startswith("Whether speculation pays is not known: it was timed too few times")
     assert not (folder / "storage").exists()
 
 
@@ -118,7 +178,7 @@ def test_bad_input(arguments: list[str], message: str, capfd: pytest.CaptureFixt
 
 def test_a_study_measured_otherwise(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tiny.toml"]) == 0
-    (folder / "tiny.toml").write_text(STUDY + "seed = 1\n", encoding="utf-8")
+    (folder / "tiny.toml").write_text(UNTIMED + "seed = 1\n", encoding="utf-8")
     assert main(["bench", "tiny.toml", "--trial", "0"]) == 2
     assert "measured with other models, data or decoding" in capfd.readouterr().err
 

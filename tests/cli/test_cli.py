@@ -24,6 +24,7 @@ from spec_opt.cli import main
 from spec_opt.cli.service import look
 from spec_opt.config.study_file import read_study
 from spec_opt.errors import DecodingError, StudyError
+from spec_opt.results.table import read_table
 from spec_opt.study.launch import LaunchSummary
 from spec_opt.study.store import Store, open_store
 
@@ -47,6 +48,8 @@ rows = 1000
 checkpoint = "{DATA / "tiny_target.pth"}"
 [draft]
 checkpoint = "{DATA / "tiny_draft.pth"}"
+[bench]
+seconds = 0
 """
 
 
@@ -108,6 +111,7 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
     status = json.loads(capfd.readouterr().out)
     assert status["states"] == {"complete": 8, "running": 0, "waiting": 0, "fail": 0}
     assert (status["study"], status["missing"], status["workers"]) == ("tiny", 0, [])
+    assert status["verdict"] == document["verdict"]
 
     assert main(["export", "tiny.toml", "--all", "--format", "json"]) == 0
     export = json.loads(capfd.readouterr().out)
@@ -282,11 +286,16 @@ def test_confirm_on_the_test_split(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tiny.toml"]) == 0
     capfd.readouterr()
     assert main(["confirm", "tiny.toml"]) == 0
-    assert "validation (tuned on) -> test" in capfd.readouterr().out
+    assert "tiny: tuned on validation, measured again on test" in capfd.readouterr().out
     assert main(["confirm", "tiny.toml", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["tuned_on"], document["confirmed_on"]) == ("validation", "test")
     assert document["settings"]
+    assert main(["confirm", "tiny.toml", "--split", "train"]) == 0
+    assert "measured again on train" in capfd.readouterr().out
+    with open_store("sqlite:///storage/spec_opt.db") as store:
+        kept = read_table(store.optuna_study("tiny")).judgements
+    assert {one.split for one in kept} == {"test", "train"}
     assert main(["confirm", "tiny.toml", "--split", "validation"]) == 2
     assert "was tuned on it" in capfd.readouterr().err
 

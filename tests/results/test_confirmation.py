@@ -1,25 +1,37 @@
 """The front on another split."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from spec_opt.config.study_file import DataConfig, Setting, StudyConfig
+from spec_opt.config.study_file import (
+    DataConfig,
+    QualityScenario,
+    RecommendConfig,
+    Setting,
+    StudyConfig,
+)
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
-from spec_opt.measure.measurement import Baseline, Measurement
+from spec_opt.measure.measurement import Baseline, Blocks, Measurement
 from spec_opt.results.confirmation import (
     Confirmation,
     confirm_points,
     confirm_study,
     confirmation_document,
     confirmation_text,
+    keep_judgements,
+    to_confirm,
 )
+from spec_opt.results.recommend import SCENARIOS
 from spec_opt.results.table import read_table
+from spec_opt.study.store import open_store
 from tests.results import studies
 from tests.study.stand_in import BASELINE, measurement
 
 DATA = DataConfig(source="none.csv", context=672, horizon=336)
+LIMITS = RecommendConfig()
 FRONT = (
     (0.5, 1.0, 4, 1.0, 0.47),
     (0.5, 2.0, 4, 1.0, 0.47),
@@ -31,73 +43,117 @@ FRONT = (
 def confirmed(
     drop: float,
     baseline: Baseline = BASELINE,
-    splits: tuple[Split, Split] = ("validation", "test"),
+    splits: tuple[Split, Split] = ("test", "validation"),
     half_width: float | None = 0.025,
+    ratio: float = 1.0,
+    own: float | None = 0.0001,
 ) -> Confirmation:
-    """Acceptance falls by `drop`; on the other split its 95 % interval is ± `half_width`."""
+    """Measured again: acceptance falls by `drop`, the MSE is `ratio` times the target's.
+
+    The blocks of a measurement scatter about those of the target by `own`; None: there are none.
+    """
     table = read_table(studies.study_of(*FRONT))
     known = {(sigma, bias, k): acceptance for sigma, bias, k, acceptance, _ in FRONT}
+    target = Blocks(**studies.blocks(0.5, baseline.target_mse, "target", own=0.0))
+    if own is not None:
+        baseline = replace(baseline, target_blocks=target.mse)
 
     def measure(setting: Setting) -> Measurement:
         rate = known[setting.sigma, setting.bias, setting.k] - drop
-        mse = 0.47 if splits[0] == splits[1] else 0.5
-        again = replace(measurement(setting), acceptance_rate=rate, mse=mse)
+        mse = 0.47 if splits[0] == splits[1] else ratio * baseline.target_mse
+        blocks = Blocks(**studies.blocks(rate, mse, str(setting), own=own or 0.0))
+        again = replace(measurement(setting), acceptance_rate=rate, mse=mse, blocks=blocks)
         return replace(again, acceptance_ci95=half_width)
 
-    points = [block[0] for block in table.distinct_front]
-    return confirm_points(table, points, splits, measure, baseline)
+    points = to_confirm(table, LIMITS)
+    return confirm_points(table, points, splits, measure, baseline, LIMITS)
 
 
-def test_numbers_of_both_splits_and_their_drop() -> None:
-    confirmation = confirmed(0.1)
-    assert [one.point.number for one in confirmation.settings] == [0, 2]
-    text = confirmation_text(confirmation)
-    assert "validation (tuned on) -> test" in text
-    # 70 % of 255 windows are ±7.5 points, as the studies of the tests go.
-    assert "70.0%  -> 60.0%  10.0 ±7.9  0.4500  -> 0.5000  -0.0500" in text
+def judged(confirmation: Confirmation) -> dict[str, str]:
+    return {one.scenario: str(one) for one in confirmation.judgements}
 
 
-def test_the_noise_of_a_drop_is_that_of_both_splits() -> None:
-    # 0.7 is ±0.0746 on one split and ±0.025 on the other: ±0.0787 together.
-    (_, clear) = confirmed(0.079).settings
-    (_, noisy) = confirmed(0.078).settings
-    assert clear.acceptance.is_clear is True
-    assert noisy.acceptance.is_clear is False
-    (_, unknown) = confirmed(0.5, half_width=None).settings
-    assert unknown.acceptance.is_clear is None
+def test_each_scenario_is_judged_by_its_own_limit() -> None:
+    found = judged(confirmed(0.0, ratio=1.058))
+    assert found["quality"] == "not confirmed: MSE 5.8% above the target's, limit 5%"
+    assert found["speed"] == "confirmed"
+    assert judged(confirmed(0.0, ratio=1.03))["quality"] == "confirmed"
 
 
-def test_the_drop_in_words() -> None:
-    assert "by 10.0 percentage points, outside the 95 % interval" in confirmation_text(
-        confirmed(0.1)
+def test_what_is_inside_its_limit_within_noise_only_is_not_settled() -> None:
+    found = judged(confirmed(0.0, ratio=1.04, own=0.03))["quality"]
+    assert found.startswith("not settled: MSE 4.0% above the target's, by these windows ±")
+    unknown = judged(confirmed(0.0, ratio=1.04, own=None))["quality"]
+    assert unknown == "not settled: MSE 4.0% above the target's, limit 5%"
+
+
+def test_the_acceptance_that_was_asked_for_is_judged_too() -> None:
+    assert (
+        judged(confirmed(0.3))["quality"] == "not confirmed: 40.0% accepted, at least 60.0% wanted"
     )
-    assert "points, of unknown noise" in confirmation_text(confirmed(0.5, half_width=None))
-    assert "falls nowhere" in confirmation_text(confirmed(-0.1))
+    found = judged(confirmed(0.08, half_width=0.05))["quality"]
+    assert found == "not settled: 62.0% accepted, at least 60.0% wanted"
 
 
-def test_what_an_interval_leaves_out_is_said_where_splits_are_compared() -> None:
-    assert "what sets splits apart, such as a season, is not in it" in confirmation_text(
-        confirmed(0.1)
-    )
-    assert "season" not in confirmation_text(confirmed(0.0, splits=("test", "test")))
+def test_an_absolute_limit_stays_absolute() -> None:
+    limits = RecommendConfig(quality=QualityScenario(max_mse=0.46))
+    table = read_table(studies.study_of(*FRONT))
+
+    def measure(setting: Setting) -> Measurement:
+        return replace(measurement(setting), acceptance_rate=0.7, mse=0.465)
+
+    points = to_confirm(table, limits)
+    baseline = replace(BASELINE, target_mse=0.5)
+    found = confirm_points(table, points, ("test", "train"), measure, baseline, limits)
+    assert "limit -8%" in judged(found)["quality"]
 
 
-def test_a_draft_that_is_as_good_is_reported() -> None:
-    good = replace(BASELINE, draft_mse=0.99 * BASELINE.target_mse)
-    said = "as accurate as the target on test"
-    assert said in confirmation_text(confirmed(0.1, good))
+def test_the_draft_alone_is_judged_too() -> None:
     poor = replace(BASELINE, draft_mse=2 * BASELINE.target_mse)
-    assert said not in confirmation_text(confirmed(0.1, poor))
+    assert judged(confirmed(0.0, poor))["draft_alone"] == (
+        "not confirmed: MSE 100.0% above the target's, limit 5%"
+    )
+    good = replace(BASELINE, draft_mse=BASELINE.target_mse, draft_minus_target_mse_ci95=0.001)
+    assert judged(confirmed(0.0, good))["draft_alone"] == "confirmed"
+
+
+def test_the_judgements_come_first_and_then_both_splits() -> None:
+    text = confirmation_text(confirmed(0.1, ratio=1.058), 80)
+    lines = text.splitlines()
+    assert lines[0] == "given: tuned on test, measured again on validation"
+    assert lines[2].startswith("- speed (sigma=")
+    assert "not confirmed: MSE 5.8% above the target's, limit 5%" in " ".join(text.split())
+    assert "what sets splits apart, such as a season, is not in it" in " ".join(text.split())
+    assert max(map(len, lines)) <= 80
+    # 70 % of 255 windows are ±7.5 points, as the studies of the tests go.
+    row = next(line.split() for line in lines if line.split()[:1] == ["2"])
+    assert [row[-4], row[-3], row[-2:]] == ["70.0%", "60.0%", ["10.0", "±7.9"]]
+    assert "falls nowhere" not in confirmation_text(confirmed(-0.1, ratio=1.058))
+
+
+def test_judgements_are_kept_with_the_study(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    studies.empty_study("given", storage=store.storage)
+    keep_judgements(store, confirmed(0.0, ratio=1.058))
+    keep_judgements(store, confirmed(0.0, ratio=1.03))
+    keep_judgements(store, confirmed(0.0, ratio=1.058, splits=("test", "train")))
+    kept = read_table(store.optuna_study("given")).judgements
+    assert [(j.split, j.outcome) for j in kept if j.scenario == "quality"] == [
+        ("validation", "confirmed"),
+        ("train", "not confirmed"),
+    ]
 
 
 def test_for_a_script() -> None:
     document = confirmation_document(confirmed(0.1))
     setting = document["settings"][1]
+    assert setting["mse_ratio"]["value"] == 1.0
+    assert [one["scenario"] for one in document["judgements"]] == [*SCENARIOS, "draft_alone"]
     assert setting["trial"] == 2
     assert setting["tuned"]["acceptance_rate"] == 0.7
-    assert setting["confirmed"]["mse"] == 0.5
+    assert setting["confirmed"]["mse"] == 0.44
     assert setting["drop"] == pytest.approx(
-        {"acceptance_rate": 0.1, "acceptance_ci95": 0.0787, "mse": -0.05, "mse_ci95": None},
+        {"acceptance_rate": 0.1, "acceptance_ci95": 0.0787, "mse": 0.01, "mse_ci95": None},
         abs=1e-4,
     )
     assert "same" not in setting

@@ -15,13 +15,30 @@ from spec_opt.config.study_file import (
     SpeedScenario,
 )
 from spec_opt.errors import StudyError
-from spec_opt.results.recommend import SCENARIOS, Recommendation, Scenario, recommend, recommend_all
+from spec_opt.results.recommend import (
+    SCENARIOS,
+    Recommendation,
+    Scenario,
+    recommend,
+    recommend_all,
+    worth_timing,
+)
 from spec_opt.results.render import RecommendFormat, flags, render
 from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
 GRID = read_table(studies.grid_study())
+WIDE = RecommendConfig(quality=QualityScenario(max_mse_ratio=2.0, min_acceptance=0.0))
+
+
+def text_of(
+    recommendations: Sequence[Recommendation],
+    table: StudyTable = GRID,
+    style: RecommendFormat = "text",
+) -> str:
+    return render(recommendations, style, table=table, verdict=verdict_of(table))
+
 
 # sigma, bias, k, acceptance, mse; the target alone has 0.4404.
 SMOOTH = (
@@ -38,12 +55,23 @@ def smooth(**options: object) -> StudyTable:
     return read_table(studies.study_of(*SMOOTH, **options))
 
 
-def test_speed_takes_the_highest_acceptance_at_a_k_that_can_pay() -> None:
-    found = recommend(smooth(), "speed")
+def without_predictions() -> StudyTable:
+    study = studies.empty_study()
+    for sigma, bias, k, acceptance, mse in SMOOTH:
+        setting = Setting(sigma=sigma, bias=bias, k=k)
+        study.add_trial(studies.complete(setting, acceptance, mse, predicted_speedup=None))
+    return read_table(study)
+
+
+def test_without_a_known_speedup_speed_takes_the_highest_acceptance_at_a_k_that_can_pay() -> None:
+    found = recommend(without_predictions(), "speed")
     assert found.trial == 4
     assert found.setting == Setting(sigma=0.5, bias=1.0, k=4)
     assert found.mse_ratio == pytest.approx(0.47 / 0.4404)
-    assert "highest acceptance of the 5 trials with k >= 4" in found.why
+    assert (
+        "highest acceptance of the 5 trials with k >= 4 (no speedup is known, so the guide's rule)"
+        in found.why
+    )
     assert "6.7% above the target alone" in found.why
     assert found.close is not None
     assert "Next is trial 3" in found.close
@@ -88,7 +116,6 @@ def test_honest_cautions_on_the_grid() -> None:
     assert "up to 0.1 no trial accepts more than 0%, from 0.5 on none accepts less" in cautions
     assert "Bias hardly matters" in cautions
     assert "2.2 percentage points" in cautions
-    assert "not yet measured: `spec-opt bench STUDY --trial 43`" in cautions
 
 
 def test_a_slope_is_not_called_a_switch() -> None:
@@ -96,35 +123,80 @@ def test_a_slope_is_not_called_a_switch() -> None:
     assert "switch" not in found.reason
 
 
-@pytest.mark.parametrize(
-    ("predicted", "words"),
-    [(None, "not known yet"), (0.8, "not expected to pay"), (1.5, "1.50x, not yet measured")],
-)
-def test_speedup_is_never_claimed_unmeasured(predicted: float | None, words: str) -> None:
+def with_speeds(*speeds: tuple[float | None, float | None]) -> StudyTable:
+    """Trials that accept more and more; predicted and measured speedups of each."""
     study = studies.empty_study()
-    study.add_trial(
-        studies.complete(Setting(sigma=0.25, bias=2.0, k=4), 0.9, 0.45, predicted_speedup=predicted)
-    )
-    assert words in recommend(read_table(study), "speed").reason
+    for index, (predicted, _) in enumerate(speeds):
+        setting = Setting(sigma=0.1 + 0.1 * index, bias=1.0, k=2)
+        acceptance, mse = 0.5 + 0.1 * index, 0.44 + 0.01 * index
+        study.add_trial(studies.complete(setting, acceptance, mse, predicted_speedup=predicted))
+    rows = [
+        {"trial": trial, "device": "cpu", "batch_size": 64, "speedup": measured,
+         "predicted_speedup": None, "runs": 3}
+        for trial, (_, measured) in enumerate(speeds) if measured is not None
+    ]  # fmt: skip
+    study.set_user_attr("speedups", rows)
+    return read_table(study)
 
 
 @pytest.mark.parametrize(
-    ("measured", "low", "words"),
+    ("speeds", "trial", "words"),
     [
-        (1.31, 1.2, "is 1.31x at best (cpu, batch size 8)."),
-        (1.31, None, "is 1.31x at best (cpu, batch size 8)."),
-        (1.31, 0.95, "(cpu, batch size 8), but 0.95x in the slowest run: no clear gain."),
-        (0.9, 0.8, "speculation does not pay here"),
+        # Whoever accepts more is not the faster one.
+        (
+            [(0.9, 0.87), (0.95, 0.78)],
+            0,
+            "the highest measured speedup, 0.87x (batch size 64, cpu)",
+        ),
+        ([(1.2, None), (0.9, None)], 0, "the highest predicted speedup, 1.20x"),
+        # Trial 2 was expected to be slower than trial 1, which turned out to be slow.
+        ([(0.8, 0.78), (1.2, 0.7), (1.1, None)], 0, "measured speedup, 0.78x"),
+        # A prediction higher than any that was tested.
+        ([(0.8, 0.78), (1.2, None)], 1, "predicted speedup, 1.20x"),
+        ([(None, None), (None, 0.9)], 1, "measured speedup, 0.90x"),
     ],
 )
-def test_a_measured_speedup_is_told(measured: float, low: float | None, words: str) -> None:
-    study = studies.single_study()
-    rows = [
-        {"trial": 0, "device": "cpu", "batch_size": 1, "speedup": 0.5, "predicted_speedup": 0.6},
-        {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": measured, "speedup_low": low},
-    ]
-    study.set_user_attr("speedups", [row | {"predicted_speedup": 1.4} for row in rows])
-    assert words in recommend(read_table(study), "speed").reason
+def test_speed_is_the_highest_speedup(
+    speeds: list[tuple[float | None, float | None]], trial: int, words: str
+) -> None:
+    found = recommend(with_speeds(*speeds), "speed")
+    assert found.trial == trial
+    assert words in found.why
+
+
+def test_speed_keeps_to_its_limit_on_the_error() -> None:
+    table = with_speeds((1.1, None), (1.2, None), (1.3, None))
+    limits = RecommendConfig(speed=SpeedScenario(max_mse_ratio=1.03))
+    found = recommend(table, "speed", limits)
+    assert found.trial == 1
+    assert "MSE <= 0.4536 (1.03 times the target alone, 0.4404)" in found.why
+
+
+def test_what_is_worth_timing() -> None:
+    table = with_speeds((0.9, None), (1.0, None), (1.2, None))
+    assert {p.number for p in worth_timing(table)} == {
+        *(r.trial for r in recommend_all(table) if r.trial is not None),
+        2,
+    }
+    # Nothing is recommended, and nothing predicted: still the verdict needs a measurement.
+    assert len(worth_timing(read_table(studies.rejecting_study()))) == 1
+    assert worth_timing(read_table(studies.failing_study())) == []
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "words"),
+    [
+        (None, None, "predicted speedup not known"),
+        (0.8, None, "predicted speedup 0.80x"),
+        (0.8, 1.3, "best measured speedup 1.30x"),
+    ],
+)
+def test_a_speedup_is_measured_or_predicted(
+    predicted: float | None, measured: float | None, words: str
+) -> None:
+    table = with_speeds((predicted, measured))
+    text = text_of([recommend(table, "quality", WIDE)], table)
+    assert words in " ".join(text.split())
 
 
 def test_differences_within_noise_are_called_so() -> None:
@@ -190,16 +262,9 @@ def test_a_limit_below_the_target_is_pointed_out() -> None:
 
 
 def test_no_k_large_enough() -> None:
-    found = recommend(smooth(), "speed", RecommendConfig(speed=SpeedScenario(min_k=6)))
+    found = recommend(without_predictions(), "speed", RecommendConfig(speed=SpeedScenario(min_k=6)))
     assert found.trial is None
     assert "the largest tried is 4, 2 short" in found.why
-
-
-def test_a_smaller_k_that_accepts_more_is_mentioned() -> None:
-    table = read_table(studies.study_of((0.1, 1.0, 4, 0.8, 0.45), (0.1, 1.0, 1, 0.9, 0.45)))
-    change = recommend(table, "speed").would_change
-    assert change is not None
-    assert "With min_k <= 1 it would be trial 1" in change
 
 
 def test_nothing_accepted() -> None:
@@ -262,14 +327,9 @@ def test_studies_without_results(study: optuna.Study, words: str) -> None:
         assert found.cautions == ()
 
 
-def rendered(recommendations: Sequence[Recommendation], style: RecommendFormat) -> str:
-    return render(recommendations, style, table=GRID, verdict=verdict_of(GRID))
-
-
 def test_json_is_the_documented_contract() -> None:
-    whole = json.loads(rendered(recommend_all(GRID), "json"))
-    assert whole["study"] == "etth1-grid"
-    assert whole["verdict"]["decision"] == "unknown"
+    whole = json.loads(text_of(recommend_all(GRID), style="json"))
+    assert (whole["study"], whole["verdict"]["decision"]) == ("etth1-grid", "unknown")
     both = whole["recommendations"]
     assert [document["scenario"] for document in both] == list(SCENARIOS)
     speed, quality, _ = both
@@ -280,14 +340,20 @@ def test_json_is_the_documented_contract() -> None:
     assert quality["trial"] is None
     assert quality["setting"] is None
     assert quality["reason"]
-    (one,) = json.loads(rendered([recommend(GRID, "balanced")], "json"))["recommendations"]
+    (one,) = json.loads(text_of([recommend(GRID, "balanced")], style="json"))["recommendations"]
     assert one["scenario"] == "balanced"
 
 
+def test_scenarios_of_one_choice_are_one_text() -> None:
+    text = text_of(recommend_all(GRID))
+    assert "Maximize speed, balanced: sigma=0.5 bias=1 k=4" in text
+    assert text.count("sigma=0.5 bias=1 k=4\n") == 1
+
+
 def test_toml_reads_back() -> None:
-    one = tomllib.loads(rendered([recommend(GRID, "speed")], "toml"))
+    one = tomllib.loads(text_of([recommend(GRID, "speed")], style="toml"))
     assert one == {"decoding": {"sigma": 0.5, "bias": 1.0, "k": 4}}
-    three = tomllib.loads(rendered(recommend_all(GRID), "toml"))
+    three = tomllib.loads(text_of(recommend_all(GRID), style="toml"))
     assert three["balanced"]["decoding"]["k"] == 4
     assert "quality" not in three
 
@@ -296,9 +362,9 @@ def test_flags_are_those_of_the_old_script() -> None:
     assert flags(Setting(sigma=0.25, bias=2.0, k=4)) == (
         "--spec_sigma 0.25 --spec_accept_bias 2 --spec_k 4"
     )
-    text = rendered([recommend(GRID, "speed")], "flags")
+    text = text_of([recommend(GRID, "speed")], style="flags")
     assert text == "--spec_sigma 0.5 --spec_accept_bias 1 --spec_k 4"
-    assert rendered(recommend_all(GRID), "flags").count("--spec_sigma") == 2
+    assert text_of(recommend_all(GRID), style="flags").count("--spec_sigma") == 2
 
 
 def test_flags_keep_every_digit() -> None:
@@ -311,16 +377,16 @@ def test_flags_keep_every_digit() -> None:
 @pytest.mark.parametrize("style", ["toml", "flags"])
 def test_no_setting_is_an_error_for_a_script(style: RecommendFormat) -> None:
     with pytest.raises(StudyError, match="quality: No trial has MSE"):
-        rendered([recommend(GRID, "quality")], style)
+        text_of([recommend(GRID, "quality")], style=style)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_text_of_one_scenario_fits_a_terminal(scenario: Scenario) -> None:
-    text = rendered([recommend(GRID, scenario)], "text")
+    text = text_of([recommend(GRID, scenario)], style="text")
     assert max(map(len, text.splitlines())) <= 96
 
 
 def test_text_of_all_says_common_things_once() -> None:
-    text = rendered(recommend_all(GRID), "text")
+    text = text_of(recommend_all(GRID), style="text")
     assert text.count("The draft alone is as accurate") == 1
     assert text.index("Know before you use it") > text.index("Maintain quality: ")

@@ -1,16 +1,20 @@
 """The verdict: each decision from the measured numbers that call for it."""
 
+from dataclasses import asdict
+
 import pytest
 
 from spec_opt.config.study_file import Setting
-from spec_opt.results.table import Speedup
-from spec_opt.results.verdict import Candidate, ErrorRatio, judge
+from spec_opt.results.table import Judgement, Speedup, StudyTable, read_table
+from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of
+from tests.results import studies
 
 SETTING = Setting(sigma=0.2, bias=2.0, k=4)
 EQUAL = ErrorRatio(1.0, 0.99, 1.01)
 BETTER = ErrorRatio(0.986, 0.98, 0.99)
 WORSE = ErrorRatio(1.2, 1.15, 1.25)
 NOISY = ErrorRatio(1.02, 0.9, 1.14)
+UNKNOWN_NOISE = ErrorRatio(1.0, None, None)
 
 
 def timed(value: float, low: float, high: float, batch_size: int = 64, runs: int = 5) -> Speedup:
@@ -85,10 +89,31 @@ def test_names_the_setting_and_where_it_loses() -> None:
     assert "slower than the target at batch size 64" in verdict.reason
 
 
-def test_what_is_not_known_comes_with_what_would_settle_it() -> None:
-    assert "`spec-opt bench etth1`" in judge([setting(EQUAL)], None, 1.05, "etth1").reason
-    assert "idle machine" in judge([setting(EQUAL, UNCLEAR)], None, 1.05, "etth1").reason
-    assert "more windows" in judge([setting(NOISY, FASTER)], None, 1.05, "etth1").reason
+@pytest.mark.parametrize(
+    ("settings", "alone", "words"),
+    [
+        ([setting(EQUAL)], None, "nothing was timed; `spec-opt bench etth1`"),
+        ([setting(EQUAL, timed(1.6, 1.5, 1.7, runs=2))], None, "timed too few times"),
+        ([setting(EQUAL, UNCLEAR)], None, "timings scatter about 1 (0.95x to 1.08x"),
+        ([setting(NOISY, FASTER)], None, "2.0% above the target's, ±12.0% by these windows"),
+        ([setting(UNKNOWN_NOISE, FASTER)], None, "how far its MSE can be trusted is not known"),
+        ([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), "more windows settle it"),
+    ],
+)
+def test_what_is_not_known_comes_with_what_would_settle_it(
+    settings: list[Candidate], alone: Candidate | None, words: str
+) -> None:
+    verdict = judge(settings, alone, 1.05, "etth1")
+    assert verdict.decision == "unknown"
+    assert words in verdict.reason
+
+
+def test_what_is_known_of_speculation_is_said_though_the_draft_is_in_doubt() -> None:
+    reason = judge([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), 1.05, "etth1").reason
+    assert reason.startswith(
+        "Don't speculate here: 0.93x at best. Whether the draft alone will do is not known: its "
+        "MSE is 2.0% above the target's, ±12.0% by these windows, and the limit is 5%"
+    )
 
 
 def test_a_document_has_plain_values() -> None:
@@ -104,3 +129,72 @@ def test_a_document_has_plain_values() -> None:
         "device": "cpu",
         "runs": 5,
     }
+
+
+def benched(*speedups: Speedup, baseline: dict[str, float] | None = None) -> StudyTable:
+    """A trial as accurate as the target; the draft alone is far less so, by default."""
+    mse = studies.BASELINE["target_mse"]
+    study = studies.empty_study(baseline=baseline)
+    blocks = studies.blocks(0.9, mse, "target", own=0.0)
+    study.set_user_attr("baseline", (baseline or WEAK) | {"target_blocks": blocks["mse"]})
+    study.add_trial(studies.complete(SETTING, 0.9, 1.01 * mse, predicted_speedup=1.8))
+    study.set_user_attr("speedups", [asdict(speedup) for speedup in speedups])
+    return read_table(study)
+
+
+WEAK = studies.BASELINE | {"draft_mse": 0.60}
+
+
+def of(trial: int | None, value: float, low: float, high: float, device: str = "cpu") -> Speedup:
+    return Speedup(trial, device, 64, None, value, low, high, 5)
+
+
+def test_a_study_is_judged_by_what_its_store_holds() -> None:
+    assert verdict_of(benched()).reason.endswith(
+        "nothing was timed; `spec-opt bench made-up` measures it."
+    )
+    faster = verdict_of(benched(of(0, 1.6, 1.5, 1.7), of(None, 9.0, 8.0, 9.5)), None, "x.toml")
+    assert (faster.decision, faster.trial) == ("speculate", 0)
+    assert faster.mse_ratio == pytest.approx(1.01)
+    slower = verdict_of(benched(of(0, 0.6, 0.5, 0.7), of(None, 9.0, 8.0, 9.5)))
+    assert slower.decision == "target_alone"
+    good = studies.BASELINE | {"draft_minus_target_mse_ci95": 0.001}
+    draft_alone = benched(of(0, 0.6, 0.5, 0.7), of(None, 9.0, 8.0, 9.5), baseline=good)
+    assert verdict_of(draft_alone).decision == "draft_alone"
+
+
+def test_devices_are_not_mixed() -> None:
+    table = benched(
+        of(0, 1.6, 1.5, 1.7, "NVIDIA H100"), of(0, 0.6, 0.5, 0.7), of(None, 9.0, 8.0, 9.5)
+    )
+    found = verdict_of(table)
+    assert found.decision == "target_alone"
+    assert found.speedup is not None
+    assert found.speedup.device == "cpu"
+
+
+def test_results_of_older_versions_settle_nothing() -> None:
+    """They do not say how often a setting was timed, nor anything of the draft."""
+    study = studies.single_study()
+    old = {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": 1.3, "predicted_speedup": 1.4}
+    study.set_user_attr("speedups", [old])
+    assert verdict_of(read_table(study)).decision == "unknown"
+
+
+def test_imported_results_have_no_target_to_compare_with() -> None:
+    study = studies.empty_study(baseline=None)
+    trial = studies.complete(SETTING, 0.9, 0.45)
+    trial.user_attrs = {"source": "imported"}
+    study.add_trial(trial)
+    assert "the target's own MSE is not known" in verdict_of(read_table(study)).reason
+    assert verdict_of(read_table(studies.failing_study())).decision == "unknown"
+
+
+def test_a_confirmation_that_failed_is_said() -> None:
+    table = benched(of(0, 1.6, 1.5, 1.7), of(None, 9.0, 8.0, 9.5))
+    failed = Judgement(
+        "quality", "test", 0, "not confirmed", "MSE 5.8% above the target's, limit 5%",
+        1.058, None, None, 1.05, 0.9,
+    )  # fmt: skip
+    reason = verdict_of(table.model_copy(update={"judgements": (failed,)})).reason
+    assert reason.endswith("On test it is not confirmed: MSE 5.8% above the target's, limit 5%.")

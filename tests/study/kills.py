@@ -20,7 +20,7 @@ from tests.study.stand_in_program import Options
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (sys.executable, "-m", "tests.study.stand_in_program")
 NAME = "under-fire"
-DATA = '[data]\nsource = "synthetic"\ncontext = 96\nhorizon = 48\n'
+DATA = '[data]\nsource = "synthetic"\ncontext = 96\nhorizon = 48\n[bench]\nseconds = 0\n'
 LONGEST = 300.0
 """Seconds after which a run that has not ended is taken to hang."""
 
