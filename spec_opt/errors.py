@@ -12,6 +12,7 @@
         ├── TrainingError       a loss that is not finite
         ├── DecodingError       a forecast that is not finite
         └── StoreError          the store cannot be reached, or lost what it held
+            └── LastingStoreError   and that does not pass by itself: exit code 2
 
 A message is one line: the field, the value, the remedy.
 """
@@ -69,3 +70,9 @@ class DecodingError(WorkError):
 
 class StoreError(WorkError):
     """The store cannot be reached, or does not hold what it held before."""
+
+
+class LastingStoreError(StoreError):
+    """A store that cannot be used until somebody mends it: a wrong password, another's tables."""
+
+    exit_code = 2

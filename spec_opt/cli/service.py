@@ -23,7 +23,7 @@ from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
-from spec_opt.study.store import open_store, parse_url
+from spec_opt.study.store import check_store, open_store, parse_url
 from spec_opt.study.study import Study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
 
@@ -55,7 +55,7 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     """
     from spec_opt.measure.objective import StudyObjective  # brings torch
 
-    parse_url(url)
+    check_store(url)
     objective = StudyObjective.prepare(config)
     baseline = objective.baseline
     store = open_store(url)
@@ -122,7 +122,7 @@ def run_processes(
         WorkError: workers failed too often and the study is not done; names their logs.
         KeyboardInterrupt: interrupted before the study existed.
     """
-    parse_url(url)
+    check_store(url)
     if gpus is None:
         places = cpu_environments(workers or 1)
     else:

@@ -13,12 +13,13 @@ Database engines whose connections many processes may share; nothing of Optuna h
 import contextlib
 import fcntl
 import logging
+import os
 import random
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
@@ -37,7 +38,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Engine, Table, event, func, literal
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from spec_opt.config.paths import readable
 from spec_opt.errors import StoreError, StoreURLError, StudyError
+from spec_opt.study.diagnosis import (
+    Access,
+    access_of,
+    check_file,
+    check_revision,
+    check_tables,
+    remedy_of,
+    store_error,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,7 +74,6 @@ DATABASE_ERRORS = (
     psycopg.Error,
     sqlite3.Error,
 )
-LASTING_TEXTS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def _passes(error: BaseException) -> bool:
         if error.sqlstate is not None:
             return error.sqlstate in PASSING_STATES or error.sqlstate.startswith("08")
         # Without a state the connection itself failed, or could not be made.
-        return not any(text in str(error) for text in LASTING_TEXTS)
+        return remedy_of(str(error)) is None
     if isinstance(error, sqlite3.OperationalError):
         return "is locked" in str(error)
     return isinstance(error, (sqlalchemy.exc.PendingRollbackError, sqlalchemy.exc.TimeoutError))
@@ -159,6 +169,8 @@ class StoreURL:
     """The file of an SQLite store."""
     secrets: tuple[str, ...] = field(repr=False)
     """Every spelling of the password."""
+    access: Access = "write"
+    """To the file of an SQLite store."""
 
     def mask(self, text: str) -> str:
         """`text` without the password, however it is spelled there."""
@@ -237,10 +249,11 @@ def _sqlite(text: str) -> StoreURL:
     if database.startswith("file:") or url.query:
         raise StoreURLError(f"storage URL {text}: give a plain path, without options; {SUPPORTED}")
     path = Path(database).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise StoreURLError(f"storage URL {text}: {path} is a folder, not a file")
-    # As SQLAlchemy spells it: whether a path is percent-encoded depends on its version.
-    spelled = url.set(database=str(path)).render_as_string()
+    # Only to be shown, and for Optuna; `_connect_sqlite` opens the path itself, whose bytes may
+    # be no text.
+    spelled = url.set(database=readable(path)).render_as_string()
     return StoreURL("sqlite", spelled, spelled, path, ())
 
 
@@ -270,9 +283,16 @@ POSTGRES_OPTIONS = {
 
 
 def engine_arguments(where: StoreURL) -> dict[str, Any]:
-    if where.kind == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    if where.path is not None:
+        return {"creator": partial(_connect_sqlite, where.path, where.access)}
     return {"pool_pre_ping": True, "connect_args": dict(POSTGRES_OPTIONS)}
+
+
+def _connect_sqlite(path: Path, access: Access) -> sqlite3.Connection:
+    mode = {"write": "mode=rwc", "read": "mode=ro", "immutable": "immutable=1"}[access]
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
+    # SQLAlchemy's pool hands a connection from thread to thread, never to two at once.
+    return sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True, check_same_thread=False)
 
 
 def make_engine(where: StoreURL) -> Engine:
@@ -285,7 +305,7 @@ def listen(engine: Engine, where: StoreURL) -> None:
     """Set every connection up for sharing, before its first use."""
     if where.kind == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "begin", partial(_begin_sqlite, where.access == "write"))
     else:
         event.listen(engine, "connect", _set_up_postgres)
 
@@ -300,10 +320,10 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(writable: bool, connection: Connection) -> None:
     # SQLite ignores SELECT ... FOR UPDATE; a transaction that may write takes the write lock first.
     reading = connection.get_execution_options().items() >= READING.items()
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writable and not reading else "BEGIN")
 
 
 def _set_up_postgres(connection: Any, _: object) -> None:
@@ -324,7 +344,10 @@ def set_up_lock(where: StoreURL, engine: Engine) -> Iterator[None]:
             connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
             yield
         return
-    with where.path.with_name(where.path.name + ".lock").open("w") as file:
+    lock = where.path.with_name(where.path.name + ".lock")
+    with contextlib.suppress(FileExistsError):
+        lock.touch(exist_ok=False)
+    with lock.open() as file:  # to read: another user may have made it
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -338,14 +361,13 @@ def use_write_ahead_log(where: StoreURL, engine: Engine) -> None:
             raw.execute("PRAGMA journal_mode = WAL")
 
 
-def reason_of(error: BaseException, where: StoreURL) -> str:
-    """What the driver said, on one line, without password and SQL."""
+def failure_of(error: BaseException, where: StoreURL) -> StoreError:
+    """What the driver or the system said, without password and SQL."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
         cause = cause.__cause__
     said = str(cause.orig) if isinstance(cause, sqlalchemy.exc.DBAPIError) else str(error)
-    line = " ".join(where.mask(said).split())
-    return line if len(line) <= 300 else line[:297] + "..."
+    return store_error(where.masked, said, where.mask)
 
 
 studies: Table = models.StudyModel.__table__
@@ -374,6 +396,7 @@ class Store:
     def __init__(self, url: StoreURL, storage: RDBStorage) -> None:
         self.storage = storage
         self.masked_url = url.masked
+        self.read_only = url.access != "write"
         self.patience = WHEN_RUNNING
         self._recovered_at: float | None = None
         self._url = url
@@ -419,7 +442,7 @@ class Store:
         try:
             result = retrying(once, patience, clean_up=lambda: failures.append(time.monotonic()))
         except (SQLAlchemyError, OSError) as error:
-            raise self._failure(error) from None
+            raise failure_of(error, self._url) from None
         if failures:
             self._recovered_at = time.monotonic()
         return result
@@ -464,10 +487,7 @@ class Store:
                 retrying(lambda: stack.enter_context(lock()), self.patience)
                 yield
         except (SQLAlchemyError, OSError) as error:
-            raise self._failure(error) from None
-
-    def _failure(self, error: Exception) -> StoreError:
-        return StoreError(f"store {self.masked_url}: {reason_of(error, self._url)}")
+            raise failure_of(error, self._url) from None
 
     def close(self) -> None:
         """Drop all connections."""
@@ -518,7 +538,7 @@ class _PatientStorage(RDBStorage):
         try:
             return retrying(once, WHEN_RUNNING, clean_up=self.scoped_session.remove)
         except (SQLAlchemyError, StorageInternalError) as error:
-            raise StoreError(f"store {self.where.masked}: {reason_of(error, self.where)}") from None
+            raise failure_of(error, self.where) from None
 
 
 def _make_patient(name: str) -> None:
@@ -567,44 +587,46 @@ def open_store(url: str, *, create: bool = True) -> Store:
 
     Raises:
         StoreURLError: the URL is malformed, unsupported, or names a file of another kind.
-        StudyError: there is no store and `create` is False; nothing is written then.
+        StudyError: there is no store and `create` is False; nothing is written then. What cannot
+            be written is opened to be read.
+        LastingStoreError: it is another program's, or of another version, or cannot be opened.
         StoreError: the store cannot be reached.
     """
     where = parse_url(url)
     if where.path is not None:
-        _check_file(where, where.path, create)
+        check_file(where.masked, where.path, write=create)
+        if not where.path.exists() and not create:
+            raise StudyError(
+                f"store {where.masked}: there is none yet; `spec-opt run` makes it, or give "
+                "--storage"
+            )
+        if create:
+            where.path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            where = replace(where, access=access_of(where.path))
     try:
         return retrying(lambda: _open(where, create), WHEN_OPENING)
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
-        if "file is not a database" in str(error):
-            raise StoreURLError(f"{where.path}: exists but is not an SQLite database") from None
-        raise StoreError(f"store {where.masked}: {reason_of(error, where)}") from None
-    except RuntimeError as error:
-        if "table schema" not in str(error):
-            raise
-        raise StoreError(
-            f"store {where.masked}: made by another version of Optuna; bring it up to date with "
-            "`optuna storage upgrade --storage URL`, or name another store"
-        ) from None
+        raise failure_of(error, where) from None
 
 
-def _check_file(where: StoreURL, path: Path, create: bool) -> None:
-    if create:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreURLError(
-                f"storage URL {where.masked}: folder {path.parent} cannot be made: {error.strerror}"
-            ) from None
-    elif not path.exists():
-        raise StudyError(
-            f"store {where.masked}: there is none yet; `spec-opt run` makes it, or give --storage"
-        )
+def check_store(url: str) -> None:
+    """Raise what `open_store` would, without making a store where there is none.
+
+    For the start of work that takes long before it needs the store.
+    """
+    where = parse_url(url)
+    if where.path is not None:
+        check_file(where.masked, where.path, write=True)
+    with contextlib.suppress(StudyError):
+        open_store(url, create=False).close()
 
 
 def _open(where: StoreURL, create: bool) -> Store:
     engine = make_engine(where)
     try:
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+        check_tables(where.masked, tables, own=where.path is not None)
         ready = _is_set_up(engine)
         if not ready and not create:
             raise StudyError(
@@ -618,6 +640,8 @@ def _open(where: StoreURL, create: bool) -> Store:
                 storage = _make_storage(where, make_tables=not _is_set_up(engine))
     finally:
         engine.dispose()
+    known = storage.get_all_versions()
+    check_revision(where.masked, storage.get_current_version(), known, optuna.__version__)
     # Connections that Optuna made before it had our listeners must go.
     storage.engine.dispose()
     listen(storage.engine, where)
@@ -629,6 +653,7 @@ def _make_storage(where: StoreURL, *, make_tables: bool) -> RDBStorage:
         # Optuna fills {SCHEMA_VERSION} into a URL with str.format.
         where.url.replace("{", "{{").replace("}", "}}"),
         engine_kwargs=engine_arguments(where),
+        skip_compatibility_check=True,  # `check_revision` says more
         skip_table_creation=not make_tables,
     )
     storage.where = where

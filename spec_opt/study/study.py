@@ -5,6 +5,7 @@ Which software gave a number: package versions and, in a checkout, the commit.
 
 import importlib.metadata
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
@@ -38,6 +39,8 @@ from spec_opt.study.store import (
     trials,
 )
 from spec_opt.study.trials import lock_study, reconcile
+
+log = logging.getLogger(__name__)
 
 DIRECTIONS: Final[dict[ObjectiveName, StudyDirection]] = {
     "acceptance_rate": StudyDirection.MAXIMIZE,
@@ -202,10 +205,14 @@ def update_attribute(store: Store, name: str, key: str, change: Callable[[Any], 
     """Replace a user attribute of a study by `change` of it, which gets None where it is not set.
 
     No other process can change it meanwhile. `change` may be called again if the connection fails.
+    In a store that can only be read it stays as it is, with a warning.
 
     Raises:
         StudyError: there is no study of that name.
     """
+    if store.read_only:
+        log.warning("store %s can only be read: new %s are not kept", store.masked_url, key)
+        return
 
     def work(connection: Connection) -> None:
         study_id = _find(connection, name)

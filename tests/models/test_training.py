@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from spec_opt.models import training
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.training import Fit, distil_draft, prepare_models, train_target
+from tests.other_user import give_away, run_unprivileged
 
 CONTEXT = 32
 
@@ -262,23 +262,11 @@ def test_a_damaged_file_is_made_again(
     assert again.draft.fingerprint == made.draft.fingerprint
 
 
-WITHOUT_PRIVILEGES = (
-    "setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner",
-    "--inh-caps", "-dac_override,-dac_read_search",
-)  # fmt: skip
-"""As root, a process that permissions hold for."""
-
-
 def as_another_user(cache: Path, config: StudyConfig) -> subprocess.CompletedProcess[str]:
-    """Prepare models from a cache whose files all belong to user 12345."""
-    if os.geteuid() != 0 or shutil.which(WITHOUT_PRIVILEGES[0]) is None:
-        pytest.skip("needs root and setpriv")
+    """Prepare models from a cache whose files are another user's."""
     cache.mkdir(parents=True, exist_ok=True)
-    for path in (cache, *cache.iterdir()):
-        os.chown(path, 12345, 12345)
-    command = [*WITHOUT_PRIVILEGES, sys.executable, "-c", PROCESS, config.model_dump_json()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    give_away(cache, *cache.iterdir())
+    return run_unprivileged([sys.executable, "-c", PROCESS, config.model_dump_json()])
 
 
 def test_models_of_another_user_are_read(dataset: Dataset, cache: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Connection, insert, select
 
-from spec_opt.errors import StoreError, StoreURLError, StudyError
-from spec_opt.study.store import Patience, Store, open_store, studies
+from spec_opt.errors import LastingStoreError, StoreError, StudyError
+from spec_opt.study.store import Patience, Store, open_store, parse_url, studies
 
 Open = Callable[..., Store]
 
@@ -176,14 +176,14 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("These are no tables at all. " * 100)
     for create in (True, False):
-        with pytest.raises(StoreURLError, match="not an SQLite database"):
+        with pytest.raises(LastingStoreError, match="not an SQLite database"):
             open_store(f"sqlite:///{file}", create=create)
     assert file.read_text() == "These are no tables at all. " * 100
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreURLError, match="cannot be made"):
+    with pytest.raises(LastingStoreError, match="file: not a folder; give another --storage"):
         open_store(f"sqlite:///{tmp_path}/file/store.db")
 
 
@@ -205,7 +205,7 @@ def test_a_store_of_another_optuna_is_said(tmp_path: Path, opened: Open) -> None
     opened(url).transaction(
         lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num='v1'")
     )
-    with pytest.raises(StoreError, match="another version of Optuna"):
+    with pytest.raises(StoreError, match="revision v1 of Optuna's schema, made by a newer"):
         open_store(url)
 
 
@@ -223,9 +223,30 @@ def test_an_unreachable_server_is_said_soon_and_without_password(
 
 
 @pytest.mark.postgres
+def test_a_wrong_user_is_said_at_once(new_database: Callable[[], str]) -> None:
+    url = sqlalchemy.make_url(new_database()).set(username="nobody", password="x")
+    with pytest.raises(LastingStoreError, match="check"):
+        open_store(url.render_as_string(hide_password=False))
+
+
+@pytest.mark.postgres
+def test_a_database_of_mlflow_is_left_alone(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    engine = sqlalchemy.create_engine(parse_url(url).url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('cc1f77228345')")
+        connection.exec_driver_sql("CREATE TABLE experiments (id integer)")
+    with pytest.raises(LastingStoreError, match="an MLflow database"):
+        open_store(url)
+    assert sqlalchemy.inspect(engine).get_table_names() == ["alembic_version", "experiments"]
+    engine.dispose()
+
+
+@pytest.mark.postgres
 def test_a_missing_database_is_said_at_once(new_database: Callable[[], str]) -> None:
     url = sqlalchemy.make_url(new_database()).set(database="nowhere")
     started = time.monotonic()
-    with pytest.raises(StoreError, match="does not exist"):
+    with pytest.raises(LastingStoreError, match="does not exist: make it with `createdb`"):
         open_store(url.render_as_string(hide_password=False))
     assert time.monotonic() - started < 5
