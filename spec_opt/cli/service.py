@@ -60,6 +60,9 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     baseline = objective.baseline
     store = open_store(url)
     study = open_study(store, config, objective.fingerprints, baseline, package_versions())
+    attributes = study.optuna_study()
+    for key, value in objective.inputs.as_document().items():  # what was read, for the report
+        attributes.set_user_attr(key, value)
     objective.share_costs = study.shared_costs
     return study, objective
 

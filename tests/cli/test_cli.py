@@ -115,6 +115,8 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
 
     assert main(["export", "tiny.toml", "--all", "--format", "json"]) == 0
     export = json.loads(capfd.readouterr().out)
+    assert export["series"]["summary"].startswith("synthetic: 1,000 rows, 3 channels")
+    assert export["series"]["validation"] == 100
     assert len(export["trials"]) == 8
     trial = export["trials"][0]
     assert set(trial["params"]) == {"sigma", "bias", "k"}
