@@ -60,8 +60,13 @@ def study_file(reference: str) -> StudyConfig:
 
 
 def given_reference() -> str:
-    """The study as this command names it, quoted for a shell: for commands to paste."""
-    return shlex.quote(click.get_current_context().meta["study"])
+    """The study as this command names it: for commands to paste."""
+    return pasted(click.get_current_context().meta["study"])
+
+
+def pasted(argument: str) -> str:
+    """An argument as it is typed in a shell."""
+    return readable(shlex.quote(argument))
 
 
 study_argument = click.argument("config", metavar="STUDY", type=study_file)

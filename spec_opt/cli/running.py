@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from spec_opt.cli.common import (
     command_line,
     given_reference,
     json_option,
+    pasted,
     say,
     show,
     storage_option,
@@ -69,7 +69,7 @@ def run(
 
     if gpus is not None and (workers is not None or ray is not None):
         raise click.UsageError("--gpus goes with neither --workers nor --ray")
-    config, reference, objective = read_study(study), shlex.quote(study), None
+    config, reference, objective = read_study(study), pasted(study), None
     if ray is not None:
         opened, interrupted = service.run_on_ray(study, config, url, ray, workers)
     elif workers is None and gpus is None:

@@ -229,13 +229,13 @@ def confirmation_text(confirmation: Confirmation, width: int | None = None) -> s
         blocks.append(Text(_sameness(confirmation)))
     else:
         blocks.append(Bullets([_sentence(confirmation, one) for one in confirmation.judgements]))
-    columns = ["trial", "sigma", "bias", "k", f"MSE {tuned}", f"MSE {again}"]
-    columns += [f"accepted {tuned}", f"accepted {again}", "drop, points"]
+    columns = ["trial", "sigma", "bias", "k", "MSE, % tuned", "MSE, % again"]
+    columns += ["accepted tuned", "accepted again", "drop"]
     rows = [_row(confirmation, one) for one in confirmation.settings]
     blocks.append(Table(columns, rows))
     remarks = (
-        "An MSE is relative to that of the target alone on the same windows; target alone on "
-        f"{again}: {baseline.target_mse:.4f}, draft alone: {baseline.draft_mse:.4f}."
+        "MSEs are compared with that of the target alone on the same windows. On "
+        f"{again}: target alone {baseline.target_mse:.4f}, draft alone {baseline.draft_mse:.4f}."
     )
     if not confirmation.is_replay:
         remarks = f"{remarks} {BETWEEN_SPLITS}"
@@ -266,7 +266,7 @@ def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:
 
 def _signed(error: ErrorRatio, noisy: bool) -> str:
     width = None if error.high is None or not noisy else 100 * (error.high - error.value)
-    return f"{with_error(f'{100 * error.value - 100:+.1f}', width, 1)}%"
+    return with_error(f"{100 * error.value - 100:+.1f}", width, 1)
 
 
 def _sameness(confirmation: Confirmation) -> str:

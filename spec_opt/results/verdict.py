@@ -173,8 +173,9 @@ def _ratio(mse: float, target: float, half_width: float | None) -> ErrorRatio:
 
 
 def draft_candidate(table: StudyTable) -> Candidate | None:
-    """The draft alone; None if its error is not known."""
-    if table.baseline is None:
+    """The draft alone; None if its error is not known, or it is the target once more."""
+    prints = table.fingerprints
+    if table.baseline is None or (prints is not None and prints.draft == prints.target):
         return None
     error = draft_error_ratio(table.baseline)
     return Candidate(None, None, error, table.measured_speedups(None))
@@ -201,7 +202,7 @@ def judge(
 
     Args:
         settings: the candidates for speculation: what is recommended, and what was timed.
-        draft: the draft alone; None if its error is not known (an imported study).
+        draft: the draft alone; None if it is no alternative (see `draft_candidate`).
         limit: the highest MSE allowed, over the target's: 1.05 for 5 % more.
         study: its name, for commands to paste.
     """
@@ -282,9 +283,9 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
         reasons.append(f"no setting with an MSE of at most {_excess(limit)} is faster")
     if draft is not None:
         too_inaccurate = draft.error.is_outside(limit)
-        about = f"has an MSE {draft.error}" if too_inaccurate else "is not faster than the target"
+        about = f"has an MSE {draft.error}" if too_inaccurate else "is not faster"
         reasons.append(f"the draft alone {about}")
-    because = f" because {' and '.join(reasons)}" if reasons else ""
+    because = f": {', and '.join(reasons)}" if reasons else ""
     reason = f"{_dissuasion(settings)}Use the target alone{because}."
     return Verdict("target_alone", None, None, best, 1.0, reason)
 
@@ -304,7 +305,8 @@ def _unknown(
 
 
 def _open(why: str, speedup: Speedup | None = None) -> Verdict:
-    reason = f"Whether speculation pays is not known: {why}."
+    so_far = f" ({speedup.value:.2f}x at best so far)" if speedup and speedup.measured else ""
+    reason = f"Whether speculation pays is not known{so_far}: {why}."
     return Verdict("unknown", None, None, speedup, None, reason)
 
 

@@ -156,7 +156,8 @@ def test_a_given_setting_needs_no_store(folder: Path, capfd: pytest.CaptureFixtu
     assert main(["bench", "tiny.toml", *setting, "--batch-size", "4", "--repeats", "1"]) == 0
     out = capfd.readouterr().out
     assert "tiny: rule stride, rolling context, float32, on cpu" in out
-    assert out.startswith("Whether speculation pays is not known: it was timed too few times")
+    assert out.startswith("Whether speculation pays is not known (")
+    assert "it was timed too few times" in " ".join(out.split())
     assert not (folder / "storage").exists()
 
 

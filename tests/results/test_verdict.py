@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from spec_opt.config.study_file import Setting
+from spec_opt.measure.measurement import Fingerprints
 from spec_opt.results.table import Judgement, Speedup, StudyTable, read_table
 from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of
 from tests.results import studies
@@ -179,6 +180,15 @@ def test_results_of_older_versions_settle_nothing() -> None:
     old = {"trial": 0, "device": "cpu", "batch_size": 8, "speedup": 1.3, "predicted_speedup": 1.4}
     study.set_user_attr("speedups", [old])
     assert verdict_of(read_table(study)).decision == "unknown"
+
+
+def test_the_target_as_its_own_draft_is_no_alternative() -> None:
+    """However noise makes it look."""
+    good = studies.BASELINE | {"draft_mse": studies.BASELINE["target_mse"]}
+    table = benched(of(0, 0.6, 0.5, 0.7), of(None, 1.3, 0.9, 1.9), baseline=good)
+    assert verdict_of(table).decision == "unknown"
+    same = Fingerprints(target="t", draft="t", data="d", decoding="e")
+    assert verdict_of(table.model_copy(update={"fingerprints": same})).decision == "target_alone"
 
 
 def test_imported_results_have_no_target_to_compare_with() -> None:
