@@ -25,7 +25,7 @@ from spec_opt.results.render import COLUMNS, cells
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
 from spec_opt.results.verdict import Verdict
 from spec_opt.results.wording import described, left_out, percent, plural
-from spec_opt.study.progress import StudyProgress, progress
+from spec_opt.study.progress import StudyProgress, WorkerStatus, progress
 from spec_opt.study.study import Study
 from spec_opt.study.worker import TrialReport
 
@@ -102,14 +102,22 @@ def _progress_lines(now: StudyProgress) -> list[str]:
     if now.trials_per_minute is not None:
         lines.append(f"  rate: {', '.join(_pace(now))}")
     lines += [
-        f"  worker {w.host}:{w.pid} {'alive' if w.alive else 'silent'}, last sign of life "
-        f"{w.silent_seconds:.0f} s ago, trial {w.trial} ({w.setting})"
-        for w in now.workers
+        f"  {_holder(worker)}, trial {worker.trial}"
+        + ("" if worker.setting is None else f" ({worker.setting})")
+        for worker in now.workers
     ] or ["  no worker holds a trial"]
     return lines + [
         f"  given up after {plural(g.attempts, 'attempt')}: {g.setting}: {g.error}"
         for g in now.given_up
     ]
+
+
+def _holder(worker: WorkerStatus) -> str:
+    seconds = f"{worker.silent_seconds:.0f} s"
+    if worker.pid is None:
+        return f"another client of Optuna for {seconds}"
+    state = "alive" if worker.alive else "silent"
+    return f"worker {worker.host}:{worker.pid} {state}, last sign of life {seconds} ago"
 
 
 def _pace(now: StudyProgress) -> list[str]:

@@ -163,5 +163,5 @@ def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
             view.done.wait()
     table = read_table(study.optuna_study(), config.search)
     verdict = verdict_of(table, config.recommend, given_reference())
-    snapshot = live.Snapshot(progress(study), table, verdict)
+    snapshot = live.Snapshot(progress(study, asked=config.search), table, verdict)
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

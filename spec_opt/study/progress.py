@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.study import trials
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.space import PARAMETERS, distributions, grid_points, setting_count, setting_of
@@ -43,10 +43,11 @@ class States:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker that holds a running trial."""
+    """Who holds a running trial: a worker, or another client of Optuna."""
 
     host: str
     pid: int | None
+    """None of another client, which does not say what it is."""
     trial: int
     """The trial's number."""
     setting: Setting | None
@@ -98,26 +99,35 @@ class StudyProgress:
         return self.left == 0 and self.states.running == 0 and self.states.waiting == 0
 
 
-def progress(study: Study, heartbeat: Heartbeat | None = None) -> StudyProgress:
+def progress(
+    study: Study, heartbeat: Heartbeat | None = None, asked: SearchConfig | None = None
+) -> StudyProgress:
     """Look at the study; nothing is written.
+
+    Args:
+        study: as it is in the store.
+        heartbeat: how workers show that they live.
+        asked: what it is counted against; by default what it was last run with.
 
     Raises:
         StoreError: the store cannot be reached.
     """
     look = study.store.read(lambda connection: _look(connection, study))
-    search = study.config.search
+    search = asked or study.config.search
     states = Counter(row.state for row in look.rows)
     complete = [row for row in look.rows if row.state is TrialState.COMPLETE]
+    measured = {row_key(row) for row in complete if is_active(row)} - {None}
     given_up: tuple[GivenUp, ...] = ()
     if search.n_trials is None:
         points = {key_of(point): point for point in grid_points(search)}
-        measured = {row_key(row) for row in complete if is_active(row)}
+        measured &= points.keys()
         total, missing = len(points), len(points.keys() - measured)
         given_up = _given_up(look, points, search.max_attempts)
         left = missing - len(given_up)
     else:
         busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
-        total, missing = search.n_trials, max(0, search.n_trials - sum(map(is_active, complete)))
+        counted = sum(is_active(row) and row_key(row) is not None for row in complete)
+        total, missing = search.n_trials, max(0, search.n_trials - counted)
         left = max(0, total - spent(look.rows)) + busy
     rate = _rate(look.ends)
     workers = _workers(study, look, (heartbeat or Heartbeat()).grace)
@@ -131,7 +141,7 @@ def progress(study: Study, heartbeat: Heartbeat | None = None) -> StudyProgress:
         ),
         total=total,
         missing=missing,
-        distinct=len({row_key(row) for row in complete}),
+        distinct=len(measured),
         settings=setting_count(search),
         given_up=given_up,
         workers=workers,
@@ -158,6 +168,7 @@ def _look(connection: Connection, study: Study) -> _Look:
     ended = (
         select(rows.c.datetime_complete)
         .where(rows.c.study_id == study.study_id, rows.c.state == TrialState.COMPLETE)
+        .where(trials.has_worker())  # other clients may add trials that took no time
         .order_by(rows.c.datetime_complete.desc())
         .limit(RATE_TRIALS)
     )

@@ -92,6 +92,12 @@ class RunningRow:
     """Since the last heartbeat, or since its start if it never had one."""
 
 
+def has_worker() -> ColumnElement[bool]:
+    """Whether a worker of ours has held a trial."""
+    mine = trial_user_attributes
+    return exists().where(mine.c.trial_id == trials.c.trial_id, mine.c.key == WORKER_KEY)
+
+
 def running(
     connection: Connection, study_id: int, now: ColumnElement[datetime]
 ) -> list[RunningRow]:

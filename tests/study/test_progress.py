@@ -3,6 +3,7 @@ import socket
 import threading
 from typing import Any
 
+import optuna
 import pytest
 
 from spec_opt.config.study_file import Setting
@@ -93,3 +94,39 @@ def test_a_study_that_grew_reports_its_new_size(store: Store) -> None:
     run_worker(stand_in_study(store, **SMALL), StandIn(), threading.Event())
     seen = progress(stand_in_study(store, **(SMALL | {"k": (1, 2, 3)})))
     assert (seen.total, seen.missing, seen.distinct) == (6, 2, 4)
+
+
+def test_a_study_is_counted_against_what_is_asked_now(store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    run_worker(study, StandIn(), threading.Event())
+    grown = study.config.search.model_copy(update={"k": (1, 2, 3)})
+    seen = progress(study, asked=grown)
+    assert (seen.total, seen.missing, seen.distinct, seen.is_done) == (6, 2, 4, False)
+    narrowed = study.config.search.model_copy(update={"k": (1,)})
+    seen = progress(study, asked=narrowed)
+    assert (seen.total, seen.missing, seen.distinct) == (2, 0, 2)
+
+
+def test_trials_of_another_client(store: Store) -> None:
+    """They count neither as settings nor for the rate, and nobody is named as their worker."""
+    study = stand_in_study(store, **SMALL)
+    theirs = study.optuna_study()
+    for _ in range(5):
+        trial = optuna.trial.create_trial(
+            values=[0.5, 0.5],
+            params={"x": 1.0},
+            distributions={"x": optuna.distributions.FloatDistribution(0, 2)},
+        )
+        theirs.add_trial(trial)
+    claimed = claim(Claims(study))
+    seen = progress(study)
+    assert seen.trials_per_minute is None
+    assert (seen.missing, seen.distinct, seen.states.complete) == (4, 0, 5)
+    assert [worker.trial for worker in seen.workers] == [claimed.number]
+
+
+def test_a_running_trial_of_another_client(store: Store) -> None:
+    study = stand_in_study(store, sampler="random", n_trials=3, sigma={"low": 0.1, "high": 1.0})
+    trial = study.optuna_study().ask()
+    (holder,) = progress(study).workers
+    assert (holder.pid, holder.trial, holder.setting) == (None, trial.number, None)
