@@ -59,10 +59,12 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     objective = StudyObjective.prepare(config)
     baseline = objective.baseline
     store = open_store(url)
-    study = open_study(store, config, objective.fingerprints, baseline, package_versions())
-    attributes = study.optuna_study()
-    for key, value in objective.inputs.as_document().items():  # what was read, for the report
-        attributes.set_user_attr(key, value)
+    inputs, versions = objective.inputs.as_document(), package_versions()
+    try:
+        study = open_study(store, config, objective.fingerprints, baseline, versions, inputs)
+    except SpecOptError:
+        store.close()
+        raise
     objective.share_costs = study.shared_costs
     return study, objective
 

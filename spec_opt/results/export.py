@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -98,7 +99,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the path cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: cannot be written: it is a folder")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_bytes(content)

@@ -373,8 +373,8 @@ def load_table(url: str, config: StudyConfig) -> StudyTable:
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
-    study = open_store(url, create=False).optuna_study(config.name)
-    return read_table(study, config.search)
+    with open_store(url, create=False) as store:
+        return read_table(store.optuna_study(config.name), config.search)
 
 
 def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:

@@ -104,6 +104,21 @@ def check_file(masked_url: str, path: Path, *, write: bool) -> None:
         refuse(Path(os.fsdecode(error.filename or path)), str(error.strerror))
 
 
+def make_folder(masked_url: str, folder: Path) -> None:
+    """Make the folder of a new file.
+
+    Raises:
+        LastingStoreError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LastingStoreError(
+            f"store {masked_url}: folder {folder} cannot be made: {error.strerror}; give another "
+            "--storage"
+        ) from error
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 OPTUNA = frozenset({"studies", "trials", "version_info"})

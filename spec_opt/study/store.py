@@ -39,13 +39,14 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, event, func, li
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from spec_opt.config.paths import readable
-from spec_opt.errors import StoreError, StoreURLError, StudyError
+from spec_opt.errors import LastingStoreError, StoreError, StoreURLError, StudyError
 from spec_opt.study.diagnosis import (
     Access,
     access_of,
     check_file,
     check_revision,
     check_tables,
+    make_folder,
     remedy_of,
     store_error,
 )
@@ -216,6 +217,12 @@ def _parse(text: str) -> sqlalchemy.URL:
 
 
 def _postgres(text: str) -> StoreURL:
+    if text.count("@") > 1:
+        # Else the password would end at the first one, and its rest be shown as a host.
+        raise StoreURLError(
+            f"storage URL {_mask_roughly(text)}: it has several @; write those of a password as "
+            "%40 (and : as %3A, / as %2F, % as %25, # as %23)"
+        )
     url = _parse(text)
     passwords = [url.password, *(url.query.get(key) for key in ("password", "sslpassword"))]
     secrets = [str(password) for password in passwords if password]
@@ -601,7 +608,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
                 "--storage"
             )
         if create:
-            where.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(where.masked, where.path.parent)
         else:
             where = replace(where, access=access_of(where.path))
     try:
@@ -640,8 +647,13 @@ def _open(where: StoreURL, create: bool) -> Store:
                 storage = _make_storage(where, make_tables=not _is_set_up(engine))
     finally:
         engine.dispose()
-    known = storage.get_all_versions()
-    check_revision(where.masked, storage.get_current_version(), known, optuna.__version__)
+    try:
+        found, known = storage.get_current_version(), storage.get_all_versions()
+        check_revision(where.masked, found, known, optuna.__version__)
+    except LastingStoreError:
+        storage.remove_session()
+        storage.engine.dispose()
+        raise
     # Connections that Optuna made before it had our listeners must go.
     storage.engine.dispose()
     listen(storage.engine, where)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import optuna
@@ -104,11 +105,15 @@ def open_study(
     fingerprints: Fingerprints,
     baseline: Baseline,
     versions: Mapping[str, str],
+    inputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Study:
     """Create the study, or resume it; every grid point that it lacks is enqueued.
 
     Safe when many processes do so at once. On resume the search space may be another one: a grid
     gets the points that it lacks, the other samplers go on in the new space.
+
+    Args:
+        inputs: what is known of series and models, as attributes to keep for people.
 
     Raises:
         StudyError: the study was measured with other models, data or decoding, or its trials
@@ -120,6 +125,7 @@ def open_study(
         "fingerprints": asdict(fingerprints),
         "baseline": asdict(baseline),
         "versions": dict(versions),
+        **inputs,
     }
 
     def work(connection: Connection) -> tuple[int, dict[str, Any]]:
@@ -129,8 +135,9 @@ def open_study(
             return _create(connection, config, attributes), attributes
         stored = _stored_attributes(connection, study_id)
         _check_fit(connection, config, study_id, fingerprints, stored)
-        if stored["config"] != attributes["config"]:
-            _set_attribute(connection, study_id, "config", attributes["config"])
+        for key in ("config", *inputs):  # files may have moved
+            if stored.get(key) != attributes[key]:
+                _set_attribute(connection, study_id, key, attributes[key])
         return study_id, stored
 
     study_id, stored = store.transaction(work)

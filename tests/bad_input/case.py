@@ -27,6 +27,9 @@ class Case:
     exit_code: int = 2
     command: str = "train study.toml"
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_script: bool = False
+    """Whether the command is a shell's, to be run in a process of its own; `spec-opt` in it is this
+    one, and `other` before it makes it another user, whom permissions hold for."""
 
     def write(self, folder: Path) -> None:
         """Put the files into the working folder."""

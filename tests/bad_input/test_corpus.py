@@ -4,16 +4,30 @@ Whatever is brought: exit code 0 or 2, of bad input one line that says what is w
 traceback, and nothing written.
 """
 
+import os
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from spec_opt.cli import main
-from tests.bad_input import checkpoints, flags, old_tables, series, study_files
+from spec_opt.study.store import Patience
+from tests.bad_input import (
+    checkpoints,
+    flags,
+    machines,
+    old_tables,
+    series,
+    stores,
+    study_files,
+)
 from tests.bad_input.case import Case
+from tests.other_user import WITHOUT_PRIVILEGES
 
-ROOMS = (checkpoints, flags, old_tables, series, study_files)
+ROOMS = (checkpoints, flags, machines, old_tables, series, stores, study_files)
 CASES = [case for room in ROOMS for case in room.CASES]
 LONGEST_LINE = 700
 """Beside the paths of the working folder."""
@@ -23,17 +37,34 @@ def test_ids_are_distinct() -> None:
     assert len({case.id for case in CASES}) == len(CASES)
 
 
+def main_of(command: str) -> int:
+    return main(shlex.split(command))
+
+
+def run_script(script: str) -> int:
+    """Its output goes where that of this process goes."""
+    if "other" in script.split() and (os.geteuid() or not shutil.which(WITHOUT_PRIVILEGES[0])):
+        pytest.skip("needs root and setpriv")
+    program = [sys.executable, "-m", "spec_opt"]
+    functions = (
+        f'spec-opt() {{ {shlex.join(program)} "$@"; }}; '
+        f'other() {{ shift; {shlex.join([*WITHOUT_PRIVILEGES, *program])} "$@"; }}; '
+    )
+    return subprocess.run(["bash", "-c", functions + script], check=False).returncode
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_case(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spec_opt.study.store.WHEN_OPENING", Patience(0.1))
     for name, value in case.environment.items():
         monkeypatch.setenv(name, value)
     case.write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
 
-    code = main(shlex.split(case.command))
+    code = (run_script if case.is_script else main_of)(case.command)
 
     out, err = capfd.readouterr()
     assert code == case.exit_code, out + err
