@@ -1,0 +1,134 @@
+"""A password in the storage URL is seen nowhere: on no stream, in no file, by no other user."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+import sqlalchemy
+
+from tests.bad_input.stores import FILES
+from tests.study.conftest import new_database, postgres_server  # noqa: F401
+
+PARTS = ("quokka", "gecko", "lynx", "okapi", "tapir", "ibex")
+PASSWORD = "{}@{}:{}/{}%{}#{}".format(*PARTS)
+pytestmark = pytest.mark.postgres
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with a password as it is spelled; the server asks for none."""
+    made = sqlalchemy.make_url(url)
+    host = made.query.get("host") or made.host
+    port = f"&port={made.port}" if made.port else ""
+    return f"postgresql://{made.username}:{password}@/{made.database}?host={host}{port}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(str(content))
+    return tmp_path
+
+
+class CommandLines:
+    """What every user sees of the processes, all the while."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "CommandLines":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._leave.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    self.seen.add((process / "cmdline").read_text(errors="replace"))
+                except OSError:
+                    continue
+
+
+def leaks(text: str) -> list[str]:
+    """Which parts of the password a text holds, in whatever spelling."""
+    return [part for part in PARTS if part in text]
+
+
+def files(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path, path.read_bytes().decode("utf-8", "replace")
+
+
+def run(folder: Path, url: str, *arguments: str) -> tuple[int, str]:
+    """The exit code and both streams of a command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "spec_opt", "-v", *arguments],
+        cwd=folder,
+        env=os.environ | {"SPEC_OPT_STORAGE": url, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+COMMANDS = (
+    ("run", "study.toml", "--workers", "2"),
+    ("status", "study.toml", "--json"),
+    ("export", "study.toml", "--all", "--format", "json", "-o", "all.json"),
+    ("export", "study.toml", "--format", "csv", "-o", "front.csv"),
+    ("report", "study.toml", "-o", "again"),
+    ("recommend", "study.toml"),
+    ("confirm", "study.toml", "--trial", "77"),
+    ("status", "other.toml"),
+)
+
+
+def test_a_password_is_seen_nowhere(
+    folder: Path,
+    new_database: Callable[[], str],  # noqa: F811
+) -> None:
+    database = new_database()
+    url = with_password(database, quote(PASSWORD, safe=""))
+    (folder / "other.toml").write_text(str(FILES["study.toml"]).replace('"case"', '"other"'))
+    with CommandLines() as lines:
+        for command in COMMANDS:
+            code, shown = run(folder, url, *command)
+            assert code == (2 if "77" in command or "other.toml" in command else 0), shown
+            assert leaks(shown) == [], command
+    assert any("worker" in line for line in lines.seen)
+    assert [line for line in lines.seen if leaks(line)] == []
+    logs = [path for path, _ in files(folder) if path.suffix == ".log"]
+    assert len(logs) == 2
+    assert [path for path, text in files(folder) if leaks(text)] == []
+    engine = sqlalchemy.create_engine(database)
+    with engine.connect() as connection:
+        for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
+            rows = connection.exec_driver_sql(f"SELECT * FROM {table}").all()
+            assert leaks(str(rows)) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:port"])
+@pytest.mark.parametrize("spell", [quote_plus, str])
+def test_a_password_is_not_in_an_error(
+    folder: Path, host: str, spell: Callable[[str], str]
+) -> None:
+    """Also where it is not percent-encoded, as it must be."""
+    url = f"postgresql://me:{spell(PASSWORD)}@{host}/db"
+    code, shown = run(folder, url, "status", "study.toml")
+    assert code in (1, 2)
+    assert leaks(shown) == []
+    assert "Traceback" not in shown
+    assert not (folder / "logs").exists()
