@@ -146,7 +146,7 @@ def progress(
         given_up=given_up,
         workers=workers,
         trials_per_minute=None if rate is None else 60.0 * rate,
-        seconds_left=left / rate if rate and any(w.alive for w in workers) else None,
+        seconds_left=left / rate if rate and any(w.alive and w.pid for w in workers) else None,
         left=left,
         last_error=look.errors[max(look.errors)] if look.errors else None,
     )

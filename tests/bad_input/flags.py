@@ -47,7 +47,7 @@ CASES = [
     bad("export study.toml --format xlsx", "xlsx", "parquet"),
     bad("export study.toml", "there is none yet"),
     bad("report study.toml", "there is none yet"),
-    bad("confirm study.toml --split train", "train", "validation"),
+    bad("confirm study.toml --split trian", "trian", "validation"),
     bad("confirm study.toml --trial -1", "--trial"),
     bad("confirm study.toml", "there is none yet"),
     bad("bench study.toml --batch-size 0", "--batch-size"),
