@@ -15,7 +15,6 @@ from spec_opt.errors import InputError
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
 from spec_opt.results.document import Block, Table, Text, as_text
-from spec_opt.results.recommend import worth_timing
 from spec_opt.results.table import Point, Speedup, StudyTable, read_table
 from spec_opt.results.verdict import (
     Candidate,
@@ -25,6 +24,7 @@ from spec_opt.results.verdict import (
     judge,
     limit_of,
     verdict_of,
+    worth_timing,
 )
 from spec_opt.results.wording import percent, setting_cells
 from spec_opt.study.store import Store, open_store

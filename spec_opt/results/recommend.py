@@ -128,21 +128,6 @@ def recommend(
     )
 
 
-def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
-    """The recommended trials, and the fastest predicted one within the MSE limit of quality.
-
-    If there are none of these, the trial that comes closest to the quality scenario.
-    """
-    found = [r.point for r in recommend_all(table, thresholds) if r.point is not None]
-    bounds = bounds_of(table, "quality", limits_of(table, thresholds))
-    accurate = [p for p in table.points if bounds.is_accurate(p)]
-    predicted = [p for p in accurate if p.result.predicted_speedup is not None]
-    found += sorted(predicted, key=lambda p: (-(p.result.predicted_speedup or 0.0), *by_mse(p)))[:1]
-    if not found:
-        found = sorted(accurate, key=by_acceptance)[:1] or sorted(table.points, key=by_mse)[:1]
-    return list({point.number: point for point in found}.values())
-
-
 def ranked(table: StudyTable, scenario: Scenario, bounds: Bounds) -> list[Point]:
     """The trials that meet a scenario, the best first."""
     found = [p for p in table.points if bounds.hold(p)]

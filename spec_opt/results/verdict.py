@@ -16,8 +16,15 @@ from typing import Any, Literal
 from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
-from spec_opt.results.recommend import bounds_of, limits_of, worth_timing
-from spec_opt.results.table import CHEAPER, Point, Speedup, StudyTable
+from spec_opt.results.recommend import bounds_of, limits_of, recommend_all
+from spec_opt.results.table import (
+    CHEAPER,
+    Point,
+    Speedup,
+    StudyTable,
+    by_acceptance,
+    by_mse,
+)
 from spec_opt.results.wording import relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
@@ -146,6 +153,24 @@ def _contradiction(table: StudyTable, verdict: Verdict) -> str:
     return "".join(dict.fromkeys(found))
 
 
+def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
+    """The recommended trials, and the one predicted to be the fastest within the limit on the MSE.
+
+    That is one whose whole interval is inside, if there is any. If there is nothing of all this,
+    the trial that comes closest to the quality scenario.
+    """
+    found = [r.point for r in recommend_all(table, thresholds) if r.point is not None]
+    limit = limit_of(table, thresholds)
+    bounds = bounds_of(table, "quality", limits_of(table, thresholds))
+    accurate = [p for p in table.points if bounds.is_accurate(p)]
+    surely = [p for p in accurate if table.target_mse and _error(table, p).is_inside(limit)]
+    predicted = [p for p in surely or accurate if p.result.predicted_speedup is not None]
+    found += sorted(predicted, key=lambda p: (-(p.result.predicted_speedup or 0.0), *by_mse(p)))[:1]
+    if not found:
+        found = sorted(accurate, key=by_acceptance)[:1] or sorted(table.points, key=by_mse)[:1]
+    return list({point.number: point for point in found}.values())
+
+
 def limit_of(table: StudyTable, thresholds: RecommendConfig | None) -> float:
     """The highest MSE that the quality scenario allows, over the target's."""
     limits = limits_of(table, thresholds)
@@ -181,18 +206,20 @@ def draft_candidate(table: StudyTable) -> Candidate | None:
     return Candidate(None, None, error, table.measured_speedups(None))
 
 
-def _candidate(table: StudyTable, point: Point) -> Candidate:
+def _error(table: StudyTable, point: Point) -> ErrorRatio:
+    if table.baseline is not None:
+        return error_ratio(point.result.mse, point.result.blocks, table.baseline)
     assert table.target_mse is not None
-    if table.baseline is None:
-        error = ErrorRatio(point.result.mse / table.target_mse, None, None)
-    else:
-        error = error_ratio(point.result.mse, point.result.blocks, table.baseline)
+    return ErrorRatio(point.result.mse / table.target_mse, None, None)
+
+
+def _candidate(table: StudyTable, point: Point) -> Candidate:
     predicted, speedups = point.result.predicted_speedup, table.measured_speedups(point.number)
     if not speedups and predicted is not None:
         batch_size = 1 if table.config is None else table.config.decoding.batch_size
         device = point.device or "unknown"
         speedups = (Speedup(point.number, device, batch_size, predicted, None),)
-    return Candidate(point.setting, point.number, error, speedups)
+    return Candidate(point.setting, point.number, _error(table, point), speedups)
 
 
 def judge(
@@ -272,7 +299,7 @@ def _speculate(chosen: Candidate, limit: float) -> Verdict:
         chosen.best,
         chosen.error.value,
         f"Speculate with {chosen.setting}: {_times(chosen.best)}, MSE {chosen.error} (limit "
-        f"{_excess(limit)}).{_elsewhere(chosen)}",
+        f"{100 * limit - 100:.3g}%).{_elsewhere(chosen)}",
     )
 
 
@@ -326,12 +353,15 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
             f"at batch size {speedup.batch_size}); `spec-opt bench {study} --repeats 15` on an "
             "idle machine settles it"
         )
+    name = "the draft alone" if fastest.setting is None else str(fastest.setting)
     if error.high is None:
-        return "how far its MSE can be trusted is not known; a study of more windows settles it"
+        return (
+            f"the noise of the MSE of {name} is not known; a new study of more windows settles it"
+        )
     return (
-        f"its MSE is {error}, ±{100 * (error.high - error.value):.1f}% by these windows, and "
-        f"the limit is {100 * limit - 100:.3g}%; more windows settle it (data.max_windows, "
-        "data.window_stride)"
+        f"the MSE of {name} is {error}, ±{100 * (error.high - error.value):.1f}% by these "
+        f"windows, and the limit is {100 * limit - 100:.3g}%; more windows settle it "
+        "(data.max_windows, data.window_stride)"
     )
 
 

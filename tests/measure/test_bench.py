@@ -2,7 +2,7 @@
 
 import torch
 
-from spec_opt.measure.bench import spaced_batches
+from spec_opt.measure.bench import _part_by_part, interleave, spaced_batches
 
 
 def test_batches_are_spaced_and_of_one_size() -> None:
@@ -14,3 +14,34 @@ def test_batches_are_spaced_and_of_one_size() -> None:
         assert int(every[0]) == 0
         assert int(every[-1]) == windows - 1
     assert sum(map(len, spaced_batches(255, 8))) == 64
+
+
+def test_without_time_left_each_is_timed_once() -> None:
+    calls: list[str] = []
+    runs = [lambda: calls.append("target"), lambda: calls.append("draft")]
+
+    times = interleave(runs, 5, torch.device("cpu"), seconds=0.0)
+
+    assert calls == ["target", "draft"]
+    assert [len(one) for one in times] == [1, 1]
+
+
+def test_runs_warm_up_and_take_turns() -> None:
+    calls: list[str] = []
+    runs = [lambda: calls.append("target"), lambda: calls.append("draft")]
+
+    times = interleave(runs, 2, torch.device("cpu"))
+
+    assert calls == ["target", "draft"] * 3
+    assert [len(one) for one in times] == [2, 2]
+
+
+def test_short_runs_take_turns_with_the_windows() -> None:
+    seen: list[int] = []
+    forecast = _part_by_part(lambda batch: seen.extend(batch.tolist()), PARTS)
+    for _ in range(3):
+        forecast()
+    assert seen == [0, 2, 1, 3, 0, 2]
+
+
+PARTS = [[torch.tensor([0]), torch.tensor([2])], [torch.tensor([1]), torch.tensor([3])]]

@@ -21,11 +21,10 @@ from spec_opt.results.recommend import (
     Scenario,
     recommend,
     recommend_all,
-    worth_timing,
 )
 from spec_opt.results.render import RecommendFormat, flags, render
 from spec_opt.results.table import StudyTable, read_table
-from spec_opt.results.verdict import verdict_of
+from spec_opt.results.verdict import verdict_of, worth_timing
 from tests.results import studies
 
 GRID = read_table(studies.grid_study())

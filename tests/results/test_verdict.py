@@ -4,10 +4,16 @@ from dataclasses import asdict
 
 import pytest
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import (
+    BalancedScenario,
+    QualityScenario,
+    RecommendConfig,
+    Setting,
+    SpeedScenario,
+)
 from spec_opt.measure.measurement import Fingerprints
 from spec_opt.results.table import Judgement, Speedup, StudyTable, read_table
-from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of
+from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of, worth_timing
 from tests.results import studies
 
 SETTING = Setting(sigma=0.2, bias=2.0, k=4)
@@ -97,7 +103,11 @@ def test_names_the_setting_and_where_it_loses() -> None:
         ([setting(EQUAL, timed(1.6, 1.5, 1.7, runs=2))], None, "timed too few times"),
         ([setting(EQUAL, UNCLEAR)], None, "timings scatter about 1 (0.95x to 1.08x"),
         ([setting(NOISY, FASTER)], None, "2.0% above the target's, ±12.0% by these windows"),
-        ([setting(UNKNOWN_NOISE, FASTER)], None, "how far its MSE can be trusted is not known"),
+        (
+            [setting(UNKNOWN_NOISE, FASTER)],
+            None,
+            "the noise of the MSE of sigma=0.2 bias=2 k=4 is not known",
+        ),
         ([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), "more windows settle it"),
     ],
 )
@@ -112,8 +122,9 @@ def test_what_is_not_known_comes_with_what_would_settle_it(
 def test_what_is_known_of_speculation_is_said_though_the_draft_is_in_doubt() -> None:
     reason = judge([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), 1.05, "etth1").reason
     assert reason.startswith(
-        "Don't speculate here: 0.93x at best. Whether the draft alone will do is not known: its "
-        "MSE is 2.0% above the target's, ±12.0% by these windows, and the limit is 5%"
+        "Don't speculate here: 0.93x at best. Whether the draft alone will do is not known: the "
+        "MSE of the draft alone is 2.0% above the target's, ±12.0% by these windows, "
+        "and the limit is 5%"
     )
 
 
@@ -136,14 +147,14 @@ def benched(*speedups: Speedup, baseline: dict[str, float] | None = None) -> Stu
     """A trial as accurate as the target; the draft alone is far less so, by default."""
     mse = studies.BASELINE["target_mse"]
     study = studies.empty_study(baseline=baseline)
-    blocks = studies.blocks(0.9, mse, "target", own=0.0)
-    study.set_user_attr("baseline", (baseline or WEAK) | {"target_blocks": blocks["mse"]})
+    study.set_user_attr("baseline", (baseline or WEAK) | {"target_blocks": TARGET_BLOCKS})
     study.add_trial(studies.complete(SETTING, 0.9, 1.01 * mse, predicted_speedup=1.8))
     study.set_user_attr("speedups", [asdict(speedup) for speedup in speedups])
     return read_table(study)
 
 
 WEAK = studies.BASELINE | {"draft_mse": 0.60}
+TARGET_BLOCKS = studies.blocks(0.9, studies.BASELINE["target_mse"], "target", own=0.0)["mse"]
 
 
 def of(trial: int | None, value: float, low: float, high: float, device: str = "cpu") -> Speedup:
@@ -162,6 +173,21 @@ def test_a_study_is_judged_by_what_its_store_holds() -> None:
     good = studies.BASELINE | {"draft_minus_target_mse_ci95": 0.001}
     draft_alone = benched(of(0, 0.6, 0.5, 0.7), of(None, 9.0, 8.0, 9.5), baseline=good)
     assert verdict_of(draft_alone).decision == "draft_alone"
+
+
+def test_of_the_fastest_those_surely_inside_the_limit_are_timed() -> None:
+    mse, study = studies.BASELINE["target_mse"], studies.empty_study()
+    for index, (own, predicted) in enumerate(((0.0, 1.2), (0.1, 1.6))):
+        setting = Setting(sigma=0.1 + 0.1 * index, bias=1.0, k=2)
+        blocks = studies.blocks(0.1, mse, str(setting), own=own)
+        trial = studies.complete(setting, 0.1, mse, predicted_speedup=predicted, blocks=blocks)
+        study.add_trial(trial)
+    study.set_user_attr("baseline", WEAK | {"target_blocks": TARGET_BLOCKS})
+    impossible = QualityScenario(max_mse_ratio=1.05, min_acceptance=1.0)
+    nothing = BalancedScenario(max_mse_ratio=1.1, min_acceptance=1.0)
+    slow = SpeedScenario(max_mse_ratio=0.5)
+    limits = RecommendConfig(speed=slow, quality=impossible, balanced=nothing)
+    assert [point.number for point in worth_timing(read_table(study), limits)] == [0]
 
 
 def test_devices_are_not_mixed() -> None:

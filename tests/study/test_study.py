@@ -16,7 +16,7 @@ from spec_opt.config.values import FloatRange
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.study.store import Store
-from spec_opt.study.study import Study, load_study, open_study
+from spec_opt.study.study import Study, load_study, open_study, update_attribute
 from tests.study.stand_in import BASELINE, FINGERPRINTS, stand_in_study, study_config
 
 SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}
@@ -199,3 +199,23 @@ def test_of_two_that_learn_at_once_both_take_what_the_first_stored(store: Store)
         return replace(COSTS, spread=0.4)
 
     assert study.shared_costs("cpu", second) == COSTS
+
+
+def test_a_baseline_of_another_version(store: Store) -> None:
+    """Fields that it adds are passed over; one that it lacks is named as the version's."""
+    study = stand_in_study(store, **SMALL).optuna_study()
+    stored = asdict(BASELINE)
+    study.set_user_attr("baseline", stored | {"target_rmse": 0.6})
+    assert load_study(store, "stand-in").baseline == BASELINE
+    study.set_user_attr("baseline", {name: stored[name] for name in ("target_mse", "draft_mse")})
+    with pytest.raises(StudyError, match="its baseline, as spec-opt"):
+        load_study(store, "stand-in")
+
+
+def test_an_attribute_is_changed_in_one_transaction(store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    for _ in range(2):
+        update_attribute(store, "stand-in", "seen", lambda old: [*(old or []), "more"])
+    assert study.optuna_study().user_attrs["seen"] == ["more", "more"]
+    with pytest.raises(StudyError, match="no study 'other'"):
+        update_attribute(store, "other", "seen", lambda old: old)
