@@ -267,6 +267,10 @@ def _excel(numbers: NDArray[np.float64]) -> NDArray[np.int64] | None:
     return seconds.astype(np.int64) * SECOND_NS + EXCEL_DAY_ZERO_NS
 
 
+LARGEST_WHOLE: Final = 2**53
+"""Below it a float holds each whole number exactly."""
+
+
 def whole(numbers: Ticks) -> bool:
     """Whether all are finite whole numbers."""
     return bool(np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all())
@@ -278,7 +282,7 @@ def exact(table: Table, name: str) -> Ticks:
     if pd.api.types.is_integer_dtype(cells) and not cells.isna().any():
         return cells.to_numpy().astype(np.int64)
     numbers = table.numbers(name)
-    if whole(numbers) and np.abs(numbers).max() < 2**53:
+    if whole(numbers) and np.abs(numbers).max() < LARGEST_WHOLE:
         return numbers.astype(np.int64)
     return numbers
 
@@ -290,7 +294,9 @@ def is_epoch(numbers: Ticks) -> bool:
 
 def is_compact(numbers: Ticks) -> bool:
     """Whether all are dates like 20240131."""
-    return whole(numbers) and _compact(numbers.astype(np.int64)) is not None
+    if not whole(numbers) or np.abs(numbers).max() >= LARGEST_WHOLE:
+        return False
+    return _compact(numbers.astype(np.int64)) is not None
 
 
 def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:

@@ -174,7 +174,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     words = draw(st.lists(WORDS, max_size=5))
     if command in ("run", "worker", "dashboard", "", "-v"):
         words = [word for word in words if word != "study.toml" and word not in COMMANDS]
-        words.append("nothing.toml")
+        words = ["nothing.toml", *words]
     return [command, *words] if command else words
 
 
