@@ -327,7 +327,7 @@ def read_study(reference: str) -> StudyConfig:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: not a TOML file: not text in UTF-8; save it as UTF-8"
+            f"{path}: not a readable TOML file: no text in UTF-8; save it as that"
         ) from error
     except (tomllib.TOMLDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error

@@ -278,6 +278,9 @@ def _keep_fresh(
     stop: threading.Event,
 ) -> None:
     """Publish each study at first, and again when trials have ended or a speedup was measured."""
+    if store.read_only:
+        log.warning("store %s can only be read: it is shown as it is", store.masked_url)
+        return
     published: dict[str, object] = {}
     while True:
         for name in names or _names(store):
