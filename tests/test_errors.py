@@ -6,7 +6,7 @@ import re
 import pytest
 
 from spec_opt import errors
-from spec_opt.errors import InputError, SpecOptError, StudyError, WorkError
+from spec_opt.errors import InputError, LastingStoreError, SpecOptError, StudyError, WorkError
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
 
@@ -33,14 +33,17 @@ def test_the_drawing_shows_every_class_in_its_place() -> None:
         above.append(name)
 
 
+MENDABLE = (InputError, StudyError, LastingStoreError)
+
+
 @pytest.mark.parametrize("error", CLASSES)
 def test_every_class_has_its_exit_code(error: type[SpecOptError]) -> None:
     assert issubclass(error, SpecOptError)
-    assert error.exit_code == (2 if issubclass(error, (InputError, StudyError)) else 1)
+    assert error.exit_code == (2 if issubclass(error, MENDABLE) else 1)
     assert error.__doc__
 
 
-@pytest.mark.parametrize("error", [InputError, StudyError, WorkError])
+@pytest.mark.parametrize("error", [InputError, StudyError, WorkError, LastingStoreError])
 def test_the_drawing_names_the_exit_codes(error: type[SpecOptError]) -> None:
     assert f"exit code {error.exit_code}" in drawn()[error.__name__][1]
 
