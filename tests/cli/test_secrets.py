@@ -1,9 +1,12 @@
 """A password in the storage URL is seen nowhere: on no stream, in no file, by no other user."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -118,6 +121,35 @@ def test_a_password_is_seen_nowhere(
             rows = connection.exec_driver_sql(f"SELECT * FROM {table}").all()
             assert leaks(str(rows)) == []
     engine.dispose()
+
+
+def test_a_password_is_on_no_page_of_the_dashboard(
+    folder: Path,
+    new_database: Callable[[], str],  # noqa: F811
+) -> None:
+    url = with_password(new_database(), quote(PASSWORD, safe=""))
+    assert run(folder, url, "run", "study.toml")[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spec_opt", "-v", "dashboard", "study.toml", "--port", "0"],
+        cwd=folder,
+        env=os.environ | {"SPEC_OPT_STORAGE": url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = ""
+    while "dashboard on" not in line:
+        line = process.stderr.readline()
+        assert line
+        assert leaks(line) == []
+    address = line.split("dashboard on ")[1].split(";")[0]
+    study = address.split("/studies/")[1].split("/")[0]
+    for page in (address, "/api/studies", f"/api/studies/{study}?after=0", "/api/meta"):
+        with urllib.request.urlopen(urllib.parse.urljoin(address, page), timeout=60) as answer:
+            assert leaks(answer.read().decode()) == [], page
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert leaks(rest) == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:port"])
