@@ -101,8 +101,7 @@ def compare(
             f"| {predicted} | {speedup:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {error} |",
             flush=True,
         )
-    if not learnt.are_known:
-        print(f"\nNot known: {learnt}.")
+    print(f"| | | | | | {learnt} | |", flush=True)
     return errors
 
 
