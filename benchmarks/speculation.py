@@ -29,7 +29,7 @@ from spec_opt.measure.bench import bench
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.evaluator import Evaluator
 from spec_opt.measure.measurement import Case
-from spec_opt.models.training import prepare_models
+from spec_opt.models.preparation import prepare_models
 
 MODES: tuple[ContextMode, ...] = ("rolling", "growing")
 DEEP = StudyConfig(

@@ -1,19 +1,25 @@
 """Tune speculative decoding of autoregressive time-series models with Optuna."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spec_opt.models.checkpoint import load_model
+    from spec_opt.models.forecaster import Gaussian, fingerprint_of
 
-__all__ = ["__version__", "load_model"]
+__all__ = ["Gaussian", "__version__", "fingerprint_of", "load_model"]
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Gaussian": "spec_opt.models.forecaster",
+    "fingerprint_of": "spec_opt.models.forecaster",
+    "load_model": "spec_opt.models.checkpoint",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`load_model` is imported when asked for: it brings torch, which takes a second."""
-    if name == "load_model":
-        from spec_opt.models.checkpoint import load_model
-
-        return load_model
+    """Imported when asked for: it brings torch, which takes a second."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

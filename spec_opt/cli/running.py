@@ -138,7 +138,7 @@ def train(config: StudyConfig, as_json: bool) -> None:
     document |= document.pop("models")
     lines = (
         f"{model.role}: {path}\n"
-        f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
+        f"  {model.parameters or 0:,} parameters, fingerprint {model.fingerprint[:16]}"
         for model, path in (
             (inputs.target, models.target_path),
             (inputs.draft, models.draft_path),

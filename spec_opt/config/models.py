@@ -1,7 +1,7 @@
-"""`[target]` and `[draft]` of a study file: checkpoints, or the settings to make models."""
+"""`[target]` and `[draft]` of a study file: checkpoints, factories, or settings to make models."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from spec_opt.config.paths import readable
-from spec_opt.config.values import PositiveInt, Seed, Size, Table
+from spec_opt.config.values import PositiveInt, Seed, Size, Table, matching
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -34,38 +34,55 @@ class TrainingConfig(Table):
     seed: Seed = 0
 
 
-BESIDE_CHECKPOINT = frozenset({"checkpoint", "activation"})
-"""The only keys that a model with a checkpoint can have; the others describe how to make one."""
+Factory = Annotated[str, matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "'package.module:function'")]
+"""A function of the user's that returns a model."""
 
 
 class ModelConfig(Table):
-    """A model: a checkpoint, or the settings to make one.
+    """A model: a checkpoint, a factory, or the settings to make one.
 
-    A checkpoint fixes sizes and weights, so settings for making a model are an error beside it,
-    and their defaults are left out when it is serialised.
+    Each origin has its own keys (`_keys`): others are an error beside it, and their defaults are
+    left out when it is serialised.
     """
 
     checkpoint: Annotated[Path, PlainSerializer(readable, str, when_used="json")] | None = None
     activation: Literal["relu", "gelu"] = "relu"
     """Also needed with a checkpoint of OpenLTM or STRIDE, which does not record it."""
+    factory: Factory | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether spec-opt trains or fits it: it is neither a checkpoint nor the user's own."""
+        return self.checkpoint is None and self.factory is None
+
+    def _origin(self) -> tuple[str, frozenset[str]]:
+        """The key that says where the model comes from, and the keys that can stand beside it."""
+        if self.checkpoint is not None:
+            return "checkpoint", frozenset({"checkpoint", "activation"})
+        if self.factory is not None:
+            return "factory", frozenset({"factory", "options"})
+        return "", frozenset(type(self).model_fields) - {"checkpoint", "factory", "options"}
 
     @model_validator(mode="after")
     def _of_one_origin(self) -> Self:
-        surplus = sorted(self.model_fields_set - BESIDE_CHECKPOINT)
-        if self.checkpoint is not None and surplus:
-            raise ValueError(f"{surplus[0]} cannot stand beside checkpoint: give one or the other")
+        origin, keys = self._origin()
+        if self.options and self.factory is None:
+            raise ValueError("options are a factory's: give the factory too")
+        if surplus := sorted(self.model_fields_set - keys - {"options"}):
+            raise ValueError(f"{surplus[0]} cannot stand beside {origin}: give one or the other")
         return self
 
     @model_serializer(mode="wrap")
     def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialise(self)
-        if self.checkpoint is None:
-            return document
-        return {key: value for key, value in document.items() if key in BESIDE_CHECKPOINT}
+        _, keys = self._origin()
+        return {key: value for key, value in document.items() if key in keys}
 
 
 class TargetConfig(ModelConfig):
-    """`[target]`: a checkpoint, or the sizes of a Timer-XL to train."""
+    """`[target]`: a checkpoint, a factory, or the sizes of a Timer-XL to train."""
 
     patch: Size = 96
     """Points per patch."""
@@ -78,7 +95,7 @@ class TargetConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.checkpoint is None and self.d_model % (4 * self.heads):
+        if self.is_made and self.d_model % (4 * self.heads):
             raise ValueError(
                 f"d_model = {self.d_model} must be a multiple of 4 * heads = {4 * self.heads}"
             )
@@ -105,9 +122,45 @@ class DistillationConfig(Table):
     """Dropout rate of the teacher while it teaches."""
 
 
-class DraftConfig(ModelConfig):
-    """`[draft]`: a checkpoint, or the scale and distillation of one to make."""
+DraftKind = Literal["timer-xl", "linear", "seasonal"]
 
+_NETWORK_KEYS: Final = frozenset({"activation", "scale", "distillation", "training"})
+_DRAFT_KEYS: Final[dict[DraftKind, frozenset[str]]] = {
+    "timer-xl": _NETWORK_KEYS,
+    "linear": frozenset(),
+    "seasonal": frozenset({"period"}),
+}
+"""The keys of each kind of draft, besides those of every draft."""
+
+
+class DraftConfig(ModelConfig):
+    """`[draft]`: a checkpoint, a factory, or the kind of draft to make and its settings."""
+
+    kind: DraftKind | None = None
+    """timer-xl: distilled from the target; linear and seasonal: fitted to it in closed form.
+    If absent, linear; or timer-xl where a key is given that only a network has."""
+    context: PositiveInt | None = None
+    """Points that the draft sees, the last ones of the target's; all of them if absent."""
+    period: PositiveInt | None = None
+    """Of a seasonal draft; found in the training split if absent."""
     scale: ScaleConfig = ScaleConfig()
     distillation: DistillationConfig = DistillationConfig()
     training: TrainingConfig = TrainingConfig(learning_rate=5e-4)
+
+    @property
+    def kind_made(self) -> DraftKind:
+        """The kind of a draft that is made."""
+        if self.kind is not None:
+            return self.kind
+        return "timer-xl" if self.model_fields_set & _NETWORK_KEYS else "linear"
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a network to be distilled."""
+        return self.is_made and self.kind_made == "timer-xl"
+
+    def _origin(self) -> tuple[str, frozenset[str]]:
+        origin, keys = super()._origin()
+        if not origin:
+            origin, keys = f"kind = '{self.kind_made}'", _DRAFT_KEYS[self.kind_made] | {"kind"}
+        return origin, keys | {"context"}

@@ -277,15 +277,20 @@ class StudyConfig(Table):
         if problem := _bias_problem(lowest, self.decoding.rule):
             raise ValueError(f"search.bias = {lowest:g}: {problem}")
         target = self.target
-        if target.checkpoint is None and self.data.context % target.patch:
+        if target.is_made and self.data.context % target.patch:
             raise ValueError(
                 f"data.context = {self.data.context} must be a multiple of "
                 f"target.patch = {target.patch}"
             )
-        if self.draft.checkpoint is not None and target.checkpoint is None:
+        if self.draft.checkpoint is not None and target.is_made:
             raise ValueError(
                 "draft.checkpoint is given without target.checkpoint: "
                 "a draft belongs to the target that it was distilled from"
+            )
+        if (self.draft.context or 0) > self.data.context:
+            raise ValueError(
+                f"draft.context = {self.draft.context} must be at most "
+                f"data.context = {self.data.context}"
             )
         return self
 

@@ -2,8 +2,8 @@
 
     rolling   the context slides: the last L points, encoded anew for every patch, statistics
               included
-    growing   emitted patches are appended: the statistics stay those of the observed L points, keys
-              and values are cached, and a round is verified in one pass
+    growing   emitted patches are appended: a model that remembers reads each once, and verifies a
+              round in one pass; one that does not sees the last L points, as in rolling contexts
 
 Decoders work with either through a `Reading`. Rows and positions are CPU tensors, so choosing what
 to compute next never waits for the device.
@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from spec_opt.errors import DecodingError, InputError
+from spec_opt.errors import DecodingError
 from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecaster
 
@@ -132,11 +132,7 @@ class Contexts(ABC):
 
     @abstractmethod
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
-        """Let `model` read `buffer`.
-
-        Raises:
-            InputError: the model does not support this mode.
-        """
+        """Let `model` read `buffer`."""
 
     @abstractmethod
     def forecast(self, model: Forecaster, series: Tensor, observed: int) -> Gaussian:
@@ -184,8 +180,8 @@ class Rolling(Contexts):
 
 
 class GrowingReading(Reading):
-    """A model with cached keys and values. Patches of the context have times 0 to N - 1, emitted
-    patch e has time N + e."""
+    """A model that remembers. Patches of the context have times 0 to N - 1, emitted patch e has
+    time N + e."""
 
     def __init__(self, model: RememberingForecaster, buffer: EmittedBuffer) -> None:
         super().__init__()
@@ -240,23 +236,18 @@ class Growing(Contexts):
     """The observed L points and all patches emitted after them."""
 
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
-        return GrowingReading(_remembering(model), buffer)
+        if isinstance(model, RememberingForecaster):
+            return GrowingReading(model, buffer)
+        return RollingReading(model, buffer)
 
     def forecast(self, model: Forecaster, series: Tensor, observed: int) -> Gaussian:
+        if not isinstance(model, RememberingForecaster):
+            return ROLLING.forecast(model, series, observed)
         emitted = (series.shape[1] - observed) // model.patch
-        memory = _remembering(model).remember(series[:, :observed], emitted)
+        memory = model.remember(series[:, :observed], emitted)
         rows = torch.arange(len(series))
         answer = memory.read(rows, torch.zeros_like(rows), series, 1)
         return answer.map(lambda outputs: outputs[:, 0])
-
-
-def _remembering(model: Forecaster) -> RememberingForecaster:
-    if not isinstance(model, RememberingForecaster):
-        raise InputError(
-            "decoding.context = 'growing' needs a model that can cache what it has read; "
-            f"{type(model).__name__} does not: use context = 'rolling'"
-        )
-    return model
 
 
 ROLLING: Final = Rolling()

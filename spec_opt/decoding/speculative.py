@@ -119,7 +119,6 @@ class Workload:
 
         Raises:
             DecodingError: a forecast is not finite.
-            InputError: a model does not support the context mode.
         """
         decoder = _Decoder(self, index, setting)
         while decoder.round():
@@ -134,7 +133,6 @@ class Workload:
 
         Raises:
             DecodingError: a forecast is not finite.
-            InputError: the target does not support the context mode.
         """
         return self._alone("target", index, self.rule.target_sigma(setting.sigma))
 

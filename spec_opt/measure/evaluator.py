@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from spec_opt.config.study_file import DecodingConfig, Setting
 from spec_opt.data.windows import Windows
-from spec_opt.decoding.contexts import CONTEXTS
+from spec_opt.decoding.contexts import CONTEXTS, ROLLING
 from spec_opt.decoding.prefix_cache import CacheStatistics, PrefixCache
 from spec_opt.decoding.rules import RULES, THINNING_BOUND
 from spec_opt.decoding.speculative import Batches, Counters, Workload
@@ -28,7 +29,7 @@ from spec_opt.measure.uncertainty import (
     split,
 )
 from spec_opt.models.device import resolve_device
-from spec_opt.models.forecaster import MovableForecaster
+from spec_opt.models.forecaster import Forecaster, MovableForecaster, RememberingForecaster
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class Evaluator:
         cache_limit_bytes: memory for decoded prefixes; by default as in `PrefixCache`.
 
     Raises:
-        InputError: target and draft differ in patch length, or the context is not whole patches.
+        InputError: target and draft differ in patch length; or contexts are to grow, but the target
+            does not remember, or the context is not whole patches.
         ConfigError: the device does not exist.
     """
 
@@ -78,11 +80,8 @@ class Evaluator:
                 f"the target's patch is {target.patch} points and the draft's {draft.patch}: "
                 "a draft must be distilled from its target"
             )
-        if windows.context % target.patch:
-            raise InputError(
-                f"data.context = {windows.context} must be a multiple of the models' patch, "
-                f"{target.patch} points"
-            )
+        if config.context == "growing":
+            _require_growing(target, windows.context)
         # Torch keeps this for the whole process, so an earlier evaluator may have set it.
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
         self.device = resolve_device(config.device)
@@ -152,8 +151,8 @@ class Evaluator:
             began=began,
         )
 
-    def baseline(self) -> Baseline:
-        """Target alone and draft alone, each by its means.
+    def baseline(self, linear: MovableForecaster | None = None) -> Baseline:
+        """Target alone and draft alone, each by its means; and a linear model, if given.
 
         Raises:
             DecodingError: a forecast is not finite.
@@ -178,7 +177,24 @@ class Evaluator:
             draft_minus_target_mse_ci95=paired_ci95,
             target_blocks=target_blocks.mse,
             draft_blocks=draft_blocks.mse,
+            **({} if linear is None else self._linear_alone(linear, target_blocks)),
         )
+
+    def _linear_alone(self, linear: MovableForecaster, target: Blocks) -> dict[str, float | None]:
+        """The fields of a baseline that are about the linear model, in rolling contexts."""
+        model = linear.to(self.device, torch.float32)
+        alone = replace(self.workload, target=model, contexts=ROLLING, rule=RULES["point"])
+        decode = partial(alone.target_only, setting=Setting(sigma=1.0, bias=1.0, k=1))
+        errors = [
+            (forecast.cpu().double() - self._windows.futures(index)).square().mean(dim=(1, 2))
+            for index, forecast in self._batches.run(torch.arange(len(self._windows)), decode)
+        ]
+        blocks = self._blocks(_floats(torch.cat(errors)))
+        return {
+            "linear_mse": float(torch.cat(errors).mean()),
+            "linear_mse_ci95": _widths(interval(MSE, blocks))[1],
+            "linear_minus_target_mse_ci95": _widths(difference(MSE, blocks, target))[1],
+        }
 
     def _blocks(self, mse: Floats, counts: Floats | None = None) -> Blocks:
         windows = self._windows
@@ -232,6 +248,20 @@ class Evaluator:
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
             blocks=blocks,
+        )
+
+
+def _require_growing(target: Forecaster, context: int) -> None:
+    """Raise InputError unless a target can read growing contexts."""
+    if not isinstance(target, RememberingForecaster):
+        raise InputError(
+            "decoding.context = 'growing' needs a target that remembers what it has read; "
+            f"{type(target).__name__} does not: use context = 'rolling'"
+        )
+    if context % target.patch:
+        raise InputError(
+            f"data.context = {context} must be a multiple of the target's patch, {target.patch} "
+            "points, with decoding.context = 'growing'"
         )
 
 

@@ -81,7 +81,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Target alone and draft alone, each by its means, on the same windows."""
+    """Target, draft and a linear model alone, each by its means, on the same windows."""
 
     target_mse: float
     target_mae: float
@@ -99,6 +99,10 @@ class Baseline:
     target_blocks: tuple[float, ...] = ()
     """MSE by block, in the blocks of the study's trials."""
     draft_blocks: tuple[float, ...] = ()
+    linear_mse: float | None = None
+    """Of a linear model alone, which is fitted to the series itself and needs no target."""
+    linear_mse_ci95: float | None = None
+    linear_minus_target_mse_ci95: float | None = None
 
 
 @dataclass(frozen=True)

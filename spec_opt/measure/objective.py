@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -13,14 +14,16 @@ from spec_opt.config.study_file import DecodingConfig, Setting, StudyConfig
 from spec_opt.config.values import IntRange
 from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import Dataset, load_dataset
-from spec_opt.errors import DecodingError, WorkError
+from spec_opt.errors import DataError, DecodingError, WorkError
 from spec_opt.measure.cost_learning import learn_costs_quickly
 from spec_opt.measure.cost_model import LearntCosts, acceptance_by_position, predicted_speedup
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
 from spec_opt.models.device import device_name
+from spec_opt.models.factory import naming_the_users_line
+from spec_opt.models.linear import LinearForecaster, fit_to_series
+from spec_opt.models.preparation import Models, prepare_models
 from spec_opt.models.summary import ModelSummary, summarise_model
-from spec_opt.models.training import Models, prepare_models
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def load_inputs(config: StudyConfig) -> tuple[Dataset, Models, Inputs]:
     """
     dataset = load_dataset(config.data)
     series = summarise(dataset, config.data)
-    to_train = config.draft.checkpoint is None
+    to_train = config.draft.is_made
     if to_train:
         log.info("%s", series)
     models = prepare_models(config, dataset)
@@ -73,7 +76,7 @@ class Objective(Protocol):
 
     @property
     def baseline(self) -> Baseline:
-        """Target alone and draft alone."""
+        """Target, draft and a linear model alone."""
 
     @property
     def device(self) -> str:
@@ -101,6 +104,8 @@ class StudyObjective:
     config: StudyConfig
     inputs: Inputs
     """What was read."""
+    fit_linear: Callable[[], LinearForecaster]
+    """Fits the linear model of the baseline."""
     _baseline: Baseline | None = field(default=None, repr=False)
     share_costs: ShareCosts = field(default=_keep_to_oneself, repr=False)
     """Where costs are kept, so that all workers of a study predict from the same ones."""
@@ -131,7 +136,8 @@ class StudyObjective:
             data=windows.fingerprint,
             decoding=decoding,
         )
-        return cls(evaluator, fingerprints, config, inputs)
+        fit = partial(fit_to_series, dataset, data.context, models.target.patch)
+        return cls(evaluator, fingerprints, config, inputs, fit)
 
     @property
     def device(self) -> str:
@@ -140,18 +146,32 @@ class StudyObjective:
 
     @property
     def baseline(self) -> Baseline:
-        """Target alone and draft alone on the same windows; computed on first use."""
+        """Target, draft and a linear model alone on the same windows; computed on first use."""
         if self._baseline is None:
-            self._baseline = self.evaluator.baseline()
+            try:
+                linear = self.fit_linear()
+            except DataError as error:  # a checkpoint needs no training split
+                log.info("no linear model beside the pair: %s", error)
+                linear = None
+            with self._users_code():
+                self._baseline = self.evaluator.baseline(linear)
         return self._baseline
+
+    def _users_code(self) -> AbstractContextManager[None]:
+        """Say where errors in models of the user's own arise."""
+        factories = [model.factory for model in (self.config.target, self.config.draft)]
+        named = " and ".join(factory for factory in factories if factory)
+        return naming_the_users_line(WorkError, named) if named else nullcontext()
 
     def __call__(self, setting: Setting) -> Measurement:
         """Measure a setting.
 
         Raises:
             DecodingError: a forecast is not finite.
+            WorkError: code of the user's own failed.
         """
-        measurement = self.evaluator.measure(setting)
+        with self._users_code():
+            measurement = self.evaluator.measure(setting)
         return replace(measurement, predicted_speedup=self._predict(measurement, setting))
 
     def _predict(self, measurement: Measurement, setting: Setting) -> float | None:

@@ -9,33 +9,30 @@ Two kinds are read, recognised by their content and not by their name:
   the shapes of their tensors.
 
 Reading is strict: a missing tensor, a surplus one or one of another shape is an error that names
-it. Trained models are kept in `<cache>/models`, one file per origin.
+it.
 """
 
-import errno
-import fcntl
 import json
 import logging
-import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import Any, Literal, Protocol
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from torch import Tensor
 
-from spec_opt.data.series import cache_folder
 from spec_opt.errors import CheckpointError, InputError
+from spec_opt.models.forecaster import MovableForecaster
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.layers import Activation
+from spec_opt.models.linear import LinearForecaster
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 logger = logging.getLogger(__name__)
@@ -67,15 +64,32 @@ class Provenance:
 
     origin: Origin
     spec_opt_version: str
-    best_epoch: int
-    validation_losses: tuple[float, ...]
+    best_epoch: int | None = None
+    """None for a model that was fitted in closed form."""
+    validation_losses: tuple[float, ...] = ()
     """After each epoch: mean squared error of a target, negative log-likelihood of a draft."""
+
+
+class StoredModel(MovableForecaster, Protocol):
+    """A model that has a file of our own."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of model it is, for its reader."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What describes it besides its tensors."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its weights, by name."""
 
 
 # --- our own files --------------------------------------------------------------------------------
 
 
-def save_model(model: FrozenTimerXL, path: Path, provenance: Provenance) -> None:
+def save_model(model: StoredModel, path: Path, provenance: Provenance) -> None:
     """Write a file of our own kind, completely or not at all, even when interrupted.
 
     Raises:
@@ -83,12 +97,12 @@ def save_model(model: FrozenTimerXL, path: Path, provenance: Provenance) -> None
     """
     metadata = {
         "spec_opt_format": FORMAT,
-        "config": json.dumps(asdict(model.config)),
+        "kind": model.kind,
+        "config": json.dumps(dict(model.settings)),
         "fingerprint": model.fingerprint,
         "provenance": json.dumps(asdict(provenance)),
     }
-    state = model.network.state_dict()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {name: part.detach().cpu().contiguous() for name, part in model.tensors.items()}
     content = safetensors.torch.save(tensors, metadata)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -103,7 +117,7 @@ def save_model(model: FrozenTimerXL, path: Path, provenance: Provenance) -> None
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTimerXL:
-    """A model from a file of our own or a Timer-XL checkpoint, in float32 on the CPU.
+    """A Timer-XL from a file of our own or another checkpoint, in float32 on the CPU.
 
     Args:
         path: the file; its content decides how it is read, not its name.
@@ -113,6 +127,16 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTi
         CheckpointError: no such file, not a checkpoint, or one that does not fit its network:
             the message names the tensor, the shape that was expected and the one that was found.
     """
+    model = load_any_model(path, activation=activation)
+    if not isinstance(model, FrozenTimerXL):
+        raise CheckpointError(f"{path}: it holds a {model.description} draft, not a Timer-XL")
+    return model
+
+
+def load_any_model(
+    path: str | Path, *, activation: Activation = "relu"
+) -> FrozenTimerXL | LinearForecaster:
+    """A model of any kind that has files, as `load_model`."""
     try:
         tensors, metadata = _read(Path(path))
         if "spec_opt_format" in metadata:
@@ -123,15 +147,20 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTi
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> FrozenTimerXL:
+def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> FrozenTimerXL | LinearForecaster:
     if (found := metadata["spec_opt_format"]) != FORMAT:
         raise CheckpointError(f"spec_opt_format = {found!r}: this version reads {FORMAT!r}")
+    model: FrozenTimerXL | LinearForecaster
     try:
-        config = TypeAdapter(TimerXLConfig).validate_json(metadata["config"], strict=True)
         fingerprint = metadata["fingerprint"]
-    except (KeyError, ValidationError) as error:
+        if metadata.get("kind") == LinearForecaster.kind:
+            parts: dict[str, Any] = {**tensors, **json.loads(metadata["config"])}
+            model = LinearForecaster(**parts)
+        else:
+            config = TypeAdapter(TimerXLConfig).validate_json(metadata["config"], strict=True)
+            model = FrozenTimerXL(_network(config, tensors, {}))
+    except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError("its metadata is damaged") from error
-    model = FrozenTimerXL(_network(config, tensors, {}))
     if model.fingerprint != fingerprint:
         raise CheckpointError("the weights do not match their content hash: the file was altered")
     return model
@@ -405,69 +434,3 @@ def _shape_in_file(name: str, shape: tuple[int, ...]) -> list[int]:
 def _more(names: list[str]) -> str:
     """The end of a message that names the first of these."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-# --- trained models -------------------------------------------------------------------------------
-
-
-def cached_model(
-    key: str, make: Callable[[], tuple[FrozenTimerXL, Provenance]]
-) -> tuple[FrozenTimerXL, Path]:
-    """The model that is kept under a key, or else a new one from `make`; and its file.
-
-    A model that is there is only read, so a cache may belong to another user or be mounted
-    read-only. If several processes miss one, one makes it and the others wait. A damaged file is
-    replaced, with a warning. An interruption leaves nothing behind.
-
-    Raises:
-        CheckpointError: the model is not there, and the cache cannot be written.
-    """
-    folder = cache_folder() / "models"
-    path = folder / f"{key}.safetensors"
-    # Files appear here only once they are whole, so reading needs no lock.
-    with suppress(CheckpointError):
-        return load_model(path), path
-    with _lock(folder, key) as lock, _held(lock):
-        if path.exists():
-            try:
-                return load_model(path), path
-            except CheckpointError as error:
-                logger.warning("%s; it is made again", error)
-        model, provenance = make()
-        save_model(model, path, provenance)
-    logger.info("kept the %s: %s", provenance.origin.role, path)
-    return model, path
-
-
-def _lock(folder: Path, key: str) -> IO[str]:
-    """The open lock file of a model that is to be made."""
-    lock = folder / f"{key}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            lock.touch(exist_ok=False)
-        if not os.access(folder, os.W_OK):  # before hours of training
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return lock.open()  # to read: another user may have made it
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: trained models cannot be kept here ({error.strerror}): "
-            "set SPEC_OPT_CACHE to a folder that can be written"
-        ) from error
-
-
-@contextmanager
-def _held(lock: IO[str]) -> Iterator[None]:
-    """Lock an open file against other processes until it is closed.
-
-    On a file system without locks, two processes may train the same model; the file that they
-    leave is complete in any case.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("another process is making this model: waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        logger.debug("%s: no lock: %s", Path(lock.name), error)
-    yield

@@ -1,10 +1,12 @@
-"""What decoding knows of a model: from a context to the distribution of the next patch.
+"""What spec-opt knows of a model: from a context to the distribution of the next patch.
 
-A target or a draft is anything that satisfies `Forecaster`; nothing here is particular to one kind
-of network.
+A target or a draft is anything that satisfies `MovableForecaster`; nothing here is particular to
+one kind of network. docs/your_model.md shows how to bring one.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -32,20 +34,26 @@ class Forecaster(Protocol):
 
     @property
     def patch(self) -> int:
-        """Points per patch, P."""
+        """Points that are forecast at a time, P. How it cuts the context is the model's affair."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of all that the forecasts depend on: equal hashes, equal forecasts."""
 
     def predict(self, context: Tensor) -> Gaussian:
-        """The patch `[B, P, C]` that follows each context `[B, L, C]`, without gradients."""
+        """The patch `[B, P, C]` that follows each context `[B, L, C]`, without gradients.
+
+        A row's answer must not depend on the other rows.
+
+        Raises:
+            InputError: the model cannot read a context of this length or this many channels.
+        """
 
 
 class MovableForecaster(Forecaster, Protocol):
-    """A forecaster that can be put on a device, as evaluation does."""
+    """A forecaster that can be put on a device, as a study's target and draft must be."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Forecaster:
+    def to(self, device: torch.device, dtype: torch.dtype) -> "MovableForecaster":
         """This model on a device, computing in a precision; this one stays as it is."""
 
 
@@ -65,7 +73,8 @@ class Memory(Protocol):
             first: int64 [A], on the CPU: the time of the first patch that is read. All patches
                 before it must have been read.
             series: [A, w·P, C]: the w patches, in the units of the context.
-            outputs: after how many of these patches to forecast, the last of each row; 1 to w.
+            outputs: after how many of these patches to forecast, the last of each row; 1 to w, and
+                none that ends within the observed context but its last.
 
         Returns:
             The patches after those `outputs`: [A, outputs, P, C].
@@ -77,7 +86,35 @@ class RememberingForecaster(Forecaster, Protocol):
     """A model that can also continue a series without reading it again."""
 
     def remember(self, context: Tensor, room: int) -> Memory:
-        """An empty memory for series that begin with `context` [B, L, C].
+        """An empty memory for series that begin with `context` [B, L, C] and grow by up to `room`
+        patches.
 
-        Their scale stays that of the context, whatever is appended: up to `room` patches.
+        What it forecasts must depend only on what was read before, as in one pass over the whole
+        series; by which statistics a patch is scaled (the context's, or running ones) is the
+        model's own affair.
         """
+
+
+@runtime_checkable
+class PositionForecaster(Forecaster, Protocol):
+    """A model that forecasts at every patch of a context in one pass, as a teacher of drafts."""
+
+    def predict_positions(self, context: Tensor, dropout: float = 0.0) -> Gaussian:
+        """After every patch of `[B, L, C]`, the patch that follows it: `[B, L, C]`."""
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor], settings: object = None) -> str:
+    """SHA-256 over tensors (name, type, shape, bytes) and whatever else forecasts depend on.
+
+    It is the same on every device; another precision changes it.
+
+    Args:
+        tensors: a `state_dict()`, for example.
+        settings: anything that `json.dumps` takes.
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().flatten().view(torch.uint8).numpy()
+        digest.update(content.data)
+    return digest.hexdigest()

@@ -4,15 +4,14 @@ Shapes: B windows, L = N·P points, C channels, D width, H heads, S = C·N token
 """
 
 import copy
-import hashlib
-import json
+from dataclasses import asdict
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.forecaster import Gaussian, fingerprint_of
 from spec_opt.models.kv_cache import Tables, TokenMemory
 from spec_opt.models.layers import geometry_of, projection_of, rotate
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
@@ -56,6 +55,27 @@ class FrozenTimerXL:
         return self.config.patch
 
     @property
+    def kind(self) -> str:
+        """As files of our own name it."""
+        return "timer-xl"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The configuration."""
+        return asdict(self.config)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights."""
+        return self.network.state_dict()
+
+    @property
+    def description(self) -> str:
+        """What it is, in two words."""
+        config = self.config
+        return f"Timer-XL {config.d_model}/{config.heads}/{config.feedforward}/{config.layers}"
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return sum(weight.numel() for weight in self.network.parameters())
@@ -66,12 +86,8 @@ class FrozenTimerXL:
 
         It is the same on every device; another precision changes it.
         """
-        config = self.config
-        digest = hashlib.sha256(json.dumps([config.heads, config.activation]).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        settings = [self.config.heads, self.config.activation]
+        return fingerprint_of(self.tensors, settings)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -82,6 +98,12 @@ class FrozenTimerXL:
         if (device, dtype) == (weight.device, weight.dtype):
             return self
         return FrozenTimerXL(copy.deepcopy(self.network).to(device, dtype))
+
+    @torch.no_grad()
+    def predict_positions(self, context: Tensor, dropout: float = 0.0) -> Gaussian:
+        """The patch after every token: see `PositionForecaster`."""
+        forecast: Gaussian = self.network(context, dropout=dropout)
+        return forecast
 
     @torch.inference_mode()
     def predict(self, context: Tensor) -> Gaussian:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spec_opt.config.paths import readable
-from spec_opt.models.frozen import FrozenTimerXL
+from spec_opt.models.forecaster import MovableForecaster
 
 
 @dataclass(frozen=True)
@@ -14,22 +14,20 @@ class ModelSummary:
 
     role: Literal["target", "draft"]
     path: str
-    d_model: int
-    heads: int
-    feedforward: int
-    layers: int
+    """Its file, or the factory that made it."""
+    description: str
     patch: int
-    stochastic: bool
-    """Whether it forecasts variances too."""
-    parameters: int
+    parameters: int | None
+    """None for a model that does not say."""
     fingerprint: str
     times_smaller: float | None
     """A draft's: how many times the target's parameters are its own."""
 
     def __str__(self) -> str:
         """The line that says what it is."""
-        sizes = f"{self.d_model}/{self.heads}/{self.feedforward}/{self.layers}"
-        text = f"{self.role}: Timer-XL {sizes}, {counted(self.parameters)} parameters"
+        text = f"{self.role}: {self.description}"
+        if self.parameters is not None:
+            text += f", {counted(self.parameters)} parameters"
         text += f", from {self.path}"
         if self.times_smaller is None:
             return text
@@ -56,22 +54,24 @@ def _short(number: float) -> str:
 
 def summarise_model(
     role: Literal["target", "draft"],
-    model: FrozenTimerXL,
-    path: Path,
-    target: FrozenTimerXL | None = None,
+    model: MovableForecaster,
+    path: Path | str,
+    target: MovableForecaster | None = None,
 ) -> ModelSummary:
     """Say what a model is; a draft beside its `target`."""
-    config = model.config
+    parameters, targets = (_parameters(one) for one in (model, target))
     return ModelSummary(
         role=role,
         path=readable(path),
-        d_model=config.d_model,
-        heads=config.heads,
-        feedforward=config.feedforward,
-        layers=config.layers,
-        patch=config.patch,
-        stochastic=config.stochastic,
-        parameters=model.parameters,
+        description=getattr(model, "description", type(model).__name__),
+        patch=model.patch,
+        parameters=parameters,
         fingerprint=model.fingerprint,
-        times_smaller=None if target is None else target.parameters / model.parameters,
+        times_smaller=None if not (parameters and targets) else targets / parameters,
     )
+
+
+def _parameters(model: MovableForecaster | None) -> int | None:
+    """How many a model says that it has."""
+    found = getattr(model, "parameters", None)
+    return found if isinstance(found, int) else None

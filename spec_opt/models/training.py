@@ -1,24 +1,18 @@
-"""Make models: fit a target to a series, distil a draft from the target, and keep both.
+"""Train networks: fit a target to a series, and distil a draft from any target.
 
 A model trains on every token: the forecast of each patch of a context is compared with the patch
 that came after it. The best epoch is chosen by the last token alone, whose forecast is the one that
 decoding uses: for a target by its squared error, for a draft by the likelihood of the target's
 forecasts (the error of a draft's mean says nothing of its variance, on which acceptance depends).
-
-The same data and settings never train twice: models are kept in `<cache>/models`.
 """
 
-import hashlib
-import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol
 
 import torch
@@ -27,20 +21,14 @@ from rich.progress import Progress
 from torch import Tensor
 
 from spec_opt.config.models import DistillationConfig, DraftConfig, TargetConfig, TrainingConfig
-from spec_opt.config.study_file import StudyConfig
 from spec_opt.data.windows import Dataset, Windows
-from spec_opt.errors import CheckpointError, ConfigError, TrainingError
-from spec_opt.models.checkpoint import Origin, Provenance, cached_model, load_model
-from spec_opt.models.device import resolve_device
-from spec_opt.models.forecaster import Gaussian
+from spec_opt.errors import ConfigError, TrainingError
+from spec_opt.models.forecaster import Gaussian, MovableForecaster, PositionForecaster
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig, scaled_config
 
 logger = logging.getLogger(__name__)
 
-TRAINING_VERSION = 1
-"""Increased with every change to training that changes its result: older models are made anew."""
-SPEC_OPT_VERSION = version("spec-opt")
 VALIDATION_WINDOWS = 512
 """At most this many, evenly spaced: neighbours share all but one of their rows."""
 TEACHER_MEMORY = 2**30
@@ -61,6 +49,8 @@ class Task:
     settings: TrainingConfig
     training: Windows
     validation: Windows
+    seen: int | None = None
+    """Points of the context that a draft sees, the last ones; all of them if None."""
 
     @classmethod
     def of(
@@ -71,6 +61,7 @@ class Task:
         context: int,
         patch: int,
         device: torch.device = CPU,
+        seen: int | None = None,
     ) -> "Task":
         """Windows of `context` points, and the patch after them.
 
@@ -81,7 +72,7 @@ class Task:
         training = dataset.windows("train", context, patch, max_windows=settings.max_windows)
         validation = dataset.windows("validation", context, patch, max_windows=VALIDATION_WINDOWS)
         first, second = (replace(w, starts=w.starts.to(device)) for w in (training, validation))
-        return cls(role, settings, first, second)
+        return cls(role, settings, first, second, seen)
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +82,10 @@ class Task:
     def fingerprint(self) -> str:
         """Of both sets of windows; on the CPU only."""
         return f"{self.training.fingerprint}-{self.validation.fingerprint}"
+
+    def sees(self, contexts: Tensor) -> Tensor:
+        """The part of contexts `[B, L, C]` that the model sees."""
+        return contexts if self.seen is None else contexts[:, -self.seen :]
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
@@ -137,12 +132,19 @@ class SupervisedLoss:
 class DistillationLoss:
     """Negative log-likelihood of the target's forecasts with noise added.
 
+    At every patch, if the target forecasts there, or else at the last one.
+
     Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) with a Gaussian negative
     log-likelihood (Nix and Weigend 1994), constants left out.
     """
 
-    def __init__(self, target: FrozenTimerXL, config: DistillationConfig, task: Task) -> None:
-        self._teacher, self._config = target.network, config
+    def __init__(self, target: MovableForecaster, config: DistillationConfig, task: Task) -> None:
+        self._target, self._config = target, config
+        if config.teacher_dropout and not isinstance(target, PositionForecaster):
+            raise ConfigError(
+                f"draft.distillation.teacher_dropout = {config.teacher_dropout:g}: "
+                "this target has no dropout; leave it out"
+            )
         self._generator = torch.Generator(task.device).manual_seed(task.settings.seed)
         self._known: Tensor | None = None
         size = len(task.training) * task.training.context * task.training.values.shape[1] * 4
@@ -152,8 +154,11 @@ class DistillationLoss:
         self._validation = torch.cat(forecasts)
 
     def training(self, forecast: Gaussian, rows: Tensor, index: Tensor) -> Tensor:
-        length = forecast.mean.shape[1]
-        teacher = self._teach(rows[:, :length]) if self._known is None else self._known[index]
+        contexts = rows[:, : -self._target.patch]
+        teacher = self._teach(contexts) if self._known is None else self._known[index]
+        # A draft may see less of the past than its teacher, and a teacher answer for less of it.
+        points = min(forecast.mean.shape[1], teacher.shape[1])
+        teacher, forecast = teacher[:, -points:], forecast.map(lambda part: part[:, -points:])
         noise = torch.empty_like(teacher).normal_(generator=self._generator)
         error = forecast.mean - (teacher + self._config.teacher_noise * noise)
         variance = _variance(forecast)
@@ -167,8 +172,9 @@ class DistillationLoss:
 
     @torch.no_grad()
     def _teach(self, contexts: Tensor) -> Tensor:
-        mean: Tensor = self._teacher(contexts, dropout=self._config.teacher_dropout).mean
-        return mean
+        if isinstance(self._target, PositionForecaster):
+            return self._target.predict_positions(contexts, self._config.teacher_dropout).mean
+        return self._target.predict(contexts).mean.clone()  # an inference tensor, perhaps
 
 
 def _variance(forecast: Gaussian) -> Tensor:
@@ -202,29 +208,48 @@ def train_target(
         DataError: a split is too short for one window.
         TrainingError: the loss is not finite.
     """
-    sizes = TimerXLConfig(**config.model_dump(exclude={"checkpoint", "training"}))
     task = Task.of("target", config.training, dataset, context, config.patch, device)
     with task.seeded():
-        return _fit(TimerXL(sizes).to(device), SupervisedLoss(task.validation), task)
+        return _fit(TimerXL(sizes_of(config)).to(device), SupervisedLoss(task.validation), task)
+
+
+def sizes_of(config: TargetConfig) -> TimerXLConfig:
+    """The network that a study file describes."""
+    sizes = {field.name for field in fields(TimerXLConfig)}
+    return TimerXLConfig(**config.model_dump(include=sizes))
 
 
 def distil_draft(
     config: DraftConfig,
-    target: FrozenTimerXL,
+    target: MovableForecaster,
     dataset: Dataset,
     context: int,
     device: torch.device = CPU,
 ) -> Fit:
     """Distil a stochastic draft from a target, on the contexts of the training split.
 
+    Its sizes are fractions of a Timer-XL target's, or else of a Timer-XL with the default sizes.
+
     Raises:
+        ConfigError: the target has no dropout, or the draft does not see whole patches.
         DataError: a split is too short for one window.
         TrainingError: the loss is not finite.
     """
-    task = Task.of("draft", config.training, dataset, context, target.patch, device)
+    patch, seen = target.patch, config.context or context
+    if seen % patch:
+        raise ConfigError(
+            f"{'draft' if config.context else 'data'}.context = {seen}: a draft of kind 'timer-xl' "
+            f"sees whole patches: a multiple of the target's, {patch}"
+        )
+    task = Task.of("draft", config.training, dataset, context, patch, device, config.context)
+    if isinstance(target, FrozenTimerXL):
+        sizes = target.config
+    else:
+        sizes = sizes_of(TargetConfig(patch=patch))
     with task.seeded():
-        network = TimerXL(scaled_config(target.config, config.scale)).to(device)
-        return _fit(network, DistillationLoss(target.to(device), config.distillation, task), task)
+        network = TimerXL(scaled_config(sizes, config.scale)).to(device)
+        teacher = target.to(device, torch.float32)
+        return _fit(network, DistillationLoss(teacher, config.distillation, task), task)
 
 
 def _fit(network: TimerXL, loss: Loss, task: Task) -> Fit:
@@ -278,7 +303,8 @@ def _epochs(
         permutation = torch.randperm(len(training), generator=order).to(task.device)
         for index in torch.split(permutation, settings.batch_size):
             rows = whole.contexts(index)
-            batch_loss = loss.training(network(rows[:, : training.context]), rows, index)
+            forecast = network(task.sees(rows[:, : training.context]))
+            batch_loss = loss.training(forecast, rows, index)
             optimizer.zero_grad()
             batch_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -291,78 +317,5 @@ def _epochs(
 def _validate(model: FrozenTimerXL, loss: Loss, task: Task) -> float:
     total = 0.0
     for index, contexts in task.batches(task.validation):
-        total += float(loss.validation(model.predict(contexts), index)) * len(contexts)
+        total += float(loss.validation(model.predict(task.sees(contexts)), index)) * len(contexts)
     return total / len(task.validation)
-
-
-# --- the models of a study ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Models:
-    """The pair that decoding takes: on the CPU, in float32."""
-
-    target: FrozenTimerXL
-    draft: FrozenTimerXL
-    target_path: Path
-    draft_path: Path
-
-
-def prepare_models(config: StudyConfig, dataset: Dataset) -> Models:
-    """The pair of a study: loaded from its checkpoints or from the cache, or else trained.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be read, or the patches of the two models differ.
-        ConfigError: the context is not whole patches, or the device does not exist.
-        DataError: a split is too short for one window.
-        TrainingError: a loss is not finite.
-    """
-    context, device = config.data.context, resolve_device(config.decoding.device)
-    target, target_path = _prepare_target(config.target, dataset, context, device)
-    if context % target.patch:
-        raise ConfigError(
-            f"data.context = {context} must be a multiple of the target's patch, {target.patch}"
-        )
-    draft, draft_path = _prepare_draft(config.draft, target, dataset, context, device)
-    if draft.patch != target.patch:
-        raise CheckpointError(
-            f"{config.draft.checkpoint}: the draft forecasts {draft.patch} points at a time and "
-            f"the target {target.patch}: they must be the same"
-        )
-    return Models(target, draft, target_path, draft_path)
-
-
-def _prepare_target(
-    config: TargetConfig, dataset: Dataset, context: int, device: torch.device
-) -> tuple[FrozenTimerXL, Path]:
-    if config.checkpoint is not None:
-        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
-    task = Task.of("target", config.training, dataset, context, config.patch)
-    settings = config.model_dump(mode="json", exclude={"checkpoint"})
-    origin = Origin("target", context, task.fingerprint, teacher=None, settings=settings)
-    return _cached(origin, lambda: train_target(config, dataset, context, device))
-
-
-def _prepare_draft(
-    config: DraftConfig, target: FrozenTimerXL, dataset: Dataset, context: int, device: torch.device
-) -> tuple[FrozenTimerXL, Path]:
-    if config.checkpoint is not None:
-        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
-    task = Task.of("draft", config.training, dataset, context, target.patch)
-    # A distilled draft has its target's activation.
-    settings = config.model_dump(mode="json", exclude={"checkpoint", "activation"})
-    origin = Origin("draft", context, task.fingerprint, target.fingerprint, settings)
-    return _cached(origin, lambda: distil_draft(config, target, dataset, context, device))
-
-
-def _cached(origin: Origin, train: Callable[[], Fit]) -> tuple[FrozenTimerXL, Path]:
-    """The model of this origin from the cache, or else trained and put there; and its file."""
-
-    def make() -> tuple[FrozenTimerXL, Provenance]:
-        logger.info("training the %s; it is kept for the next time", origin.role)
-        fit = train()
-        provenance = Provenance(origin, SPEC_OPT_VERSION, fit.best_epoch, fit.validation_losses)
-        return fit.model, provenance
-
-    document = json.dumps([TRAINING_VERSION, asdict(origin)], sort_keys=True)
-    return cached_model(hashlib.sha256(document.encode()).hexdigest()[:32], make)

@@ -172,9 +172,8 @@ def _undertrained_draft(table: StudyTable) -> str | None:
 
 def _now(table: StudyTable, *names: str) -> str:
     """Today's values of a draft that the study trains, in brackets."""
-    if table.config is None or table.config.draft.checkpoint is not None:
+    if table.config is None or not (draft := table.config.draft).is_network:
         return ""
-    draft = table.config.draft
     values = {
         "teacher_noise": f"teacher_noise {draft.distillation.teacher_noise:g}",
         "scale": f"scale {draft.scale.d_model:g}",

@@ -1,5 +1,6 @@
 """Study files: what a good one becomes, and what is said of a bad one."""
 
+import json
 import re
 from pathlib import Path
 
@@ -151,6 +152,35 @@ class TestGoodFiles:
 
     def test_a_setting_prints_short(self) -> None:
         assert str(Setting(sigma=0.25, bias=10.0, k=3)) == "sigma=0.25 bias=10 k=3"
+
+
+class TestDrafts:
+    @pytest.mark.parametrize(
+        ("text", "kind"),
+        [
+            ("", "linear"),
+            ("[draft]\ncontext = 96\n", "linear"),
+            ("[draft.scale]\nlayers = 0.5\n", "timer-xl"),
+            ("[draft.training]\nepochs = 2\n", "timer-xl"),
+            ('[draft]\nkind = "seasonal"\nperiod = 24\n', "seasonal"),
+        ],
+    )
+    def test_kind(self, tmp_path: Path, text: str, kind: str) -> None:
+        study = read(tmp_path, MINIMAL + text)
+        assert study.draft.kind_made == kind
+        again = StudyConfig.model_validate_json(study.model_dump_json())
+        assert again.draft.kind_made == kind
+        assert ("scale" in study.draft.model_dump()) == (kind == "timer-xl")
+
+    def test_a_study_of_an_older_version_keeps_its_network(self) -> None:
+        """The store holds all keys of a draft that was trained."""
+        document = read_study("quickstart").model_dump(mode="json")
+        del document["draft"]["kind"], document["draft"]["context"]
+        assert StudyConfig.model_validate_json(json.dumps(document)).draft.is_network
+
+    def test_what_ships_is_distilled(self) -> None:
+        for name in shipped_studies():
+            assert read_study(name).draft.kind == "timer-xl"
 
 
 class TestCheckpoints:
@@ -438,6 +468,30 @@ BAD = {
     "draft's checkpoint and scale": (
         TARGET + 'checkpoint = "a"\n[draft]\ncheckpoint = "b"\nscale = {layers = 0.5}',
         "draft: scale cannot stand beside checkpoint: give one or the other",
+    ),
+    "linear draft with a scale": (
+        MINIMAL + '[draft]\nkind = "linear"\nscale = {layers = 0.5}',
+        "draft: scale cannot stand beside kind = 'linear': give one or the other",
+    ),
+    "unknown kind of draft": (
+        MINIMAL + '[draft]\nkind = "rnn"',
+        "draft.kind = 'rnn': must be 'timer-xl', 'linear' or 'seasonal'",
+    ),
+    "draft that sees more than its target": (
+        MINIMAL + "[draft]\ncontext = 5000",
+        "draft.context = 5000 must be at most data.context = 192",
+    ),
+    "factory without a function": (
+        TARGET + 'factory = "my_model"',
+        "target.factory = 'my_model': must be 'package.module:function'",
+    ),
+    "factory and sizes": (
+        TARGET + 'factory = "a:b"\npatch = 3',
+        "target: patch cannot stand beside factory: give one or the other",
+    ),
+    "options without a factory": (
+        TARGET + "options = {a = 1}",
+        "target: options are a factory's: give the factory too",
     ),
     "draft's checkpoint alone": (
         MINIMAL + '[draft]\ncheckpoint = "a"',

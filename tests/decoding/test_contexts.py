@@ -4,20 +4,18 @@ from dataclasses import fields
 
 import pytest
 import torch
-from torch import Tensor
 
 from spec_opt.config.study_file import Setting
 from spec_opt.decoding.contexts import CONTEXTS, GROWING, ROLLING, EmittedBuffer, pairs
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.speculative import Counters
-from spec_opt.errors import InputError
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
 from .stubs import (
     CRITICAL,
-    Constant,
+    Stub,
     decode,
     decode_alone,
     kolmogorov,
@@ -176,10 +174,8 @@ def test_noise_is_that_of_the_window_and_position() -> None:
     torch.testing.assert_close(forecast[:, 4:], expected, rtol=0, atol=1e-6)
 
 
-def test_a_model_without_a_memory() -> None:
-    model = Constant(torch.zeros(2, 1))
-    context: Tensor = torch.zeros(1, 4, 1)
-    with pytest.raises(InputError, match="use context = 'rolling'"):
-        decode_alone(model, windows_on(context, 4), 0.0, SEED, GROWING)
-    with pytest.raises(InputError, match="Constant does not"):
-        GROWING.forecast(model, context, 4)
+def test_a_model_without_a_memory_sees_the_last_points() -> None:
+    model = Stub(2, lambda last: 0.5 * last + 0.1)
+    windows = windows_on(torch.arange(8.0).view(2, 4, 1), 6)
+    alone = [decode_alone(model, windows, 0.0, SEED, mode) for mode in (GROWING, ROLLING)]
+    assert torch.equal(*alone)

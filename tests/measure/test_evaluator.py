@@ -23,6 +23,7 @@ from spec_opt.measure.uncertainty import draft_against_target
 from spec_opt.models.checkpoint import load_model
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from tests.models.factories import Own
 
 CPU = DecodingConfig(device="cpu")
 
@@ -313,9 +314,20 @@ class TestInput:
         with pytest.raises(InputError, match="2 points and the draft's 4: a draft must be dist"):
             Evaluator(shifted_mean(0.0), shifted_mean(0.0, patch=4), windows_of(2, 4, 4, 1), CPU)
 
-    def test_a_context_must_be_whole_patches(self) -> None:
-        with pytest.raises(InputError, match=r"data\.context = 5 must be a multiple .* 2 points"):
-            Evaluator(shifted_mean(0.0), shifted_mean(0.0), windows_of(2, 5, 4, 1), CPU)
+    def test_growing_contexts_need_a_target_that_remembers(self, reference_dir: Path) -> None:
+        config = DecodingConfig(device="cpu", context="growing")
+        with pytest.raises(InputError, match="does not: use context = 'rolling'"):
+            Evaluator(Own(2), Own(2), windows_of(2, 4, 4, 1), config)
+        with pytest.raises(InputError, match=r"data\.context = 100 must be a multiple .* 24 po"):
+            Evaluator(*tiny_pair(reference_dir), windows_of(2, 100, 24, 1), config)
+
+    def test_rolling_contexts_need_not_be_whole_patches(self) -> None:
+        evaluator = Evaluator(Own(2), Own(2, damping=0.5), windows_of(2, 5, 7, 1), CPU)
+        cached, plain = (
+            measure(Setting(sigma=0.5, bias=1.0, k=2))
+            for measure in (evaluator.measure, evaluator.measure_plainly)
+        )
+        assert cached.mse == pytest.approx(plain.mse, rel=1e-6)
 
     def test_a_missing_gpu(self) -> None:
         config = DecodingConfig(device="cuda:99")

@@ -1,0 +1,81 @@
+"""Models that were trained or fitted, kept in `<cache>/models`: one file per origin."""
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from spec_opt.data.series import cache_folder
+from spec_opt.errors import CheckpointError
+from spec_opt.models.checkpoint import Provenance, load_any_model, save_model
+from spec_opt.models.frozen import FrozenTimerXL
+from spec_opt.models.linear import LinearForecaster
+
+logger = logging.getLogger(__name__)
+
+Stored = FrozenTimerXL | LinearForecaster
+
+
+def cached_model(key: str, make: Callable[[], tuple[Stored, Provenance]]) -> tuple[Stored, Path]:
+    """The model that is kept under a key, or else a new one from `make`; and its file.
+
+    A model that is there is only read, so a cache may belong to another user or be mounted
+    read-only. If several processes miss one, one makes it and the others wait. A damaged file is
+    replaced, with a warning. An interruption leaves nothing behind.
+
+    Raises:
+        CheckpointError: the model is not there, and the cache cannot be written.
+    """
+    folder = cache_folder() / "models"
+    path = folder / f"{key}.safetensors"
+    # Files appear here only once they are whole, so reading needs no lock.
+    with suppress(CheckpointError):
+        return load_any_model(path), path
+    with _lock(folder, key) as lock, _held(lock):
+        if path.exists():
+            try:
+                return load_any_model(path), path
+            except CheckpointError as error:
+                logger.warning("%s; it is made again", error)
+        model, provenance = make()
+        save_model(model, path, provenance)
+    logger.info("kept the %s: %s", provenance.origin.role, path)
+    return model, path
+
+
+def _lock(folder: Path, key: str) -> IO[str]:
+    """The open lock file of a model that is to be made."""
+    lock = folder / f"{key}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            lock.touch(exist_ok=False)
+        if not os.access(folder, os.W_OK):  # before hours of training
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return lock.open()  # to read: another user may have made it
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: trained models cannot be kept here ({error.strerror}): "
+            "set SPEC_OPT_CACHE to a folder that can be written"
+        ) from error
+
+
+@contextmanager
+def _held(lock: IO[str]) -> Iterator[None]:
+    """Lock an open file against other processes until it is closed.
+
+    On a file system without locks, two processes may train the same model; the file that they
+    leave is complete in any case.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("another process is making this model: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.debug("%s: no lock: %s", Path(lock.name), error)
+    yield
