@@ -21,9 +21,10 @@ from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
+from spec_opt.study.database import parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
-from spec_opt.study.store import check_store, open_store, parse_url
+from spec_opt.study.store import check_store, open_store
 from spec_opt.study.study import Study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from spec_opt.errors import OutputError
 from spec_opt.results.frame import LISTS, frame_of
 from spec_opt.results.table import StudyTable, TrialRow
-from spec_opt.study.store import parse_url
+from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
     import pandas as pd

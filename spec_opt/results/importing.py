@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     FloatDistribution,
@@ -24,12 +23,25 @@ from sqlalchemy import Connection, select, update
 from spec_opt.config.messages import first_problem
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import DataError, StudyError
-from spec_opt.results.statistics import OBJECTIVES, quiet_optuna
+from spec_opt.results.statistics import OBJECTIVES
 from spec_opt.results.wording import plural
 from spec_opt.study.space import PARAMETERS, params_of
-from spec_opt.study.store import Store, trial_params, trial_values, trials
-from spec_opt.study.study import DIRECTIONS
-from spec_opt.study.trials import IMPORTED, NewTrial, add_trials, history, lock_study
+from spec_opt.study.store import (
+    Store,
+    study_user_attributes,
+    trial_params,
+    trial_values,
+    trials,
+)
+from spec_opt.study.study import find_or_create
+from spec_opt.study.trials import (
+    IMPORTED,
+    NewTrial,
+    add_trials,
+    attributes_of,
+    history,
+    lock_study,
+)
 
 NEEDED = ("sigma", "bias", "k", "mse", "acceptance_pct")
 
@@ -208,47 +220,31 @@ def import_tables(
         StudyError: the study holds measured trials, whose acceptance was counted differently.
         StoreError: the store cannot be reached.
     """
-    with store.lock(), quiet_optuna():
-        study = optuna.create_study(
-            storage=store.storage,
-            study_name=name,
-            directions=[DIRECTIONS[objective] for objective in OBJECTIVES],
-            load_if_exists=True,
-        )
-        if study.metric_names is None:
-            study.set_metric_names(list(OBJECTIVES))
-    if MADE_BY_RUN in study.user_attrs:
-        raise _mixing(name)
-    added = store.transaction(lambda c: _add_missing(c, name, study._study_id, results))
+    added = store.transaction(lambda connection: _add_missing(connection, name, results))
     return Imported(name, added, len(results) - added, tuple(rejected))
 
 
-def _mixing(name: str) -> StudyError:
-    return StudyError(
-        f"study {name}: was not made by an import, and old results must not be mixed with measured "
-        "ones; copy the study file, and give the copy another name to import into"
-    )
-
-
-def _add_missing(
-    connection: Connection, name: str, study_id: int, results: Sequence[NewTrial]
-) -> int:
+def _add_missing(connection: Connection, name: str, results: Sequence[NewTrial]) -> int:
     """Add the rows that the study lacks, and return how many.
 
     The study is read under its lock: others may write at the same time, and a transaction whose
     commit was not acknowledged runs again.
     """
+    study_id = find_or_create(connection, name, OBJECTIVES, {})
     lock_study(connection, study_id)
     held = history(connection, study_id)
-    if any(row.source != IMPORTED for row in held):
-        raise _mixing(name)
+    made_by_run = MADE_BY_RUN in attributes_of(connection, study_user_attributes, study_id)
+    if made_by_run or any(row.source != IMPORTED for row in held):
+        raise StudyError(
+            f"study {name}: was not made by an import, and old results must not be mixed with "
+            "measured ones; copy the study file, and give the copy another name to import into"
+        )
     values = _values(connection, study_id)
-    present = {(*row.params, *values[row.trial_id]) for row in held}
+    present = {(*row.params.values(), *values[row.trial_id]) for row in held}
     new = {(*r.params.values(), *r.values): r for r in results}
     missing = [trial for identity, trial in new.items() if identity not in present]
     if missing:
-        stored = [dict(zip(PARAMETERS, row.params, strict=True)) for row in held]
-        space = _space_of([*stored, *(trial.params for trial in missing)])
+        space = _space_of([*(row.params for row in held), *(trial.params for trial in missing)])
         add_trials(connection, study_id, missing, space, TrialState.COMPLETE)
         _share(connection, study_id, space)
     return len(missing)

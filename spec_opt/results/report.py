@@ -35,7 +35,7 @@ from spec_opt.results.render import banner, choices, flags
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import exact, numbers, percent, plural, precise
-from spec_opt.study.store import parse_url
+from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
     import pandas as pd

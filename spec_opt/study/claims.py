@@ -1,36 +1,32 @@
 """How a worker gets trials and gives them back: each setting to one worker, each result once."""
 
-import logging
 import os
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import Setting
 from spec_opt.study import trials
 from spec_opt.study.space import PARAMETERS, distributions, make_sampler, setting_of
-from spec_opt.study.store import Patience
-from spec_opt.study.study import Study
+from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy
+from spec_opt.study.study import Study, reconcile
 from spec_opt.study.trials import (
     FAILED_BY_ITSELF,
     INTERRUPTED,
     WORKER_DIED,
     Claimant,
-    NewTrial,
-    Outlook,
-    reconcile,
+    Measured,
+    Trial,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,35 +47,14 @@ class Idle(Enum):
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What the study holds of a setting that it has measured already."""
-
-    number: int
-    values: tuple[float, ...]
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class ClaimedTrial:
     """A running trial that is ours."""
 
     trial_id: int
     number: int
     setting: Setting
-    stored: Stored | None
-    """The measurement to repeat, where the sampler chose a setting for the second time."""
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A trial that runs in our name, perhaps without all its parameters yet."""
-
-    trial_id: int
-    number: int
-    params: Mapping[str, float]
-    """As stored."""
-    fixed: Mapping[str, Any]
-    """Those that it was enqueued with, where some are not stored."""
+    stored: Measured | None
+    """The measurement to copy, where the sampler chose a setting for the second time."""
 
 
 class Claims:
@@ -94,230 +69,163 @@ class Claims:
         self.study = study
         self.heartbeat = heartbeat or Heartbeat()
         self.claimant = Claimant(f"{socket.gethostname()}:{os.getpid()}", uuid.uuid4().hex)
-        self._distributions = distributions(study.config.search)
+        self._store, self._study_id = study.store, study.study_id
+        self._search = study.config.search
+        self._spaces = distributions(self._search)
         self._last_sigma: float | None = None
-        self._sampling = study.store.sampling_study(study.name)
 
     def claim(self) -> ClaimedTrial | Idle:
         """The next trial to run, or why there is none.
+
+        One transaction lets a trial begin. Parameters that it lacks are then chosen outside of
+        any, and stored in a second one.
 
         Raises:
             StoreError: the store cannot be reached.
             StudyError: the study was deleted.
         """
         while True:
-            claimed = self.study.store.transaction(self._take_or_create)
-            if isinstance(claimed, Idle):
-                return claimed
-            trial = self._completed(claimed)
-            if trial is not None:
+            trial = self._store.transaction(self._begin)
+            if isinstance(trial, Idle):
                 return trial
+            try:
+                chosen = self._choose(trial)
+            except UpdateFinishedTrialError:  # from NSGA-II, which notes a generation on the trial
+                continue
+            claimed = self._settle(trial, chosen)
+            if claimed is not None:
+                return claimed
+
+    def _begin(self, connection: Connection) -> Trial | Idle:
+        """Let a trial run in our name: the next waiting one, or a new one for the sampler."""
+        held = trials.held_by(connection, self._study_id, self.claimant)
+        if held:  # by a first run of this transaction, whose answer got lost
+            return trials.claimed(connection, *held[0])
+        if self._search.sampler == "grid" and (taken := self._take(connection)):
+            return taken
+        outlook = reconcile(connection, self._study_id, self._search, self._grace())
+        if outlook.waiting and (taken := self._take(connection)):
+            return taken
+        if outlook.remaining:
+            return trials.start_new(connection, self._study_id, self.claimant, outlook.trials)
+        return Idle.DONE if outlook.is_done else Idle.WAIT
+
+    def _take(self, connection: Connection) -> Trial | None:
+        return trials.take_next(connection, self._study_id, self._last_sigma, self.claimant)
+
+    def _grace(self) -> float | None:
+        """When to give up silent trials; None while the store's own silence may be the reason."""
+        grace, recovered = self.heartbeat.grace, self._store.seconds_since_recovery()
+        return None if recovered is not None and recovered < grace else grace
+
+    def _choose(self, trial: Trial) -> dict[str, Any]:
+        """Those of its parameters that are not stored yet: enqueued ones, then sampled ones.
+
+        Raises:
+            UpdateFinishedTrialError: the trial was given up meanwhile.
+        """
+        lacking = [name for name in PARAMETERS if name not in trial.params]
+        chosen = {name: trial.fixed[name] for name in lacking if name in trial.fixed}
+        to_sample = [name for name in lacking if name not in chosen]
+        if to_sample and self._search.sampler != "grid":
+            chosen |= self._store.patiently(lambda: self._sample(trial, to_sample))
+        return chosen
+
+    def _sample(self, trial: Trial, names: Sequence[str]) -> dict[str, Any]:
+        """Let the sampler choose parameters.
+
+        Seeded by the trial's number, the same whichever worker asks: no two trials share dice, and
+        a study that one worker runs is repeatable.
+        """
+        study, spaces = self._sampling_study, self._spaces
+        seed = np.random.SeedSequence([self._search.seed, trial.number]).generate_state(1)[0]
+        sampler = make_sampler(self._search, int(seed))
+        frozen = create_trial(state=TrialState.RUNNING)
+        frozen.number, frozen._trial_id = trial.number, trial.trial_id
+        study.forget_trials()
+        sampler.before_trial(study, frozen)
+        space = sampler.infer_relative_search_space(study, frozen)
+        relative = sampler.sample_relative(study, frozen, space)
+        return {
+            name: relative[name]
+            if name in relative and space[name] == spaces[name]
+            else sampler.sample_independent(study, frozen, name, spaces[name])
+            for name in names
+        }
+
+    @cached_property
+    def _sampling_study(self) -> SamplingStudy:
+        return SamplingStudy(self.study.name, self._store.storage)
+
+    def _settle(self, trial: Trial, chosen: Mapping[str, Any]) -> ClaimedTrial | None:
+        """Store what was chosen; None if it does not fit, or the trial is ours no longer."""
+        spaces = self._spaces
+        try:
+            known = {name: spaces[name].to_external_repr(v) for name, v in trial.params.items()}
+            setting = setting_of({**known, **chosen})
+            internal = {name: float(spaces[name].to_internal_repr(v)) for name, v in chosen.items()}
+        except (KeyError, ValueError, TypeError) as error:
+            self._fail(
+                trial.trial_id, f"enqueued with parameters that do not fit the study: {error}"
+            )
+            return None
+        stored = None
+        if chosen or self._search.sampler != "grid":
+            whole = trial._replace(params={**trial.params, **internal})
+            is_ours, stored = self._store.transaction(lambda c: self._record(c, whole, chosen))
+            if not is_ours:
+                return None
+        self._last_sigma = trial.params.get("sigma")
+        return ClaimedTrial(trial.trial_id, trial.number, setting, stored)
+
+    def _record(
+        self, connection: Connection, trial: Trial, chosen: Mapping[str, Any]
+    ) -> tuple[bool, Measured | None]:
+        """Whether the trial is still ours, and an earlier measurement of its setting."""
+        held = trials.held_by(connection, self._study_id, self.claimant)
+        if (trial.trial_id, trial.number) not in held or trial.key is None:
+            return False, None
+        # A first run of this transaction, whose answer got lost, may have stored them.
+        missing = chosen.keys() - trials.stored_params_of(connection, trial.trial_id).keys()
+        new = {name: chosen[name] for name in PARAMETERS if name in missing}
+        trials.set_params(connection, {trial.trial_id: new}, self._spaces)
+        return True, trials.find_measured(connection, self._study_id, trial.key)
 
     def finish(
         self, trial: ClaimedTrial, values: Sequence[float], attributes: Mapping[str, Any]
     ) -> bool:
         """Record a result; False if the trial was given up meanwhile, and the result dropped."""
-        return self._end(trial.trial_id, TrialState.COMPLETE, values, attributes)
+        end = (trial.trial_id, self.claimant, TrialState.COMPLETE, values, attributes)
+        return self._store.transaction(lambda connection: trials.finish(connection, *end))
 
-    def fail(self, trial: ClaimedTrial, error: str, failure: str = FAILED_BY_ITSELF) -> bool:
+    def fail(self, trial: ClaimedTrial, error: str) -> bool:
         """Record that a trial failed, and why; False if it was given up meanwhile."""
-        return self._end(trial.trial_id, TrialState.FAIL, (), _failure(error, failure))
+        return self._fail(trial.trial_id, error)
 
     def abandon(self, trial: ClaimedTrial, error: str) -> bool:
-        """Record that this worker can go on no longer, by no fault of the setting."""
-        return self.fail(trial, error, WORKER_DIED)
+        """Record that this worker cannot go on, by no fault of the setting."""
+        return self._fail(trial.trial_id, error, WORKER_DIED)
 
-    def release(self, patience: Patience | None = None) -> int:
-        """Give back whatever trial is ours, as if never tried; how many that were."""
-        return self.study.store.transaction(self._release, patience)
+    def _fail(self, trial_id: int, error: str, kind: str = FAILED_BY_ITSELF) -> bool:
+        end = (trial_id, self.claimant, TrialState.FAIL, (), trials.failure(kind, error))
+        return self._store.transaction(lambda connection: trials.finish(connection, *end))
 
-    def beat(self, trial_id: int) -> bool:
-        """A sign of life; False if the trial is running no longer."""
-        store = self.study.store
-        return store.transaction(
-            lambda connection: trials.beat(connection, trial_id, store.now()),
-            Patience(self.heartbeat.interval),
-        )
-
-    def _take_or_create(self, connection: Connection) -> _Begun | Idle:
-        """A trial that now runs in our name."""
-        study_id = self.study.study_id
-        held = trials.held_by(connection, study_id, self.claimant)
-        if held:
-            return _begun(connection, *held[0])
-        if self.study.config.search.sampler == "grid":
-            taken = self._take(connection)
-            if taken is not None:
-                return taken
-        outlook = self._reconcile(connection, self._grace())
-        if outlook.waiting:
-            taken = self._take(connection)
-            if taken is not None:
-                return taken
-        return self._create(connection, outlook)
-
-    def _create(self, connection: Connection, outlook: Outlook) -> _Begun | Idle:
-        if not outlook.remaining:
-            return Idle.DONE if outlook.is_done else Idle.WAIT
-        ids = trials.add_trials(
-            connection, self.study.study_id, [NewTrial({}, {})], {}, TrialState.RUNNING
-        )
-        trials.sign(connection, ids[0], self.claimant, self.study.store.now())
-        return _Begun(ids[0], outlook.trials, {}, {})
-
-    def _take(self, connection: Connection) -> _Begun | None:
-        found = trials.next_waiting(connection, self.study.study_id, self._last_sigma)
-        if found is None:
-            return None
-        trials.take(connection, found[0], self.claimant, self.study.store.now())
-        return _begun(connection, *found)
-
-    def _reconcile(self, connection: Connection, grace: float | None) -> Outlook:
-        study = self.study
-        now = study.store.now()
-        return reconcile(connection, study.study_id, study.config.search, now, grace)
-
-    def _grace(self) -> float | None:
-        """When to give up silent trials; None while the store's own silence may be the reason."""
-        recovered = self.study.store.seconds_since_recovery()
-        if recovered is not None and recovered < self.heartbeat.grace:
-            return None
-        return self.heartbeat.grace
-
-    def _completed(self, begun: _Begun) -> ClaimedTrial | None:
-        """The trial with all its parameters; None if it cannot have them, or is ours no longer."""
-        stored_params, fixed = begun.params, begun.fixed
-        given = {n: fixed[n] for n in PARAMETERS if n in fixed and n not in stored_params}
-        missing = [n for n in PARAMETERS if n not in stored_params and n not in given]
-        if missing and self.study.config.search.sampler != "grid":
-            sampled = self._sample(begun, missing)
-            if sampled is None:
-                return None
-            given |= sampled
-        spaces = self._distributions
-        try:
-            known = {n: spaces[n].to_external_repr(v) for n, v in stored_params.items()}
-            setting = setting_of(known | given)
-            internal = {n: float(spaces[n].to_internal_repr(v)) for n, v in given.items()}
-        except (KeyError, ValueError, TypeError) as error:
-            reason = f"enqueued with parameters that do not fit the study: {error}"
-            self._end(begun.trial_id, TrialState.FAIL, (), _failure(reason, FAILED_BY_ITSELF))
-            return None
-        stored = None
-        if given or self.study.config.search.sampler != "grid":
-            settle = partial(self._settle, begun.trial_id, given, {**stored_params, **internal})
-            ours, stored = self.study.store.transaction(settle)
-            if not ours:
-                return None
-        self._last_sigma = stored_params.get("sigma")
-        return ClaimedTrial(begun.trial_id, begun.number, setting, stored)
-
-    def _sample(self, begun: _Begun, names: Sequence[str]) -> dict[str, Any] | None:
-        """Let the sampler choose parameters; None if the trial was given up meanwhile.
-
-        Seeded by the trial's number, the same whichever worker asks: no two trials share dice, and
-        a study that one worker runs is repeatable.
-        """
-        study, search, trial = self._sampling, self.study.config.search, _as_optuna_has_it(begun)
-        seed = np.random.SeedSequence([search.seed, begun.number]).generate_state(1)[0]
-        sampler = make_sampler(search, int(seed))
-        study.forget_trials()
-        sampler.before_trial(study, trial)
-        space = sampler.infer_relative_search_space(study, trial)
-        try:
-            relative = sampler.sample_relative(study, trial, space)
-        except UpdateFinishedTrialError:  # NSGA-II writes down the trial's generation
-            return None
-        return {
-            name: relative[name]
-            if name in relative and space[name] == self._distributions[name]
-            else sampler.sample_independent(study, trial, name, self._distributions[name])
-            for name in names
-        }
-
-    def _settle(
-        self,
-        trial_id: int,
-        chosen: Mapping[str, Any],
-        params: Mapping[str, float],
-        connection: Connection,
-    ) -> tuple[bool, Stored | None]:
-        """Store what was chosen: whether the trial is still ours, and what is known of its setting.
-
-        `params` are all of its parameters, as stored.
-        """
-        if trial_id not in self._held(connection):
-            return False, None
-        # Those that a first run of this transaction stored, if only its answer got lost, stay.
-        missing = chosen.keys() - trials.stored_params_of(connection, trial_id).keys()
-        new = {name: chosen[name] for name in PARAMETERS if name in missing}
-        trials.set_params(connection, trial_id, new, self._distributions)
-        return True, self._measured(params, connection)
-
-    def _measured(self, params: Mapping[str, float], connection: Connection) -> Stored | None:
-        found = trials.find_measured(connection, self.study.study_id, params)
-        if found is None:
-            return None
-        trial_id, number = found
-        return Stored(
-            number,
-            tuple(trials.values_of(connection, trial_id)),
-            trials.stored_attributes(connection, trial_id),
-        )
-
-    def _held(self, connection: Connection) -> list[int]:
-        held = trials.held_by(connection, self.study.study_id, self.claimant)
-        return [trial_id for trial_id, _ in held]
-
-    def _end(
-        self,
-        trial_id: int,
-        state: TrialState,
-        values: Sequence[float],
-        attributes: Mapping[str, Any],
-    ) -> bool:
-        return self.study.store.transaction(
-            lambda connection: trials.finish(
-                connection, trial_id, self.claimant, state, values, attributes
-            )
-        )
+    def release(self, patience_s: float = RUNNING_PATIENCE_S) -> int:
+        """Give back the trials that are ours, as if never tried; how many there were."""
+        return self._store.transaction(self._release, patience_s)
 
     def _release(self, connection: Connection) -> int:
-        held = self._held(connection)
+        held = trials.held_by(connection, self._study_id, self.claimant)
         if held:
             # In the order of all other transactions: first the study, then its trials.
-            trials.lock_study(connection, self.study.study_id)
-        attributes = _failure("interrupted", INTERRUPTED)
-        for trial_id in held:
-            trials.finish(connection, trial_id, self.claimant, TrialState.FAIL, (), attributes)
-        if held:
-            self._reconcile(connection, None)
+            trials.lock_study(connection, self._study_id)
+            end = (self.claimant, TrialState.FAIL, (), trials.failure(INTERRUPTED, "interrupted"))
+            for trial_id, _ in held:
+                trials.finish(connection, trial_id, *end)
+            reconcile(connection, self._study_id, self._search, None)
         return len(held)
 
-
-def _begun(connection: Connection, trial_id: int, number: int) -> _Begun:
-    params = trials.stored_params_of(connection, trial_id)
-    complete = params.keys() >= set(PARAMETERS)
-    fixed = {} if complete else trials.fixed_params_of(connection, trial_id)
-    return _Begun(trial_id, number, params, fixed)
-
-
-def _as_optuna_has_it(begun: _Begun) -> FrozenTrial:
-    """A trial that has nothing yet, for a sampler, which asks no more of it than who it is."""
-    return FrozenTrial(
-        number=begun.number,
-        trial_id=begun.trial_id,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-    )
-
-
-def _failure(error: str, failure: str) -> dict[str, Any]:
-    return {trials.ERROR_KEY: error, trials.FAILURE_KEY: failure}
+    def beat(self, trial_id: int) -> bool:
+        """Give a sign of life; False if the trial is no longer running."""
+        patience_s = self.heartbeat.interval
+        return self._store.transaction(lambda c: trials.beat(c, trial_id), patience_s)

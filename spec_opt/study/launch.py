@@ -1,7 +1,7 @@
 """Many workers on this machine: processes that are started, watched, restarted and stopped.
 
-The launcher holds no state of the study. If it dies, its workers go on; if workers die, their
-trials are taken up by the others or by the next run.
+The launcher holds no state of the study. If it dies, its workers go on; if workers die, the others
+or the next run take up their trials.
 """
 
 import logging
@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -26,18 +26,18 @@ DONE = 0
 BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit codes of `spec-opt worker` after which it is not started again."""
-BETWEEN_SIGNALS = 0.1
-"""Seconds between two signals to one process."""
+SECONDS_BETWEEN_SIGNALS = 0.1
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
 class Restarts:
-    """How patiently a worker that fails is started again."""
+    """How often, and after which pauses, a worker that fails is started again."""
 
     at_most: int = 5
-    """Failures in a row; one that ran for `steady_seconds` begins a new row."""
+    """Failures in a row; one after more than `steady_seconds` begins a new row."""
     in_all: int = 20
-    """For a worker whose every start takes longer than that, and fails all the same."""
+    """For a worker that fails every time, but takes longer than that."""
     first_wait: float = 1.0
     longest_wait: float = 30.0
     """Seconds before it is started again, doubling."""
@@ -58,14 +58,14 @@ class LaunchSummary:
 
 
 def cpu_environments(workers: int) -> list[dict[str, str]]:
-    """One environment per worker on this machine's cores, the threads shared out, GPUs hidden."""
+    """One environment per worker: an equal share of the cores as threads, GPUs hidden."""
     threads = str(max(1, usable_cores() // workers))
     one = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
     return [dict(one) for _ in range(workers)]
 
 
 def gpu_environments(gpus: Sequence[str]) -> list[dict[str, str]]:
-    """One environment per GPU, each seeing only its own.
+    """One environment per GPU, in which only that GPU is visible.
 
     Indices count the GPUs that this process sees, which may have been given only some of them.
     """
@@ -77,18 +77,18 @@ def gpu_environments(gpus: Sequence[str]) -> list[dict[str, str]]:
 
 
 def parse_gpus(text: str, count: Callable[[], int]) -> list[str]:
-    """`0,1,3` or `all` -> the GPUs to use; `count` tells how many there are.
+    """`0,1,3` or `all` -> the indices of the GPUs to use, of `count()` GPUs.
 
     Raises:
-        InputError: not a list of distinct indices, or one that is not there.
+        InputError: not a list of distinct indices below the count.
     """
-    there = count()
-    names = [str(i) for i in range(there)] if text == "all" else text.split(",")
+    devices = count()
+    names = [str(i) for i in range(devices)] if text == "all" else text.split(",")
     for name in names:
-        if not name.isdecimal() or int(name) >= there or names.count(name) > 1:
+        if not name.isdecimal() or int(name) >= devices or names.count(name) > 1:
             raise InputError(
                 f"--gpus {text}: give distinct indices such as 0,1 or 'all'; "
-                f"this machine has {there} CUDA devices"
+                f"this machine has {devices} CUDA devices"
             )
     if not names:
         raise InputError(f"--gpus {text}: this machine has no CUDA device; use --workers N")
@@ -105,13 +105,13 @@ def launch(
 ) -> LaunchSummary:
     """Run one worker per environment until all have left.
 
-    A worker that fails is started again, with growing pauses, up to a limit. When `stop` is set the
-    workers are told to finish or release their trials; KeyboardInterrupt tells them to leave at
-    once.
+    A worker that fails is started again, after growing pauses, up to a limit. When `stop` is set,
+    each worker gets a SIGTERM: it finishes its trial and leaves. KeyboardInterrupt sends a second
+    one: the workers give their trials back and leave at once.
 
     Args:
         command: the worker's command line.
-        environments: what each worker's environment has beside this process's own.
+        environments: each worker's variables, in addition to this process's own.
         log_folder: gets `worker-0.log`, ..., appended to.
         stop: set to end the work early.
         on_tick: called about five times a second, to show progress.
@@ -126,9 +126,8 @@ def launch(
         for index, environment in enumerate(environments):
             path = log_folder / f"worker-{index}.log"
             file = stack.enter_context(_open_log(path))
-            worker = _Worker(command, environment, path, file, policy)
-            workers.append(worker)
-            stack.callback(worker.kill)
+            workers.append(_Worker(command, environment, path, file, policy))
+            stack.callback(workers[-1].kill)
         interrupted = False
         try:
             for worker in workers:
@@ -157,28 +156,28 @@ def _open_log(path: Path) -> IO[bytes]:
 
 
 def _watch(workers: Sequence["_Worker"], stop: Stop, on_tick: Callable[[], None]) -> bool:
-    """Until all workers have left; whether they were told to."""
-    told = False
+    """Wait until all workers have left; whether they were asked to."""
+    asked = False
     while any(worker.is_active for worker in workers):
-        if stop.is_set() and not told:
-            told = True
+        if stop.is_set() and not asked:
+            asked = True
             for worker in workers:
-                worker.tell()
+                worker.terminate()
         for worker in workers:
             worker.look()
         on_tick()
-        # `stop` itself wakes us only once.
-        time.sleep(0.2) if told else stop.wait(0.2)
-    return told
+        # Once set, `stop` no longer waits.
+        time.sleep(SECONDS_BETWEEN_LOOKS) if asked else stop.wait(SECONDS_BETWEEN_LOOKS)
+    return asked
 
 
 def _leave_at_once(workers: Sequence["_Worker"], policy: Restarts) -> None:
-    # Twice each, what was told before included. Apart: a signal that waits swallows its like.
-    for worker in [worker for worker in workers if not worker.told]:
-        worker.tell()
-    time.sleep(BETWEEN_SIGNALS)
+    # Send each worker two SIGTERMs in total, spaced: a pending signal absorbs a second.
+    for worker in [worker for worker in workers if not worker.leaving]:
+        worker.terminate()
+    time.sleep(SECONDS_BETWEEN_SIGNALS)
     for worker in workers:
-        worker.tell()
+        worker.terminate()
     deadline = time.monotonic() + policy.kill_after
     while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -196,11 +195,12 @@ class _Worker:
     restarts: int = 0
     given_up: bool = False
     code: int | None = None
+    leaving: bool = False
+    """Whether it was asked to leave."""
     _failures: int = 0
     _started: float = 0.0
     _start_at: float | None = None
-    told: bool = False
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def is_running(self) -> bool:
@@ -216,8 +216,8 @@ class _Worker:
         self._started = time.monotonic()
         self.file.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n".encode())
         self.file.flush()
-        # A session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it
-        # on once. From the terminal as well it would count as the second.
+        # A session of its own, so that Ctrl-C in the terminal reaches the launcher alone, which
+        # passes it on. From the terminal as well it would count as the second.
         self._process = subprocess.Popen(
             self.command,
             env=os.environ | dict(self.environment),
@@ -231,43 +231,40 @@ class _Worker:
         """Notice that the process has left; start it again when it is time."""
         if self._start_at is not None and time.monotonic() >= self._start_at:
             self.start()
-        if self._process is None:
+        if self._process is None or self.is_running:
             return
-        code = self._process.poll()
-        if code is None:
+        self.code, self._process = self._process.returncode, None
+        if self.code in (DONE, INTERRUPTED) or self.leaving:
             return
-        self._process, self.code = None, code
-        if code in (DONE, INTERRUPTED) or self.told:
-            return
-        if code == BAD_INPUT:
+        if self.code == BAD_INPUT:
             self.given_up = True
-            return
-        self._fail(code)
+        else:
+            self._fail(self.code)
 
     def _fail(self, code: int) -> None:
-        steady = time.monotonic() - self._started > self.policy.steady_seconds
+        policy = self.policy
+        steady = time.monotonic() - self._started > policy.steady_seconds
         self._failures = 1 if steady else self._failures + 1
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if self._failures > self.policy.at_most or self.restarts >= self.policy.in_all:
+        if self._failures > policy.at_most or self.restarts >= policy.in_all:
             self.given_up = True
             log.warning("worker ended with %s too often, see %s", how, self.path)
             return
-        wait = min(self.policy.first_wait * 2 ** (self._failures - 1), self.policy.longest_wait)
-        log.warning(
-            "worker ended with %s, is started again in %.0f s; see %s", how, wait, self.path
-        )
+        wait = min(policy.first_wait * 2 ** (self._failures - 1), policy.longest_wait)
+        text = "worker ended with %s, is started again in %.0f s; see %s"
+        log.warning(text, how, wait, self.path)
         self.restarts += 1
         self._start_at = time.monotonic() + wait
 
-    def tell(self) -> None:
-        """Have it leave: once in good order, twice at once."""
-        self.told = True
+    def terminate(self) -> None:
+        """Ask it to leave: after its trial the first time, at once the second time."""
+        self.leaving = True
         self._start_at = None
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Leave no process behind."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             self._process.kill()
             self._process.wait()

@@ -1,31 +1,19 @@
 """How far a study is, and who works on it."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, select
 
 from spec_opt.config.study_file import SearchConfig, Setting
-from spec_opt.study import trials
 from spec_opt.study.claims import Heartbeat
-from spec_opt.study.space import PARAMETERS, distributions, grid_points, setting_count, setting_of
-from spec_opt.study.store import trials as rows
-from spec_opt.study.study import Study
-from spec_opt.study.trials import (
-    Key,
-    Row,
-    RunningRow,
-    is_active,
-    key_of,
-    row_key,
-    settled_keys,
-    spent,
-)
+from spec_opt.study.space import distributions, grid_points, setting_count, setting_of
+from spec_opt.study.study import Study, key_of, settled_keys, spent
+from spec_opt.study.trials import INTERRUPTED, Trial, clock, history
 
-NOT_KNOWN_YET = (None,) * len(PARAMETERS)
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0
 """The rate is that of the last trials, at most so many and so old: it forgets earlier runs."""
@@ -112,25 +100,24 @@ def progress(
     Raises:
         StoreError: the store cannot be reached.
     """
-    look = study.store.read(lambda connection: _look(connection, study))
+    rows = study.store.read(partial(history, study_id=study.study_id))
     search = asked or study.config.search
-    states = Counter(row.state for row in look.rows)
-    complete = [row for row in look.rows if row.state is TrialState.COMPLETE]
-    measured = {row_key(row) for row in complete if is_active(row)} - {None}
-    given_up: tuple[GivenUp, ...] = ()
+    states = Counter(row.state for row in rows)
+    complete = [row for row in rows if row.state is TrialState.COMPLETE]
+    counted = [row.key for row in complete if row.is_active and row.key is not None]
+    measured = set(counted)
+    given_up = _given_up(rows, search)
     if search.n_trials is None:
-        points = {key_of(point): point for point in grid_points(search)}
-        measured &= points.keys()
-        total, missing = len(points), len(points.keys() - measured)
-        given_up = _given_up(look, points, search.max_attempts)
+        points = {key_of(point) for point in grid_points(search)}
+        measured &= points
+        total, missing = len(points), len(points - measured)
         left = missing - len(given_up)
     else:
+        total, missing = search.n_trials, max(0, search.n_trials - len(counted))
         busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
-        counted = sum(is_active(row) and row_key(row) is not None for row in complete)
-        total, missing = search.n_trials, max(0, search.n_trials - counted)
-        left = max(0, total - spent(look.rows)) + busy
-    rate = _rate(look.ends)
-    workers = _workers(study, look, (heartbeat or Heartbeat()).grace)
+        left = max(0, total - spent(rows)) + busy
+    rate = _rate(complete)
+    workers = _workers(study, rows, (heartbeat or Heartbeat()).grace)
     return StudyProgress(
         name=study.name,
         states=States(
@@ -148,68 +135,37 @@ def progress(
         trials_per_minute=None if rate is None else 60.0 * rate,
         seconds_left=left / rate if rate and any(w.alive and w.pid for w in workers) else None,
         left=left,
-        last_error=look.errors[max(look.errors)] if look.errors else None,
+        last_error=next((row.error for row in reversed(rows) if row.error is not None), None),
     )
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What the store holds at one moment."""
-
-    rows: list[Row]
-    running: list[RunningRow]
-    ends: list[datetime]
-    """When the last trials were completed, newest first."""
-    errors: dict[int, str]
-    """Why trials failed, by trial id."""
-
-
-def _look(connection: Connection, study: Study) -> _Look:
-    ended = (
-        select(rows.c.datetime_complete)
-        .where(rows.c.study_id == study.study_id, rows.c.state == TrialState.COMPLETE)
-        .where(trials.has_worker())  # other clients may add trials that took no time
-        .order_by(rows.c.datetime_complete.desc())
-        .limit(RATE_TRIALS)
-    )
-    return _Look(
-        rows=trials.history(connection, study.study_id),
-        running=trials.running(connection, study.study_id, study.store.now()),
-        ends=[end for end in connection.execute(ended).scalars() if end is not None],
-        errors=trials.errors(connection, study.study_id),
-    )
-
-
-def _given_up(look: _Look, points: Mapping[Key, Setting], attempts: int) -> tuple[GivenUp, ...]:
-    active = {row_key(row) for row in look.rows if is_active(row)}
-    tries: dict[Key, list[Row]] = defaultdict(list)
-    for row in look.rows:
-        key = row_key(row)
-        if key is not None and not is_active(row) and row.failure != trials.INTERRUPTED:
-            tries[key].append(row)
-    given_up = settled_keys(look.rows, attempts) - active
-    return tuple(
-        GivenUp(points[key], len(tries[key]), look.errors.get(tries[key][-1].trial_id, ""))
-        for key in points
-        if key in given_up
-    )
-
-
-def _workers(study: Study, look: _Look, grace: float) -> tuple[WorkerStatus, ...]:
-    spaces = distributions(study.config.search)
-    params = {row.trial_id: row.params for row in look.rows}
+def _given_up(rows: Sequence[Trial], search: SearchConfig) -> tuple[GivenUp, ...]:
+    """The points of a grid that are not tried again."""
+    settled = settled_keys(rows, search.max_attempts) - {row.key for row in rows if row.is_active}
     found = []
-    for row in look.running:
-        host, _, pid = (row.worker or "unknown").rpartition(":")
-        # On Postgres each query sees the store as it is then: the trial may be younger than `rows`.
-        stored = zip(PARAMETERS, params.get(row.trial_id, NOT_KNOWN_YET), strict=True)
-        known = {name: spaces[name].to_external_repr(v) for name, v in stored if v is not None}
+    for point in grid_points(search):
+        if (key := key_of(point)) in settled:
+            tries = [row for row in rows if row.key == key and not row.is_active]
+            counted = [row for row in tries if row.failure != INTERRUPTED]
+            found.append(GivenUp(point, len(counted), counted[-1].error or ""))
+    return tuple(found)
+
+
+def _workers(study: Study, rows: Sequence[Trial], grace: float) -> tuple[WorkerStatus, ...]:
+    spaces = distributions(study.config.search)
+    found = []
+    for row in rows:
+        if row.state is not TrialState.RUNNING:
+            continue
+        name = row.worker or "unknown"
+        host, _, pid = name.rpartition(":")
+        known = {name: spaces[name].to_external_repr(v) for name, v in row.params.items()}
         found.append(
             WorkerStatus(
-                host=host or (row.worker or "unknown"),
+                host=host or name,
                 pid=int(pid) if pid.isdigit() else None,
                 trial=row.number,
-                setting=setting_of(known) if len(known) == len(PARAMETERS) else None,
+                setting=None if row.key is None else setting_of(known),
                 silent_seconds=row.silent_seconds,
                 alive=row.silent_seconds <= grace,
             )
@@ -217,10 +173,12 @@ def _workers(study: Study, look: _Look, grace: float) -> tuple[WorkerStatus, ...
     return tuple(found)
 
 
-def _rate(ends: Sequence[datetime]) -> float | None:
+def _rate(complete: Sequence[Trial]) -> float | None:
     """Trials per second, of late."""
-    oldest = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=RATE_SECONDS)
-    late = [end for end in ends if end >= oldest]
-    if len(late) < 2 or late[0] <= late[-1]:
+    oldest = clock() - timedelta(seconds=RATE_SECONDS)
+    # Other clients, which name no worker, may add trials that took no time.
+    ended = (row.ended for row in complete if row.ended is not None and row.worker is not None)
+    ends = sorted(end for end in ended if end >= oldest)[-RATE_TRIALS:]
+    if len(ends) < 2 or ends[0] == ends[-1]:
         return None
-    return (len(late) - 1) / (late[0] - late[-1]).total_seconds()
+    return (len(ends) - 1) / (ends[-1] - ends[0]).total_seconds()

@@ -1,7 +1,7 @@
-"""Workers on a Ray cluster: one task per GPU, or per CPU slot; Ray starts again what it loses.
+"""Workers on a Ray cluster: one task per GPU, or per CPU slot; Ray restarts those that it loses.
 
-A task is a worker like any other, on the same store. As the launcher does, this holds no state of
-the study: if it dies, Ray ends its tasks, and the same command resumes.
+A task is a worker like any other, on the same store. Like the launcher, this holds no state of the
+study: if it dies, Ray ends its tasks, and the same command resumes.
 """
 
 import logging
@@ -20,7 +20,7 @@ from spec_opt.study.worker import Stop
 log = logging.getLogger(__name__)
 
 MAX_RETRIES = 20
-"""How often Ray starts a task again whose process or node it lost, or whose device failed."""
+"""How often Ray restarts a task that lost its process, its node or its device."""
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_CONNECT = 10.0
 SHARED_SETTINGS = ("SPEC_OPT_CACHE", "SPEC_OPT_DATA")
@@ -39,7 +39,7 @@ class RaySummary:
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """Connected while inside. Address: `auto`, HOST:PORT, or `local` for one on this machine.
+    """Connect while inside. Address: `auto`, HOST:PORT, or `local` for a cluster on this machine.
 
     Raises:
         InputError: Ray is not installed, or no cluster answers.
@@ -72,11 +72,11 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Whether somebody listens there at all: Ray itself tries for ten minutes.
+    """Fail at once if nothing listens there: Ray itself tries for ten minutes.
 
     Raises:
-        OSError: nobody does.
-        ValueError: it is no address.
+        OSError: no connection.
+        ValueError: not an address.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "auto")
@@ -105,12 +105,12 @@ def run_tasks(
 ) -> RaySummary:
     """Run `work` in many tasks of the connected cluster until all have ended.
 
-    When `stop` is set the tasks get KeyboardInterrupt, upon which a worker gives its trial back.
+    When `stop` is set the tasks get KeyboardInterrupt, and the workers give their trials back.
 
     Args:
-        work: what a worker does; its process is used for nothing else.
+        work: what a worker does; its process does nothing else.
         tasks: how many; by default as many as the cluster has GPUs, or else CPU slots.
-        use_gpus: whether each task is to have a GPU of its own, if the cluster has any.
+        use_gpus: whether each task gets a GPU of its own, if the cluster has any.
         stop: set to end the work early.
         on_tick: called about five times a second, to show progress.
     """
@@ -122,7 +122,7 @@ def run_tasks(
         num_cpus=1,
         num_gpus=1 if gpus else 0,
         max_retries=MAX_RETRIES,
-        # After these a new process may do better; nothing mends bad input.
+        # After these a new process may do better; not after bad input.
         retry_exceptions=[WorkError],
         max_calls=1,
         scheduling_strategy="SPREAD",
@@ -135,40 +135,34 @@ def run_tasks(
 
 
 def _run_task(work: Callable[[], object], folder: str) -> None:
-    """The body of a task, on whatever node: paths mean what they mean where it was ordered."""
+    """The body of a task: in the folder where the command was given, if the node has it."""
     if Path(folder).is_dir():
         os.chdir(folder)
     work()
 
 
 def _watch(ray: Any, tasks: Sequence[Any], stop: Stop, on_tick: Callable[[], None]) -> bool:
-    """Until all tasks have ended; whether they were told to."""
-    told = False
+    """Wait until all tasks have ended; whether they were asked to."""
+    asked = False
     pending = list(tasks)
     while pending:
-        if stop.is_set() and not told:
-            told = True
+        if stop.is_set() and not asked:
+            asked = True
             for task in pending:
                 ray.cancel(task)
         _, pending = ray.wait(
             pending, num_returns=len(pending), timeout=SECONDS_BETWEEN_LOOKS, fetch_local=False
         )
         on_tick()
-    return told
+    return asked
 
 
 def _errors(ray: Any, tasks: Sequence[Any]) -> Iterator[SpecOptError]:
     for task in tasks:
         try:
             ray.get(task)
-        except ray.exceptions.RayTaskError as error:
-            yield _as_ours(error.cause)
         except ray.exceptions.RayError as error:
-            yield _as_ours(error)
-
-
-def _as_ours(error: BaseException) -> SpecOptError:
-    if isinstance(error, SpecOptError):
-        return error
-    first = str(error).strip().partition("\n")[0]
-    return WorkError(f"{type(error).__name__}: {first}")
+            cause = getattr(error, "cause", None) or error
+            first = str(cause).strip().partition("\n")[0]
+            is_ours = isinstance(cause, SpecOptError)
+            yield cause if is_ours else WorkError(f"{type(cause).__name__}: {first}")

@@ -1,6 +1,7 @@
 """The search space: `[search]` of a study file as distributions, grid points and a sampler."""
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import ExperimentalWarning
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.config.values import FloatRange, IntRange
@@ -49,7 +51,7 @@ def _spaces(search: SearchConfig) -> dict[str, Any]:
 def grid_points(search: SearchConfig) -> tuple[Setting, ...]:
     """Every setting of a grid: sigma outermost, then bias, k innermost; empty for other samplers.
 
-    Settings of one sigma share most of what the models compute, so they stand together.
+    Settings of one sigma share most of what the models compute, so they come together.
     """
     if search.sampler != "grid":
         return ()
@@ -87,8 +89,10 @@ def make_sampler(search: SearchConfig, seed: int) -> optuna.samplers.BaseSampler
                 {name: list(space) for name, space in _spaces(search).items()}, seed=seed
             )
         case "tpe":
-            # The liar lets a worker see what the others are trying at the moment.
-            return optuna.samplers.TPESampler(constant_liar=True, seed=seed)
+            # The liar shows a worker what the others are trying at the moment. Optuna 4 called it
+            # experimental.
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                return optuna.samplers.TPESampler(constant_liar=True, seed=seed)
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
         case "nsga2":
@@ -102,7 +106,7 @@ def params_of(setting: Setting) -> dict[str, float | int]:
 
 
 def setting_of(params: Mapping[str, Any]) -> Setting:
-    """The setting that a trial's parameters stand for.
+    """A trial's parameters as a setting.
 
     Raises:
         KeyError: a parameter is missing.

@@ -1,14 +1,12 @@
-"""The study in the store: created or resumed, kept complete, and looked at.
-
-Which software gave a number: package versions and, in a checkout, the commit.
-"""
+"""The study in the store: created or resumed, kept complete, and looked at."""
 
 import importlib.metadata
 import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,20 +16,21 @@ from typing import Any, Final
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
-from spec_opt.config.study_file import StudyConfig
+from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
-from spec_opt.study.space import distributions, make_sampler
+from spec_opt.study.database import insert_into
+from spec_opt.study.space import distributions, grid_points, make_sampler, params_of
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
     Store,
-    lock_names,
     studies,
     study_directions,
     study_system_attributes,
@@ -39,7 +38,18 @@ from spec_opt.study.store import (
     trial_params,
     trials,
 )
-from spec_opt.study.trials import lock_study, reconcile
+from spec_opt.study.trials import (
+    FAILED_BY_ITSELF,
+    Key,
+    NewTrial,
+    Trial,
+    add_trials,
+    attributes_of,
+    failed_if_silent,
+    history,
+    lock_study,
+    put_attributes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +60,8 @@ DIRECTIONS: Final[dict[ObjectiveName, StudyDirection]] = {
 }
 COSTS: Final = "costs"
 """Key of the user attribute that holds what decoding costs."""
+MADE_WITH = ("config", "fingerprints", "baseline", "versions")
+"""User attributes of every study that spec-opt made."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,8 @@ class Study:
         held = TypeAdapter(dict[str, LearntCosts])
 
         def stored(connection: Connection) -> dict[str, LearntCosts]:
-            return held.validate_python(
-                _stored_attributes(connection, self.study_id).get(COSTS, {})
-            )
+            attributes = attributes_of(connection, study_user_attributes, self.study_id)
+            return held.validate_python(attributes.get(COSTS, {}))
 
         known = self.store.read(stored)
         if key in known:
@@ -88,13 +99,14 @@ class Study:
         def keep(connection: Connection) -> LearntCosts:
             lock_study(connection, self.study_id)
             now = {key: learnt} | stored(connection)
-            _set_attribute(connection, self.study_id, COSTS, held.dump_python(now))
+            costs = {self.study_id: {COSTS: held.dump_python(now)}}
+            put_attributes(connection, study_user_attributes, costs)
             return now[key]
 
         return self.store.transaction(keep)
 
     def optuna_study(self) -> optuna.Study:
-        """The study as Optuna has it, with the sampler that the study file names."""
+        """The study as an Optuna study, with the sampler that the study file names."""
         search = self.config.search
         return self.store.optuna_study(self.name, make_sampler(search, search.seed))
 
@@ -109,15 +121,20 @@ def open_study(
 ) -> Study:
     """Create the study, or resume it; every grid point that it lacks is enqueued.
 
-    Safe when many processes do so at once. On resume the search space may be another one: a grid
+    Safe when many processes do so at once. A resumed study may have another search space: a grid
     gets the points that it lacks, the other samplers go on in the new space.
 
     Args:
+        store: where it is, or will be.
+        config: the study file.
+        fingerprints: of what the numbers depend on.
+        baseline: target alone and draft alone; a resumed study keeps the one it has.
+        versions: of the software, likewise.
         inputs: what is known of series and models, as attributes to keep for people.
 
     Raises:
-        StudyError: the study was measured with other models, data or decoding, or its trials
-            cannot stand in one study with the search space that is asked for.
+        StudyError: the study was measured with other models, data or decoding, or Optuna cannot
+            keep its trials and the new search space in one study.
         StoreError: the store cannot be reached.
     """
     attributes = {
@@ -129,34 +146,24 @@ def open_study(
     }
 
     def work(connection: Connection) -> tuple[int, dict[str, Any]]:
-        lock_names(store, connection)
-        study_id = _find(connection, config.name)
-        if study_id is None:
-            return _create(connection, config, attributes), attributes
-        stored = _stored_attributes(connection, study_id)
-        _check_fit(connection, config, study_id, fingerprints, stored)
-        for key in ("config", *inputs):  # files may have moved
-            if stored.get(key) != attributes[key]:
-                _set_attribute(connection, study_id, key, attributes[key])
+        objectives = config.search.objectives
+        study_id = find_or_create(connection, config.name, objectives, attributes)
+        stored = attributes_of(connection, study_user_attributes, study_id)
+        for problem in _problems(connection, config, study_id, attributes, stored):
+            raise StudyError(
+                f"study {config.name}: {problem}; give the study another name, or use another "
+                "--storage"
+            )
+        reconcile(connection, study_id, config.search, None)
+        now = {key: attributes[key] for key in ("config", *inputs)}  # files may have moved
+        put_attributes(connection, study_user_attributes, {study_id: now})
         return study_id, stored
 
-    study_id, stored = store.transaction(work)
-    study = Study(
-        store=store,
-        study_id=study_id,
-        config=config,
-        fingerprints=fingerprints,
-        baseline=_baseline(config.name, stored),
-        versions=stored["versions"],
-    )
-    store.transaction(
-        lambda connection: reconcile(connection, study_id, config.search, store.now(), None)
-    )
-    return study
+    return _study(store, config, *store.transaction(work))
 
 
 def load_study(store: Store, name: str) -> Study:
-    """The study as it stands, to look at; nothing is written.
+    """The study in the store, to look at; nothing is written.
 
     Raises:
         StudyError: there is none of that name, or another program made it.
@@ -170,34 +177,32 @@ def load_study(store: Store, name: str) -> Study:
                 f"study {name}: not in store {store.masked_url}, which holds {names or 'none'}; "
                 "`spec-opt run` makes it"
             )
-        return study_id, _stored_attributes(connection, study_id)
+        return study_id, attributes_of(connection, study_user_attributes, study_id)
 
     study_id, stored = store.read(work)
-    missing = {"config", "fingerprints", "baseline", "versions"} - stored.keys()
+    missing = [key for key in MADE_WITH if key not in stored]
     if missing:
         raise StudyError(
             f"study {name}: holds imported results, or was not made by spec-opt "
-            f"(it lacks {sorted(missing)[0]}): there is no run to look at"
+            f"(it lacks {missing[0]}): there is no run to look at"
         )
+    return _study(store, _stored_config(name, stored), study_id, stored)
+
+
+def _study(store: Store, config: StudyConfig, study_id: int, stored: Mapping[str, Any]) -> Study:
     try:
-        config = StudyConfig.model_validate_json(json.dumps(stored["config"]))
+        baseline = TypeAdapter(Baseline).validate_python(stored["baseline"])
+    except ValidationError:
+        raise _unreadable(config.name, "baseline", stored) from None
+    fingerprints = Fingerprints(**stored["fingerprints"])
+    return Study(store, study_id, config, fingerprints, baseline, stored["versions"])
+
+
+def _stored_config(name: str, stored: Mapping[str, Any]) -> StudyConfig:
+    try:
+        return StudyConfig.model_validate_json(json.dumps(stored["config"]))
     except ValidationError:
         raise _unreadable(name, "study file", stored) from None
-    return Study(
-        store=store,
-        study_id=study_id,
-        config=config,
-        fingerprints=Fingerprints(**stored["fingerprints"]),
-        baseline=_baseline(name, stored),
-        versions=stored["versions"],
-    )
-
-
-def _baseline(name: str, stored: Mapping[str, Any]) -> Baseline:
-    try:
-        return TypeAdapter(Baseline).validate_python(stored["baseline"])
-    except ValidationError:
-        raise _unreadable(name, "baseline", stored) from None
 
 
 def _unreadable(name: str, what: str, stored: Mapping[str, Any]) -> StudyError:
@@ -226,8 +231,8 @@ def update_attribute(store: Store, name: str, key: str, change: Callable[[Any], 
         if study_id is None:
             raise StudyError(f"store {store.masked_url}: it holds no study {name!r}")
         lock_study(connection, study_id)
-        stored = _stored_attributes(connection, study_id).get(key)
-        _set_attribute(connection, study_id, key, change(stored))
+        stored = attributes_of(connection, study_user_attributes, study_id).get(key)
+        put_attributes(connection, study_user_attributes, {study_id: {key: change(stored)}})
 
     store.transaction(work)
 
@@ -238,83 +243,153 @@ def _find(connection: Connection, name: str) -> int | None:
     return found
 
 
-def _create(connection: Connection, config: StudyConfig, attributes: Mapping[str, Any]) -> int:
-    objectives = config.search.objectives
-    created = connection.execute(insert(studies).values(study_name=config.name))
-    assert created.inserted_primary_key is not None
-    study_id: int = created.inserted_primary_key[0]
-    connection.execute(
-        insert(study_directions),
-        [
+def find_or_create(
+    connection: Connection,
+    name: str,
+    objectives: Sequence[ObjectiveName],
+    attributes: Mapping[str, Any],
+) -> int:
+    """The id of the study of that name; a new one gets these objectives and user attributes."""
+    row = insert_into(connection, studies).values(study_name=name)
+    # On Postgres this waits for whoever is creating it at the moment.
+    created = row.on_conflict_do_nothing(index_elements=["study_name"])
+    study_id: int | None = connection.execute(created.returning(studies.c.study_id)).scalar()
+    if study_id is not None:
+        directions = [
             {"study_id": study_id, "objective": i, "direction": DIRECTIONS[objective]}
             for i, objective in enumerate(objectives)
-        ],
-    )
-    names = {"study_id": study_id, "key": METRIC_NAMES_KEY, "value_json": json.dumps(objectives)}
-    connection.execute(insert(study_system_attributes), [names])
-    for key, value in attributes.items():
-        _set_attribute(connection, study_id, key, value)
-    return study_id
+        ]
+        connection.execute(insert(study_directions), directions)
+        names = {METRIC_NAMES_KEY: objectives}
+        put_attributes(connection, study_system_attributes, {study_id: names})
+        put_attributes(connection, study_user_attributes, {study_id: attributes})
+        return study_id
+    found = _find(connection, name)
+    assert found is not None
+    return found
 
 
-def _set_attribute(connection: Connection, study_id: int, key: str, value: Any) -> None:
-    table = study_user_attributes
-    connection.execute(table.delete().where(table.c.study_id == study_id, table.c.key == key))
-    row = {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-    connection.execute(insert(table), [row])
-
-
-def _stored_attributes(connection: Connection, study_id: int) -> dict[str, Any]:
-    table = study_user_attributes
-    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
-    return {key: json.loads(text) for key, text in connection.execute(query)}
-
-
-def _check_fit(
+def _problems(
     connection: Connection,
     config: StudyConfig,
     study_id: int,
-    fingerprints: Fingerprints,
+    asked: Mapping[str, Any],
     stored: Mapping[str, Any],
-) -> None:
-    """Whether new trials may stand beside those that the study holds."""
-    remedy = "give the study another name, or use another --storage"
-    if not {"config", "fingerprints", "baseline", "versions"} <= stored.keys():
-        raise StudyError(
-            f"study {config.name}: the store holds imported results of that name, or a study that "
-            f"spec-opt did not make; {remedy}"
+) -> Iterator[str]:
+    """Why new trials cannot be compared with those that the study holds."""
+    if not stored.keys() >= {*MADE_WITH}:
+        yield (
+            "the store holds imported results of that name, or a study that spec-opt did not make"
         )
-    asked = asdict(fingerprints)
-    changed = [name for name, value in asked.items() if stored["fingerprints"].get(name) != value]
+    known = stored["fingerprints"]
+    changed = [name for name, value in asked["fingerprints"].items() if known.get(name) != value]
     if changed:
-        raise StudyError(
-            f"study {config.name}: was measured with another {', '.join(changed)} than this study "
-            f"file gives, so its trials cannot be compared with new ones; {remedy}"
+        yield (
+            f"was measured with another {', '.join(changed)} than this study file gives, so its "
+            "trials cannot be compared with new ones"
         )
     held = select(func.count()).where(study_directions.c.study_id == study_id)
     if connection.execute(held).scalar() != len(config.search.objectives):
-        raise StudyError(
-            f"study {config.name}: search.objectives = {list(config.search.objectives)} are not "
-            f"those that the study was made with; {remedy}"
+        yield (
+            f"search.objectives = {list(config.search.objectives)} are not those that the study "
+            "was made with"
         )
-    table = trial_params.join(trials, trials.c.trial_id == trial_params.c.trial_id)
+    for name in _changed_parameters(connection, config.search, study_id):
+        yield (
+            f"search.{name} or search.sampler changed in a way that Optuna cannot keep in one "
+            "study (only ranges and grids may grow)"
+        )
+
+
+def _changed_parameters(
+    connection: Connection, search: SearchConfig, study_id: int
+) -> Iterator[str]:
+    """Parameters whose stored distributions Optuna cannot mix with those asked for."""
     query = (
         select(trial_params.c.param_name, trial_params.c.distribution_json)
-        .select_from(table)
+        .join(trials, trials.c.trial_id == trial_params.c.trial_id)
         .where(trials.c.study_id == study_id)
         .distinct()
     )
-    asked_space = distributions(config.search)
+    asked = distributions(search)
     for name, text in connection.execute(query):
-        if name not in asked_space:
-            continue
         try:
-            check_distribution_compatibility(json_to_distribution(text), asked_space[name])
+            if name in asked:
+                check_distribution_compatibility(json_to_distribution(text), asked[name])
         except ValueError:
-            raise StudyError(
-                f"study {config.name}: search.{name} or search.sampler changed in a way that "
-                f"Optuna cannot keep in one study (only ranges and grids may grow); {remedy}"
-            ) from None
+            yield name
+
+
+MAX_DEATHS = 10
+"""How many workers may die over one setting before it is given up.
+
+Far more than `search.max_attempts`: a worker mostly dies for reasons that are not its setting's
+(a preempted machine, a kill), and only rarely because of it (out of memory, a crash).
+"""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is left to do in a study."""
+
+    trials: int
+    """In the store, in whatever state."""
+    waiting: int
+    running: int
+    remaining: int
+    """Trials that may still be started beside the waiting ones (none for a grid)."""
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.waiting or self.running or self.remaining)
+
+
+def reconcile(
+    connection: Connection, study_id: int, search: SearchConfig, grace: float | None
+) -> Outlook:
+    """Fail the trials that were silent for `grace` seconds (None: none); enqueue what is missing.
+
+    Both in the caller's transaction, so that nothing is lost if this process dies in between. A
+    grid point is missing if it neither waits, runs, is complete, nor was given up.
+    """
+    lock_study(connection, study_id)
+    rows = history(connection, study_id)
+    if grace is not None:
+        rows = [failed_if_silent(connection, row, grace) for row in rows]
+    settled = settled_keys(rows, search.max_attempts)
+    missing = [
+        NewTrial(params_of(point), {"grid_point": index})
+        for index, point in enumerate(grid_points(search))
+        if key_of(point) not in settled
+    ]
+    add_trials(connection, study_id, missing, distributions(search), TrialState.WAITING)
+    states = Counter(row.state for row in rows)
+    return Outlook(
+        trials=len(rows) + len(missing),
+        waiting=states[TrialState.WAITING] + len(missing),
+        running=states[TrialState.RUNNING],
+        remaining=0 if search.n_trials is None else max(0, search.n_trials - spent(rows)),
+    )
+
+
+def settled_keys(rows: Sequence[Trial], max_attempts: int) -> set[Key]:
+    """Settings that need no trial: one waits, runs or is complete, or they were given up."""
+    active = {row.key for row in rows if row.is_active}
+    faults = Counter(row.key for row in rows if row.failure == FAILED_BY_ITSELF)
+    deaths = Counter(row.key for row in rows if row.is_death)
+    given_up = {key for key, count in faults.items() if count >= max_attempts}
+    given_up |= {key for key, count in deaths.items() if count >= MAX_DEATHS}
+    return {key for key in active | given_up if key is not None}
+
+
+def spent(rows: Sequence[Trial]) -> int:
+    """Trials that count against `n_trials`: all but imported, interrupted and orphaned ones."""
+    return sum(row.is_active or row.failure == FAILED_BY_ITSELF for row in rows)
+
+
+def key_of(setting: Setting) -> Key:
+    """The setting of a grid as the store holds it."""
+    return setting.sigma, setting.bias, float(setting.k)
 
 
 PACKAGES = ("torch", "numpy", "optuna")
@@ -322,7 +397,7 @@ PACKAGES = ("torch", "numpy", "optuna")
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Name to version of what a number may depend on; nothing is imported for it."""
+    """Name to version of the software that gives the numbers; nothing is imported for it."""
     versions = {"spec-opt": spec_opt.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""One worker: claims trials, measures them, records what came out, until the study is done."""
+"""One worker: claims trials, measures them and records the results, until the study is done."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spec_opt.config.study_file import Setting
+from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.measure.measurement import Measurement
 from spec_opt.study import trials
-from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle, Stored
-from spec_opt.study.store import Patience
+from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.study import Study, package_versions, source_commit
+from spec_opt.study.trials import Measured
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import Objective
@@ -25,27 +26,24 @@ log = logging.getLogger(__name__)
 
 LONGEST_ERROR = 500
 """Characters of an exception's text that are kept."""
-RELEASE_PATIENCE = Patience(5.0)
-"""Somebody waits for this process to leave."""
-
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 2.0
-"""Seconds between looks at what the others do, when there is nothing else to do."""
+RELEASE_PATIENCE_S = 5.0
+"""Short, because somebody waits for this process to leave."""
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 2.0
+"""Between looks at what the others do, when there is nothing else to do."""
 
 
 class Stop(Protocol):
-    """What tells a worker to leave after its running trial; threading.Event is one."""
+    """What asks a worker to leave after its running trial; threading.Event is one."""
 
     def is_set(self) -> bool:
         """Whether to leave."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until told to leave, `timeout` seconds at most; whether to leave."""
+        """Sleep until asked to leave, `timeout` seconds at most; whether to leave."""
 
 
 Outcome = Literal["complete", "repeated", "fail", "dropped"]
-_Ending = tuple[Outcome, tuple[float, ...], str | None]
-"""Outcome, values, error."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ class WorkerSummary:
 
     complete: int
     repeated: int
-    """Told at once: the study had measured that setting already."""
+    """Copied from an earlier trial of the same setting."""
     fail: int
     dropped: int
     """Measured, but the trial had been given up meanwhile."""
     interrupted: bool
-    """Told to stop before the study was done; a running trial was given back."""
+    """Stopped before the study was done; a running trial was given back."""
     seconds: float
 
 
@@ -94,55 +92,69 @@ def run_worker(
         StoreError: the store could not be reached for long.
     """
     claims = Claims(study, heartbeat)
-    worker = _Worker(claims, objective, study.config.search.objectives, on_trial)
+    counts: dict[Outcome, int] = {"complete": 0, "repeated": 0, "fail": 0, "dropped": 0}
+
+    def on_end(report: TrialReport) -> None:
+        counts[report.outcome] += 1
+        if on_trial is not None:
+            on_trial(report)
+
     started = time.monotonic()
-    interrupted = False
     try:
-        with _Pulse(claims) as pulse:
-            interrupted = worker.work(stop, pulse)
+        interrupted = _work(claims, objective, stop, on_end)
     except KeyboardInterrupt:
         interrupted = True
-        claims.release(RELEASE_PATIENCE)
+        claims.release(RELEASE_PATIENCE_S)
     except SpecOptError:
         raise
     except BaseException:
-        claims.release(RELEASE_PATIENCE)
+        claims.release(RELEASE_PATIENCE_S)
         raise
-    counts = worker.counts
-    return WorkerSummary(
-        complete=counts["complete"],
-        repeated=counts["repeated"],
-        fail=counts["fail"],
-        dropped=counts["dropped"],
-        interrupted=interrupted,
-        seconds=time.monotonic() - started,
-    )
+    return WorkerSummary(**counts, interrupted=interrupted, seconds=time.monotonic() - started)
 
 
-class _Pulse:
-    """Sends signs of life of the running trial, in a thread of its own, whatever happens."""
+def _work(
+    claims: Claims, objective: Objective, stop: Stop, on_end: Callable[[TrialReport], None]
+) -> bool:
+    """Evaluate trials until the study is done (False) or `stop` is set (True)."""
+    pause = FIRST_WAIT_S
+    with _Pulse(claims) as pulse:
+        while not stop.is_set():
+            claimed = claims.claim()
+            if claimed is Idle.DONE:
+                return False
+            if isinstance(claimed, Idle):
+                stop.wait(pause)
+                pause = min(2 * pause, LONGEST_WAIT_S, claims.heartbeat.interval)
+                continue
+            pause = FIRST_WAIT_S
+            pulse.trial_id = claimed.trial_id
+            report = _evaluate(claims, objective, claimed)
+            pulse.trial_id = None
+            on_end(report)
+    return True
+
+
+class _Pulse(threading.Thread):
+    """Gives signs of life of the running trial, if there is one, while inside."""
 
     def __init__(self, claims: Claims) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self.trial_id: int | None = None
         self._claims = claims
-        self._trial_id: int | None = None
         self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> _Pulse:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leave.set()
-        self._thread.join(timeout=self._claims.heartbeat.interval)
+        self.join(timeout=self._claims.heartbeat.interval)
 
-    def watch(self, trial_id: int | None) -> None:
-        self._trial_id = trial_id
-
-    def _run(self) -> None:
+    def run(self) -> None:
         while not self._leave.wait(self._claims.heartbeat.interval):
-            trial_id = self._trial_id
-            if trial_id is None:
+            if (trial_id := self.trial_id) is None:
                 continue
             try:
                 self._claims.beat(trial_id)
@@ -150,91 +162,47 @@ class _Pulse:
                 log.warning("no sign of life could be given: %s", error)
 
 
-class _Worker:
-    def __init__(
-        self,
-        claims: Claims,
-        objective: Objective,
-        objectives: Sequence[str],
-        on_trial: Callable[[TrialReport], None] | None,
-    ) -> None:
-        self.counts: dict[Outcome, int] = dict.fromkeys(
-            ("complete", "repeated", "fail", "dropped"), 0
-        )
-        self._claims = claims
-        self._objective, self._objectives = objective, objectives
-        self._on_trial = on_trial
-        self._always = _attributes_of_worker(objective)
-
-    def work(self, stop: Stop, pulse: _Pulse) -> bool:
-        """Until done (False) or stopped (True)."""
-        pause = FIRST_WAIT
-        while not stop.is_set():
-            claimed = self._claims.claim()
-            if claimed is Idle.DONE:
-                return False
-            if isinstance(claimed, Idle):
-                stop.wait(pause)
-                pause = min(2 * pause, LONGEST_WAIT, self._claims.heartbeat.interval)
-                continue
-            pause = FIRST_WAIT
-            pulse.watch(claimed.trial_id)
-            report = self._evaluate(claimed)
-            pulse.watch(None)
-            self.counts[report.outcome] += 1
-            if self._on_trial is not None:
-                self._on_trial(report)
-        return True
-
-    def _evaluate(self, trial: ClaimedTrial) -> TrialReport:
-        started = time.monotonic()
-        if trial.stored is not None:
-            outcome, values, error = self._repeat(trial, trial.stored)
-        else:
-            outcome, values, error = self._measure(trial)
-        seconds = time.monotonic() - started
-        return TrialReport(trial.number, trial.setting, outcome, values, error, seconds)
-
-    def _repeat(self, trial: ClaimedTrial, stored: Stored) -> _Ending:
-        attributes = dict(stored.attributes) | {
-            trials.SOURCE_KEY: trials.REPEATED,
-            "repeated_from": stored.number,
-            "evaluation_seconds": 0.0,
-        }
-        attributes.pop(trials.WORKER_KEY, None)
-        done = self._claims.finish(trial, stored.values, attributes)
-        return ("repeated" if done else "dropped"), stored.values, None
-
-    def _measure(self, trial: ClaimedTrial) -> _Ending:
+def _evaluate(claims: Claims, objective: Objective, trial: ClaimedTrial) -> TrialReport:
+    started = time.monotonic()
+    outcome: Outcome
+    values: tuple[float, ...] = ()
+    error = None
+    if trial.stored is not None:
+        outcome, values = "repeated", trial.stored.values
+        recorded = claims.finish(trial, values, _attributes_of_copy(trial.stored))
+    else:
         try:
-            measurement = self._objective(trial.setting)
-            values = self._values(measurement)
-        except Exception as error:
-            reason = describe(error)
-            if _only_a_new_process_helps(error):
-                self._claims.abandon(trial, reason)
-                raise WorkError(f"{reason}; this worker can go on no longer") from error
-            done = self._claims.fail(trial, reason)
-            return ("fail" if done else "dropped"), (), reason
-        attributes = _attributes_of_measurement(measurement) | self._always
-        done = self._claims.finish(trial, values, attributes)
-        return ("complete" if done else "dropped"), values, None
+            measurement = objective(trial.setting)
+            values = _values(measurement, claims.study.config.search.objectives)
+        except Exception as cause:
+            outcome, error = "fail", describe(cause)
+            if _only_a_new_process_helps(cause):
+                claims.abandon(trial, error)
+                raise WorkError(f"{error}; this worker can go on no longer") from cause
+            recorded = claims.fail(trial, error)
+        else:
+            outcome = "complete"
+            recorded = claims.finish(trial, values, _attributes(measurement, objective))
+    seconds = time.monotonic() - started
+    outcome = outcome if recorded else "dropped"
+    return TrialReport(trial.number, trial.setting, outcome, values, error, seconds)
 
-    def _values(self, measurement: Measurement) -> tuple[float, ...]:
-        found = {
-            "acceptance_rate": measurement.acceptance_rate,
-            "mse": measurement.mse,
-            "speedup": measurement.predicted_speedup,
-        }
-        values = []
-        for name in self._objectives:
-            value = found[name]
-            if value is None:
-                raise WorkError(f"{name}: could not be predicted")
-            if not math.isfinite(value):
-                raise WorkError(f"{name} = {value} is not finite")
-            values.append(value)
-        return tuple(values)
+
+def _values(measurement: Measurement, objectives: Sequence[ObjectiveName]) -> tuple[float, ...]:
+    found = {
+        "acceptance_rate": measurement.acceptance_rate,
+        "mse": measurement.mse,
+        "speedup": measurement.predicted_speedup,
+    }
+    values = []
+    for name in objectives:
+        value = found[name]
+        if value is None:
+            raise WorkError(f"{name}: could not be predicted")
+        if not math.isfinite(value):
+            raise WorkError(f"{name} = {value} is not finite")
+        values.append(value)
+    return tuple(values)
 
 
 def describe(error: BaseException) -> str:
@@ -246,15 +214,31 @@ def describe(error: BaseException) -> str:
 
 
 def _only_a_new_process_helps(error: BaseException) -> bool:
-    """Whether CUDA lost its context: every later trial here would fail, and none by its fault."""
+    """Whether CUDA lost its context, so that every later trial in this process would fail."""
     return str(error).startswith("CUDA error") or type(error).__name__ == "AcceleratorError"
 
 
-def _attributes_of_measurement(measurement: Measurement) -> dict[str, Any]:
-    attributes = asdict(measurement)
+def _attributes(measurement: Measurement, objective: Objective) -> dict[str, Any]:
+    """What a measured trial carries beside its values."""
+    measured = asdict(measurement)
     for name in ("acceptance_rate", "mse"):  # these are the trial's values
-        del attributes[name]
-    return {name: _as_json(value) for name, value in attributes.items()}
+        del measured[name]
+    fingerprints = asdict(objective.fingerprints)
+    return {
+        **{name: _as_json(value) for name, value in measured.items()},
+        **{f"{name}_fingerprint": value for name, value in fingerprints.items()},
+        "mse_baseline": objective.baseline.target_mse,
+        "device": objective.device,
+        "versions": package_versions(),
+        "commit": source_commit(),
+        trials.SOURCE_KEY: trials.MEASURED,
+    }
+
+
+def _attributes_of_copy(stored: Measured) -> dict[str, Any]:
+    attributes = {name: v for name, v in stored.attributes.items() if name != trials.WORKER_KEY}
+    copied = {"repeated_from": stored.number, "evaluation_seconds": 0.0}
+    return attributes | copied | {trials.SOURCE_KEY: trials.REPEATED}
 
 
 def _as_json(value: Any) -> Any:
@@ -262,19 +246,3 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return list(value) if isinstance(value, tuple) else value
-
-
-def _attributes_of_worker(objective: Objective) -> dict[str, Any]:
-    """What every trial of this worker carries."""
-    fingerprints = objective.fingerprints
-    return {
-        "mse_baseline": objective.baseline.target_mse,
-        "target_fingerprint": fingerprints.target,
-        "draft_fingerprint": fingerprints.draft,
-        "data_fingerprint": fingerprints.data,
-        "decoding_fingerprint": fingerprints.decoding,
-        "device": objective.device,
-        "versions": package_versions(),
-        "commit": source_commit(),
-        trials.SOURCE_KEY: trials.MEASURED,
-    }

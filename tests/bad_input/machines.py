@@ -24,7 +24,7 @@ READ_ONLY = [
     )
     for command, *words in (
         ("status study.toml", "2 of 2 trials complete"),
-        ("recommend study.toml", "speculate here"),
+        ("recommend study.toml", "speculat"),
         ("export study.toml --all", "number,state"),
     )
 ]

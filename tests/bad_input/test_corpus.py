@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from spec_opt.cli import main
-from spec_opt.study.store import Patience
 from tests.bad_input import (
     checkpoints,
     flags,
@@ -58,7 +57,7 @@ def test_case(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spec_opt.study.store.WHEN_OPENING", Patience(0.1))
+    monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.1)
     for name, value in case.environment.items():
         monkeypatch.setenv(name, value)
     case.write(tmp_path)

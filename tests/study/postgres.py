@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import sqlalchemy
 
-from spec_opt.study.store import parse_url
+from spec_opt.study.database import parse_url
 
 StopMode = Literal["fast", "immediate"]
 

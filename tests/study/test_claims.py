@@ -17,8 +17,8 @@ from sqlalchemy import Connection, delete, select, update
 from spec_opt.errors import StudyError
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.store import Store, trial_heartbeats, trials
-from spec_opt.study.study import Study
-from spec_opt.study.trials import MAX_DEATHS, all_attributes
+from spec_opt.study.study import MAX_DEATHS, Study
+from spec_opt.study.trials import all_attributes
 from tests.study.stand_in import stand_in_study
 
 SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}

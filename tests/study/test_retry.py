@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 
-from spec_opt.study.store import Patience, is_passing, retrying
+from spec_opt.study.database import is_passing, retrying
 
 
 def wrapped(error: Exception) -> Exception:
@@ -63,7 +63,7 @@ def test_work_is_done_again_until_it_succeeds() -> None:
             raise left.pop()
         return "done"
 
-    assert retrying(work, Patience(5.0), lambda: cleaned.append(1)) == "done"
+    assert retrying(work, 5.0, lambda: cleaned.append(1)) == "done"
     assert len(cleaned) == 2
 
 
@@ -73,7 +73,7 @@ def test_patience_ends() -> None:
 
     started = time.monotonic()
     with pytest.raises(sqlite3.OperationalError):
-        retrying(work, Patience(0.5))
+        retrying(work, 0.5)
     assert 0.5 <= time.monotonic() - started < 3.0
 
 
@@ -85,5 +85,5 @@ def test_a_lasting_error_is_raised_at_once() -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with pytest.raises(sqlite3.OperationalError):
-        retrying(work, Patience(60.0))
+        retrying(work, 60.0)
     assert len(calls) == 1

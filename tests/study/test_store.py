@@ -12,7 +12,8 @@ import sqlalchemy
 from sqlalchemy import Connection, insert, select
 
 from spec_opt.errors import LastingStoreError, StoreError, StudyError
-from spec_opt.study.store import Patience, Store, open_store, parse_url, studies
+from spec_opt.study.database import parse_url, utc_now
+from spec_opt.study.store import Store, open_store, studies
 
 Open = Callable[..., Store]
 
@@ -61,7 +62,7 @@ def test_two_stores_write_in_turn(store_url: str, opened: Open) -> None:
     stores = [opened(store_url) for _ in range(4)]
 
     def count_and_add(connection: Connection) -> None:
-        if stores[0].on_postgres:
+        if stores[0].storage.engine.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE studies")
         count = connection.execute(select(sqlalchemy.func.count(studies.c.study_id))).scalar()
         time.sleep(0.01)
@@ -105,7 +106,7 @@ def test_optunas_reading_does_not_wait_for_a_writer_either(store_url: str, opene
 
 
 def test_the_clock_is_utc(store: Store) -> None:
-    told = store.read(lambda connection: connection.execute(select(store.now())).scalar_one())
+    told = store.read(lambda connection: connection.execute(select(utc_now())).scalar_one())
     assert abs(told - datetime.now(UTC).replace(tzinfo=None)) < timedelta(seconds=5)
 
 
@@ -126,7 +127,9 @@ def test_transactions_are_tried_again(store: Store) -> None:
     assert recovered < 5
 
 
-def test_the_lock_is_tried_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_tried_for_again(
+    store_url: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failures = [sqlite3.OperationalError("database is locked") for _ in range(2)]
 
     @contextlib.contextmanager
@@ -136,17 +139,17 @@ def test_the_lock_is_tried_for_again(store: Store, monkeypatch: pytest.MonkeyPat
         yield
 
     monkeypatch.setattr("spec_opt.study.store.set_up_lock", set_up_lock)
-    with store.lock():
-        assert not failures
+    opened(store_url)
+    assert not failures
 
 
-def test_a_lock_that_cannot_be_had_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_had_is_said(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def set_up_lock(*_: object) -> None:
         raise PermissionError(13, "not yours")
 
     monkeypatch.setattr("spec_opt.study.store.set_up_lock", set_up_lock)
-    with pytest.raises(StoreError, match="not yours"), store.lock():
-        pass
+    with pytest.raises(StoreError, match="not yours"):
+        open_store(store_url)
 
 
 def test_a_lasting_failure_is_one_line(store: Store) -> None:
@@ -212,7 +215,7 @@ def test_a_store_of_another_optuna_is_said(tmp_path: Path, opened: Open) -> None
 def test_an_unreachable_server_is_said_soon_and_without_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("spec_opt.study.store.WHEN_OPENING", Patience(1.0))
+    monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 1.0)
     with pytest.raises(StoreError) as caught:
         open_store("postgresql://me:s3cr3t@127.0.0.1:1/db")
     message = str(caught.value)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from spec_opt.errors import StoreURLError
-from spec_opt.study.store import parse_url
+from spec_opt.study.database import parse_url
 
 
 @pytest.mark.parametrize(

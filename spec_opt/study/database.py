@@ -1,0 +1,324 @@
+"""A database that many processes share: its URL, its connections, the errors that pass.
+
+Nothing here knows of Optuna's tables.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, quote_plus
+
+import psycopg
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from psycopg import errors as postgres
+from sqlalchemy import URL, Connection, DateTime, Engine, Table, event, exc, func
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from spec_opt.config.paths import readable
+from spec_opt.errors import StoreError, StoreURLError
+from spec_opt.study.diagnosis import Access, remedy_of, store_error
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+DATABASE_ERRORS = (
+    StoreError, exc.SQLAlchemyError, StorageInternalError, psycopg.Error, sqlite3.Error
+)  # fmt: skip
+PASSING_ERRORS = (
+    postgres.SerializationFailure,
+    postgres.DeadlockDetected,
+    postgres.LockNotAvailable,
+    postgres.TooManyConnections,
+    postgres.AdminShutdown,
+    postgres.CrashShutdown,
+    postgres.CannotConnectNow,  # the server is starting
+    postgres.IdleInTransactionSessionTimeout,  # we were stopped in a transaction
+    exc.PendingRollbackError,
+    exc.TimeoutError,  # all connections of the pool were busy
+)
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether the error, or one that caused it, is of a kind that passes by itself."""
+    return error is not None and (_passes(error) or is_passing(error.__cause__))
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, PASSING_ERRORS):
+        return True
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        if error.sqlstate is not None:
+            return error.sqlstate.startswith("08")  # the connection broke
+        # Without a state the connection itself failed, or could not be made.
+        return remedy_of(str(error)) is None
+    return isinstance(error, sqlite3.OperationalError) and "is locked" in str(error)
+
+
+def retrying(
+    work: Callable[[], T], patience_s: float, clean_up: Callable[[], None] = lambda: None
+) -> T:
+    """Run `work`, again after each error that passes by itself, with growing, jittered pauses.
+
+    Args:
+        work: what to do; its last error is raised as it is.
+        patience_s: seconds to go on trying, from the first failure.
+        clean_up: runs after each failure.
+    """
+    deadline: float | None = None
+    pause = FIRST_PAUSE_S
+    while True:
+        try:
+            return work()
+        except DATABASE_ERRORS as error:
+            clean_up()
+            now = time.monotonic()
+            deadline = now + patience_s if deadline is None else deadline
+            if now >= deadline or not is_passing(error):
+                raise
+            log.debug("the store did not answer (%s); trying again", type(error).__name__)
+        time.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic())))
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+SUPPORTED = (
+    "supported are sqlite:///path/to/file.db (workers on one host) and "
+    "postgresql://user@host/database (workers on any host)"
+)
+NOT_TRIED = "its way of locking rows was never tried with spec-opt"
+NO_HEARTBEATS = "it keeps no heartbeats, so the work of a dead worker would never be taken up again"
+WHY_NOT = dict.fromkeys(("mysql", "mariadb"), NOT_TRIED) | dict.fromkeys(
+    ("grpc", "journal", "redis", "rediss", "file"), NO_HEARTBEATS
+)
+SECRET_OPTIONS = ("password", "sslpassword")
+
+
+@dataclass(frozen=True)
+class StoreURL:
+    """Where a store is."""
+
+    kind: Literal["sqlite", "postgresql"]
+    url: str = field(repr=False)
+    """As SQLAlchemy takes it, password included: never show it."""
+    masked: str
+    """Without passwords, to be shown."""
+    path: Path | None = None
+    """The file of an SQLite store."""
+    access: Access = "write"
+    """To that file."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def mask(self, text: str) -> str:
+        """`text` without the passwords, in whatever spelling."""
+        for secret in self.secrets:
+            spellings = {secret, quote(secret), quote_plus(secret), quote(secret, safe="")}
+            # The longest first: one spelling may be a part of another.
+            for spelling in sorted(spellings, key=len, reverse=True):
+                text = text.replace(spelling, "***")
+        return text
+
+    def failure(self, error: BaseException) -> StoreError:
+        """What the driver or the system said, on one line, without passwords."""
+        return store_error(self.masked, str(error), self.mask)
+
+
+def parse_url(text: str) -> StoreURL:
+    """Check a storage URL.
+
+    Raises:
+        StoreURLError: one line, without password, that says what is supported and why.
+    """
+    try:
+        url = sqlalchemy.make_url(text)
+    except (exc.ArgumentError, ValueError):
+        # It may hold a password anywhere, so it is not shown.
+        hint = f"for a file, write sqlite:///{text}; " if text and not {*text} & {*"@="} else ""
+        raise StoreURLError(
+            "storage URL: cannot be read (special characters of a password must be "
+            f"percent-encoded); {hint}{SUPPORTED}"
+        ) from None
+    backend, _, driver = url.drivername.lower().partition("+")
+    if backend in ("postgres", "postgresql") and text.count("@") > 1:
+        # Else the password would end at the first one, and its rest be shown as a host.
+        shown = "" if "?" in text else f" postgresql+psycopg://***@{text.rpartition('@')[2]}"
+        raise StoreURLError(
+            f"storage URL{shown}: it has several @; write those of a password as %40 (and : as "
+            "%3A, / as %2F, % as %25, # as %23)"
+        )
+    if backend in ("postgres", "postgresql"):
+        return _postgres(url, driver)
+    if backend == "sqlite" and driver in ("", "pysqlite"):
+        return _sqlite(url.set(drivername="sqlite"))
+    reason = f"is not supported: {WHY_NOT[backend]}" if backend in WHY_NOT else "is unknown"
+    raise StoreURLError(f"storage URL {_masked(url)}: {url.drivername}:// {reason}; {SUPPORTED}")
+
+
+def _masked(url: URL) -> str:
+    shown = url.render_as_string(hide_password=True)
+    return re.sub(rf"([?&](?:{'|'.join(SECRET_OPTIONS)})=)[^&]*", r"\1***", shown)
+
+
+def _postgres(url: URL, driver: str) -> StoreURL:
+    if driver not in ("", "psycopg"):
+        raise StoreURLError(
+            f"storage URL {_masked(url)}: driver {driver} is not supported, "
+            "write postgresql:// (psycopg 3 is used)"
+        )
+    url = url.set(drivername="postgresql+psycopg")
+    passwords = [url.password, *(url.query.get(key) for key in SECRET_OPTIONS)]
+    secrets = tuple(str(password) for password in passwords if password)
+    shown = url.render_as_string(hide_password=False)
+    return StoreURL("postgresql", shown, _masked(url), secrets=secrets)
+
+
+def _sqlite(url: URL) -> StoreURL:
+    database = url.database or ""
+    path = Path(database).expanduser()
+    if url.host:
+        problem = f"a file's path starts after three slashes (sqlite:///{url.host}/{database})"
+    elif database in ("", ":memory:") or url.query.get("mode") == "memory":
+        problem = "a store in memory is lost with its process and no second worker sees it"
+    elif database.startswith("file:") or url.query:
+        problem = "give a plain path, without options"
+    elif os.path.isdir(path):
+        problem = f"{path} is a folder, not a file"
+    else:
+        # Shown, and given to Optuna; `_connect_sqlite` opens the path, whose bytes may be no text.
+        plain = url.set(database=readable(path)).render_as_string()
+        return StoreURL("sqlite", plain, plain, path)
+    raise StoreURLError(f"storage URL {_masked(url)}: {problem}; {SUPPORTED}")
+
+
+BUSY_S = 60
+"""How long SQLite waits for another process's transaction."""
+POSTGRES_OPTIONS = {
+    "connect_timeout": 10,
+    "application_name": "spec-opt",
+    # A peer that vanished from the network is noticed within a minute, not after two hours.
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+BEGIN = "spec_opt_begin"
+"""Execution option: the statement that begins a transaction on SQLite."""
+SETUP_LOCK_KEY = 0x73706563_6F7074
+"""Key of the advisory lock that guards set-up on Postgres ("specopt" in ASCII)."""
+
+
+def engine_arguments(where: StoreURL) -> dict[str, Any]:
+    """For `create_engine`."""
+    if where.path is not None:
+        return {"creator": partial(_connect_sqlite, where.path, where.access)}
+    return {"pool_pre_ping": True, "connect_args": dict(POSTGRES_OPTIONS)}
+
+
+def _connect_sqlite(path: Path, access: Access) -> sqlite3.Connection:
+    mode = {"write": "mode=rwc", "read": "mode=ro", "immutable": "immutable=1"}[access]
+    return sqlite3.connect(
+        f"file:{quote(os.fsencode(path.absolute()))}?{mode}",
+        uri=True,
+        timeout=BUSY_S,
+        # In Optuna's own calls reading takes no lock, and the first write waits for the lock.
+        isolation_level="IMMEDIATE",
+        # SQLAlchemy's pool hands a connection from thread to thread, never to two at once.
+        check_same_thread=False,
+    )
+
+
+def listen(engine: Engine, where: StoreURL) -> None:
+    """Prepare each connection before its first use; raise failures as StoreError."""
+    if where.kind == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _set_up_postgres)
+
+    def fail(context: ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        # After a failed ping the pool reconnects. Optuna handles violated constraints itself.
+        handled = context.is_pre_ping or isinstance(error, exc.IntegrityError)
+        if isinstance(error, exc.DBAPIError) and not handled:
+            raise where.failure(context.original_exception)
+
+    event.listen(engine, "handle_error", fail)
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # With a write-ahead log, which every store has that we set up, a crash of the process loses
+    # nothing; a power cut at most the last commits, never the consistency of the file. In a file
+    # that Optuna made, with its rollback journal, a power cut has a small chance to harm that too.
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if statement := connection.get_execution_options().get(BEGIN):
+        connection.exec_driver_sql(statement)
+
+
+def _set_up_postgres(connection: Any, _: object) -> None:
+    # A process that is stopped inside a transaction must not hold up all others.
+    with connection.cursor() as cursor:
+        cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+    connection.commit()
+
+
+@contextlib.contextmanager
+def set_up_lock(where: StoreURL, engine: Engine) -> Iterator[None]:
+    """Only one process at a time: a file lock beside an SQLite file, an advisory one on Postgres.
+
+    Optuna makes its tables in several transactions, which fail when two processes do so at once.
+    """
+    if where.path is None:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
+            yield
+        return
+    lock = where.path.with_name(where.path.name + ".lock")
+    with contextlib.suppress(FileExistsError):
+        lock.touch(exist_ok=False)
+    with lock.open() as file:  # to read: another user may have made it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - used like a function of SQL
+    """The clock that all workers share, as naive UTC: the server's; with SQLite, the host's."""
+
+    type = DateTime()
+    inherit_cache = True
+
+
+@compiles(utc_now, "postgresql")
+def _clock_of_postgres(*_: object, **__: object) -> str:
+    return "timezone('UTC', clock_timestamp())"
+
+
+@compiles(utc_now, "sqlite")
+def _clock_of_sqlite(*_: object, **__: object) -> str:
+    # Milliseconds, in the digits that SQLAlchemy stores.
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say what to do on a conflict."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
