@@ -4,19 +4,26 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import Setting
 from spec_opt.study import trials
-from spec_opt.study.space import PARAMETERS, distributions, make_sampler, setting_of
+from spec_opt.study.space import (
+    PARAMETERS,
+    distributions,
+    make_sampler,
+    params_of,
+    setting_of,
+)
 from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy
 from spec_opt.study.study import Study, reconcile
 from spec_opt.study.trials import (
@@ -24,9 +31,13 @@ from spec_opt.study.trials import (
     INTERRUPTED,
     WORKER_DIED,
     Claimant,
+    Key,
     Measured,
     Trial,
 )
+
+SAMPLING_ATTEMPTS = 5
+"""How often the sampler chooses for one trial while others measure the settings that it chose."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,11 @@ class ClaimedTrial:
     trial_id: int
     number: int
     setting: Setting
-    stored: Measured | None
-    """The measurement to copy, where the sampler chose a setting for the second time."""
+    key: Key
+    stored: Measured | None = None
+    """The measurement to copy, where the study has already measured the setting."""
+    waits: bool = False
+    """Whether another worker is measuring the setting: `look_again` says when it has ended."""
 
 
 class Claims:
@@ -89,10 +103,9 @@ class Claims:
             if isinstance(trial, Idle):
                 return trial
             try:
-                chosen = self._choose(trial)
+                claimed = self._choose(trial)
             except UpdateFinishedTrialError:  # from NSGA-II, which notes a generation on the trial
                 continue
-            claimed = self._settle(trial, chosen)
             if claimed is not None:
                 return claimed
 
@@ -118,38 +131,52 @@ class Claims:
         grace, recovered = self.heartbeat.grace, self._store.seconds_since_recovery()
         return None if recovered is not None and recovered < grace else grace
 
-    def _choose(self, trial: Trial) -> dict[str, Any]:
-        """Those of its parameters that are not stored yet: enqueued ones, then sampled ones.
+    def _choose(self, trial: Trial) -> ClaimedTrial | None:
+        """The trial with all its parameters: stored ones, enqueued ones, then sampled ones.
+
+        While others are measuring what the sampler chose, it chooses again. None if the parameters
+        do not fit, or the trial was given up meanwhile.
 
         Raises:
             UpdateFinishedTrialError: the trial was given up meanwhile.
         """
         lacking = [name for name in PARAMETERS if name not in trial.params]
-        chosen = {name: trial.fixed[name] for name in lacking if name in trial.fixed}
-        to_sample = [name for name in lacking if name not in chosen]
-        if to_sample and self._search.sampler != "grid":
-            chosen |= self._store.patiently(lambda: self._sample(trial, to_sample))
-        return chosen
+        enqueued = {name: trial.fixed[name] for name in lacking if name in trial.fixed}
+        to_sample = [name for name in lacking if name not in enqueued]
+        if not to_sample or self._search.sampler == "grid":
+            return self._settle(trial, enqueued, may_wait=True)
+        for attempt in range(1, SAMPLING_ATTEMPTS):
+            sampled = self._sample(trial, to_sample, attempt)
+            claimed = self._settle(trial, enqueued | sampled, may_wait=False)
+            if claimed is None or not claimed.waits:
+                return claimed
+        sampled = self._sample(trial, to_sample, SAMPLING_ATTEMPTS)
+        return self._settle(trial, enqueued | sampled, may_wait=True)
 
-    def _sample(self, trial: Trial, names: Sequence[str]) -> dict[str, Any]:
+    def _sample(self, trial: Trial, names: Sequence[str], attempt: int) -> dict[str, Any]:
         """Let the sampler choose parameters.
 
-        Seeded by the trial's number, the same whichever worker asks: no two trials share dice, and
-        a study that one worker runs is repeatable.
+        Seeded by the numbers of trial and attempt, whichever worker asks: no two trials share
+        random numbers, and a study that one worker runs is repeatable.
         """
-        study, spaces = self._sampling_study, self._spaces
-        seed = np.random.SeedSequence([self._search.seed, trial.number]).generate_state(1)[0]
-        sampler = make_sampler(self._search, int(seed))
+        seeds = np.random.SeedSequence([self._search.seed, trial.number, attempt - 1])
+        sampler = make_sampler(self._search, int(seeds.generate_state(1)[0]))
         frozen = create_trial(state=TrialState.RUNNING)
         frozen.number, frozen._trial_id = trial.number, trial.trial_id
+        return self._store.patiently(lambda: self._ask(sampler, frozen, names))
+
+    def _ask(
+        self, sampler: BaseSampler, trial: FrozenTrial, names: Sequence[str]
+    ) -> dict[str, Any]:
+        study, spaces = self._sampling_study, self._spaces
         study.forget_trials()
-        sampler.before_trial(study, frozen)
-        space = sampler.infer_relative_search_space(study, frozen)
-        relative = sampler.sample_relative(study, frozen, space)
+        sampler.before_trial(study, trial)
+        space = sampler.infer_relative_search_space(study, trial)
+        relative = sampler.sample_relative(study, trial, space)
         return {
             name: relative[name]
             if name in relative and space[name] == spaces[name]
-            else sampler.sample_independent(study, frozen, name, spaces[name])
+            else sampler.sample_independent(study, trial, name, spaces[name])
             for name in names
         }
 
@@ -157,39 +184,68 @@ class Claims:
     def _sampling_study(self) -> SamplingStudy:
         return SamplingStudy(self.study.name, self._store.storage)
 
-    def _settle(self, trial: Trial, chosen: Mapping[str, Any]) -> ClaimedTrial | None:
+    def _settle(
+        self, trial: Trial, chosen: Mapping[str, Any], *, may_wait: bool
+    ) -> ClaimedTrial | None:
         """Store what was chosen; None if it does not fit, or the trial is ours no longer."""
         spaces = self._spaces
         try:
             known = {name: spaces[name].to_external_repr(v) for name, v in trial.params.items()}
             setting = setting_of({**known, **chosen})
-            internal = {name: float(spaces[name].to_internal_repr(v)) for name, v in chosen.items()}
+            claimed = ClaimedTrial(trial.trial_id, trial.number, setting, self._key(setting))
         except (KeyError, ValueError, TypeError) as error:
             self._fail(
                 trial.trial_id, f"enqueued with parameters that do not fit the study: {error}"
             )
             return None
-        stored = None
-        if chosen or self._search.sampler != "grid":
-            whole = trial._replace(params={**trial.params, **internal})
-            is_ours, stored = self._store.transaction(lambda c: self._record(c, whole, chosen))
-            if not is_ours:
-                return None
         self._last_sigma = trial.params.get("sigma")
-        return ClaimedTrial(trial.trial_id, trial.number, setting, stored)
+        if self._search.sampler == "grid" and not chosen:
+            return claimed  # of each grid point one trial waits or runs
+        return self._store.transaction(lambda c: self._record(c, claimed, chosen, may_wait))
+
+    def _key(self, setting: Setting) -> Key:
+        values = params_of(setting)
+        sigma, bias, k = (float(self._spaces[n].to_internal_repr(values[n])) for n in PARAMETERS)
+        return sigma, bias, k
 
     def _record(
-        self, connection: Connection, trial: Trial, chosen: Mapping[str, Any]
-    ) -> tuple[bool, Measured | None]:
-        """Whether the trial is still ours, and an earlier measurement of its setting."""
+        self,
+        connection: Connection,
+        trial: ClaimedTrial,
+        chosen: Mapping[str, Any],
+        may_wait: bool,
+    ) -> ClaimedTrial | None:
+        """Store what was chosen, and see who else has the setting; None if the trial was given up.
+
+        If another worker is measuring it and the trial may not wait for that, nothing is stored.
+        """
+        # Of two workers that chose the same, the second is to see the first.
+        trials.lock_study(connection, self._study_id)
         held = trials.held_by(connection, self._study_id, self.claimant)
-        if (trial.trial_id, trial.number) not in held or trial.key is None:
-            return False, None
-        # A first run of this transaction, whose answer got lost, may have stored them.
-        missing = chosen.keys() - trials.stored_params_of(connection, trial.trial_id).keys()
-        new = {name: chosen[name] for name in PARAMETERS if name in missing}
-        trials.set_params(connection, {trial.trial_id: new}, self._spaces)
-        return True, trials.find_measured(connection, self._study_id, trial.key)
+        if (trial.trial_id, trial.number) not in held:
+            return None
+        other = trials.find_other(connection, self._study_id, trial.key, trial.trial_id)
+        waits = other is not None and other.state is TrialState.RUNNING
+        if waits and not may_wait:
+            return replace(trial, waits=True)
+        trials.set_params(connection, {trial.trial_id: chosen}, self._spaces)
+        if may_wait:
+            trials.mark_waiting(connection, trial.trial_id, waits)
+        stored = None if other is None or waits else trials.measured(connection, other)
+        return replace(trial, waits=waits, stored=stored)
+
+    def look_again(self, trial: ClaimedTrial) -> ClaimedTrial | None:
+        """A trial that waits, as it is now; None if it was given up.
+
+        When the other trial has ended, this one has its measurement to copy, or is to be measured.
+        """
+
+        def look(connection: Connection) -> ClaimedTrial | None:
+            # The other worker may have died, and perhaps nobody else looks.
+            reconcile(connection, self._study_id, self._search, self._grace())
+            return self._record(connection, trial, {}, may_wait=True)
+
+        return self._store.transaction(look)
 
     def finish(
         self, trial: ClaimedTrial, values: Sequence[float], attributes: Mapping[str, Any]

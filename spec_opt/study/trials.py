@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     exists,
     func,
     insert,
@@ -48,6 +49,8 @@ from spec_opt.study.store import (
 
 CLAIM_KEY = "spec_opt:claim"
 """System attribute of a claimed trial: the token of the worker that claimed it."""
+WAITS_KEY = "spec_opt:waits"
+"""System attribute of a running trial that waits for another one of its setting."""
 LONG = ("blocks", "accepted_by_position", "tested_by_position")
 """Lists of a measurement. They are system attributes: optuna-dashboard writes out each user
 attribute in one line, however long. Older versions stored user attributes.
@@ -68,7 +71,7 @@ INTERRUPTED = "interrupted"
 MEASURED = "measured"
 IMPORTED = "imported"
 REPEATED = "repeated"
-"""`source` of a trial that was copied from an earlier trial of the same setting."""
+"""`source` of a trial that was copied from another trial of the same setting."""
 
 Key = tuple[float, float, float]
 """A setting as the store holds it: sigma, bias, k (an index where the space is categorical)."""
@@ -188,17 +191,40 @@ class Measured:
     attributes: Mapping[str, Any]
 
 
-def find_measured(connection: Connection, study_id: int, key: Key) -> Measured | None:
-    """The first trial of this setting that was really measured in this study."""
-    for trial in history(connection, study_id, key):
-        if trial.state is TrialState.COMPLETE and trial.source == MEASURED:
-            of_trial = trial_values.c.trial_id == trial.trial_id
-            query = select(trial_values.c.value).where(of_trial).order_by(trial_values.c.objective)
-            values = tuple(connection.execute(query).scalars())
-            user = attributes_of(connection, trial_user_attributes, trial.trial_id)
-            system = attributes_of(connection, trial_system_attributes, trial.trial_id)
-            return Measured(trial.number, values, all_attributes(user, system))
+def find_other(connection: Connection, study_id: int, key: Key, trial_id: int) -> Trial | None:
+    """The trial that measured this setting in this study, or else that is measuring it.
+
+    Never `trial_id`, nor a trial that only waits for another one.
+    """
+    others = [row for row in history(connection, study_id, key) if row.trial_id != trial_id]
+    for row in sorted(others, key=lambda row: row.state is TrialState.RUNNING):
+        if row.state is TrialState.COMPLETE and row.source == MEASURED:
+            return row
+        if row.state is TrialState.RUNNING:
+            system = attributes_of(connection, trial_system_attributes, row.trial_id)
+            if WAITS_KEY not in system:
+                return row
     return None
+
+
+def mark_waiting(connection: Connection, trial_id: int, waits: bool) -> None:
+    """Note whether a running trial waits for another one that is measuring its setting."""
+    table = trial_system_attributes
+    if waits:
+        put_attributes(connection, table, {trial_id: {WAITS_KEY: True}})
+    else:
+        mark = and_(table.c.trial_id == trial_id, table.c.key == WAITS_KEY)
+        connection.execute(delete(table).where(mark))
+
+
+def measured(connection: Connection, trial: Trial) -> Measured:
+    """The measurement that a complete trial holds."""
+    of_trial = trial_values.c.trial_id == trial.trial_id
+    query = select(trial_values.c.value).where(of_trial).order_by(trial_values.c.objective)
+    values = tuple(connection.execute(query).scalars())
+    user = attributes_of(connection, trial_user_attributes, trial.trial_id)
+    system = attributes_of(connection, trial_system_attributes, trial.trial_id)
+    return Measured(trial.number, values, all_attributes(user, system))
 
 
 def all_attributes(user: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
@@ -425,19 +451,20 @@ def set_params(
     params: Mapping[int, Mapping[str, float | int]],
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
-    """Store parameters, by trial id, that the trials do not have yet."""
+    """Store parameters, by trial id; those that a trial has stay as they are."""
     rows = [
         {
             "trial_id": trial_id,
             "param_name": name,
-            "param_value": distributions[name].to_internal_repr(value),
+            "param_value": distributions[name].to_internal_repr(of_trial[name]),
             "distribution_json": distribution_to_json(distributions[name]),
         }
         for trial_id, of_trial in params.items()
-        for name, value in of_trial.items()
+        for name in PARAMETERS
+        if name in of_trial
     ]
     if rows:
-        connection.execute(insert(trial_params), rows)
+        connection.execute(insert_into(connection, trial_params).on_conflict_do_nothing(), rows)
 
 
 def _set_values(connection: Connection, values: Mapping[int, Sequence[float]]) -> None:

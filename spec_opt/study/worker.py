@@ -65,7 +65,7 @@ class WorkerSummary:
 
     complete: int
     repeated: int
-    """Copied from an earlier trial of the same setting."""
+    """Copied from another trial of the same setting."""
     fail: int
     dropped: int
     """Measured, but the trial had been given up meanwhile."""
@@ -129,10 +129,23 @@ def _work(
                 continue
             pause = FIRST_WAIT_S
             pulse.trial_id = claimed.trial_id
-            report = _evaluate(claims, objective, claimed)
+            if trial := _wait_for_others(claims, claimed, stop):
+                on_end(_evaluate(claims, objective, trial))
             pulse.trial_id = None
-            on_end(report)
     return True
+
+
+def _wait_for_others(claims: Claims, trial: ClaimedTrial, stop: Stop) -> ClaimedTrial | None:
+    """The trial once no other worker is measuring its setting; None if it was given up or back."""
+    claimed: ClaimedTrial | None = trial
+    pause = FIRST_WAIT_S
+    while claimed is not None and claimed.waits:
+        if stop.wait(pause):
+            claims.release(RELEASE_PATIENCE_S)
+            return None
+        pause = min(2 * pause, LONGEST_WAIT_S, claims.heartbeat.interval)
+        claimed = claims.look_again(claimed)
+    return claimed
 
 
 class _Pulse(threading.Thread):

@@ -339,6 +339,89 @@ def test_a_repeated_setting_brings_its_measurement(store: Store) -> None:
     assert second.stored.attributes["mae"] == 0.3
 
 
+TWO: dict[str, Any] = SAMPLED | {"sigma": (0.1, 0.2), "bias": (1.0,), "k": (1,), "n_trials": 40}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_workers_at_the_same_time_run_different_settings(sampler: str, store: Store) -> None:
+    """As long as the sampler finds one that nobody else runs."""
+    study = stand_in_study(store, **(TWO | {"sampler": sampler}), seed=3)
+    for _ in range(10):
+        first, second = Claims(study, PATIENT), Claims(study, PATIENT)
+        one, two = claim(first), claim(second)
+        assert one.stored is not None or one.setting != two.setting or two.waits
+        for claims, claimed in ((first, one), (second, two)):
+            if not claimed.waits:
+                complete(claims, claimed)
+            claims.release()
+
+
+def measuring_and_waiting(store: Store, **search: Any) -> tuple[Claims, ClaimedTrial, Claims]:
+    """A worker that measures the only setting, its trial, and a worker that waits for it."""
+    study = stand_in_study(store, **(TWO | {"sigma": (0.1,)} | search))
+    first, second = Claims(study, PATIENT), Claims(study, PATIENT)
+    return first, claim(first), second
+
+
+def test_a_trial_waits_for_another_of_its_setting_and_copies_it(store: Store) -> None:
+    first, measuring, second = measuring_and_waiting(store)
+    waiting = claim(second)
+    assert waiting.waits
+    assert second.look_again(waiting) == waiting
+    complete(first, measuring, mae=0.3)
+    ready = second.look_again(waiting)
+    assert ready is not None
+    assert ready.stored is not None
+    assert (ready.stored.number, ready.stored.values) == (measuring.number, (0.5, 0.4))
+    assert ready.stored.attributes["mae"] == 0.3
+
+
+def test_of_those_that_wait_one_measures_if_the_other_fails(store: Store) -> None:
+    first, measuring, second = measuring_and_waiting(store)
+    third = Claims(second.study, PATIENT)
+    waiting, also_waiting = claim(second), claim(third)
+    first.fail(measuring, "out of memory")
+    ready = third.look_again(also_waiting)
+    assert ready is not None
+    assert (ready.waits, ready.stored) == (False, None)
+    assert second.look_again(waiting) == waiting
+    # A claim whose answer got lost is not in its own way.
+    assert claim(third) == ready
+    complete(third, ready)
+    last = second.look_again(waiting)
+    assert last is not None
+    assert last.stored is not None
+
+
+def test_who_waits_gives_up_a_silent_worker_and_measures(store: Store) -> None:
+    first, measuring, second = measuring_and_waiting(store)
+    waiting = claim(second)
+    age(first.study, seconds=1000)
+    second.beat(waiting.trial_id)
+    ready = second.look_again(waiting)
+    assert ready is not None
+    assert (ready.waits, ready.stored) == (False, None)
+    assert not complete(first, measuring)
+    assert complete(second, ready)
+    assert states(first.study) == {"FAIL": 1, "COMPLETE": 1}
+
+
+def test_a_trial_given_up_while_it_waits(store: Store) -> None:
+    first, measuring, second = measuring_and_waiting(store)
+    waiting = claim(second)
+    age(first.study, seconds=1000)
+    first.beat(measuring.trial_id)
+    assert second.look_again(waiting) is None
+    assert states(first.study) == {"FAIL": 1, "RUNNING": 1}
+
+
+def test_an_enqueued_setting_that_another_worker_runs_is_waited_for(store: Store) -> None:
+    first, measuring, second = measuring_and_waiting(store, sigma=(0.1, 0.2))
+    first.study.optuna_study().enqueue_trial(measuring.setting.model_dump())
+    waiting = claim(second)
+    assert (waiting.setting, waiting.waits) == (measuring.setting, True)
+
+
 def test_an_enqueued_trial_may_carry_attributes_of_ours(store: Store) -> None:
     """As a copy of an old trial does, attributes and all."""
     study = stand_in_study(store, **SAMPLED)

@@ -176,6 +176,48 @@ def test_samplers_stop_at_their_number_though_workers_die(
     assert all(trial.params.keys() == {"sigma", "bias", "k"} for trial in complete)
 
 
+FEW: dict[str, Any] = {"sigma": (0.1, 0.2), "bias": (1.0,), "k": (1, 2, 3), "n_trials": 24}
+
+
+def settings_measured(tmp_path: Path) -> Counter[str]:
+    """How often each setting was evaluated."""
+    lines = (tmp_path / "evaluations").read_text(encoding="utf-8").splitlines()
+    return Counter(line.partition(" ")[2] for line in lines)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_samplers_measure_no_setting_twice(
+    sampler: str, start: Start, store_url: str, tmp_path: Path
+) -> None:
+    search = {"sampler": sampler, **FEW}
+    summaries = [ended(worker) for worker in [start(search, seconds=0.3) for _ in range(4)]]
+    measured = settings_measured(tmp_path)
+    assert set(measured.values()) == {1}
+    assert sum(summary["complete"] for summary in summaries) == len(measured)
+    assert sum(summary["repeated"] for summary in summaries) == 24 - len(measured)
+    assert {trial.state for trial in trials_of(store_url)} == {TrialState.COMPLETE}
+
+
+def test_who_waits_for_a_worker_that_is_killed_measures_itself(
+    start: Start, store_url: str, tmp_path: Path
+) -> None:
+    search = {"sampler": "tpe", "sigma": (0.1,), "bias": (1.0,), "k": (1,), "n_trials": 6}
+    # So long that it cannot end before it is killed.
+    killed = start(search, seconds=LONGEST)
+    wait_for(lambda: evaluations(tmp_path) == 1, [killed])
+    workers = [start(search, seconds=0.1) for _ in range(3)]
+    running = [TrialState.RUNNING]
+    wait_for(lambda: [t.state for t in trials_of(store_url)] == 4 * running, workers)
+    assert evaluations(tmp_path) == 1
+    killed.kill()
+    summaries = [ended(worker) for worker in workers]
+    assert sum(summary["complete"] for summary in summaries) == 1
+    assert sum(summary["repeated"] for summary in summaries) == 5
+    assert evaluations(tmp_path) == 2
+    states = Counter(trial.state for trial in trials_of(store_url))
+    assert states == {TrialState.COMPLETE: 6, TrialState.FAIL: 1}
+
+
 def test_the_store_reads_alike_while_others_write(
     start: Start, store_url: str, opened: Callable[..., Store], tmp_path: Path
 ) -> None:

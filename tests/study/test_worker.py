@@ -15,7 +15,7 @@ from spec_opt.config.study_file import Setting
 from spec_opt.config.values import FloatRange
 from spec_opt.errors import DecodingError, WorkError
 from spec_opt.measure.measurement import Measurement
-from spec_opt.study.claims import Heartbeat
+from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat
 from spec_opt.study.store import Store
 from spec_opt.study.study import Study
 from spec_opt.study.trials import all_attributes
@@ -286,6 +286,28 @@ def test_a_setting_drawn_twice_is_measured_once(sampler: str, store: Store) -> N
     assert copied == original != {}
     assert first.params == repeated[0].params
     assert repeated[0].user_attrs["evaluation_seconds"] == 0.0
+
+
+def test_who_is_stopped_while_waiting_for_another_gives_the_trial_back(store: Store) -> None:
+    study = stand_in_study(store, sampler="random", n_trials=4, sigma=(0.1,), bias=(1.0,), k=(1,))
+    held = Claims(study)
+    claimed = held.claim()
+    assert isinstance(claimed, ClaimedTrial)
+    stop = threading.Event()
+    summaries: list[WorkerSummary] = []
+
+    def wait() -> None:
+        summaries.append(run_worker(study, StandIn(), stop))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while states(study)["RUNNING"] < 2:
+        time.sleep(0.02)
+    stop.set()
+    waiting.join()
+    assert (summaries[0].interrupted, summaries[0].complete, summaries[0].repeated) == (True, 0, 0)
+    assert states(study) == {"RUNNING": 1, "FAIL": 1}
+    assert held.beat(claimed.trial_id)
 
 
 def test_a_continuous_space_is_searched(store: Store) -> None:
