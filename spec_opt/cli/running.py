@@ -137,8 +137,10 @@ def train(config: StudyConfig, as_json: bool) -> None:
     document = inputs.as_document()
     document |= document.pop("models")
     lines = (
-        f"{model.role}: {path}\n"
-        f"  {model.parameters or 0:,} parameters, fingerprint {model.fingerprint[:16]}"
+        f"{model.role}: {path}\n  {model.description}, fingerprint {model.fingerprint[:16]}"
+        if model.parameters is None
+        else f"{model.role}: {path}\n"
+        f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
         for model, path in (
             (inputs.target, models.target_path),
             (inputs.draft, models.draft_path),

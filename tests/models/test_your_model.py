@@ -66,3 +66,12 @@ def test_an_error_is_told_by_its_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"{tmp_path / 'my_model.py'}:" in error
     assert "RuntimeError" in error
+
+
+def test_train_says_what_a_model_is(
+    module: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(tmp_path / "mine.toml")]) == 0
+    text = capsys.readouterr().out
+    assert "target: my_model:make\n  MyModel, fingerprint " in text
+    assert "  4,032 parameters, fingerprint " in text  # the linear draft's matrix
