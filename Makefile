@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: install
 	$(BIN)/spec-opt run
 
+# Two at a time: many tests wait for other processes.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: install
 	$(BIN)/ruff check .

@@ -140,6 +140,9 @@ def _at_the_edge(table: StudyTable, name: str) -> str | None:
     return None
 
 
+_DISTIL = "A distilled network may do better: [draft] kind = 'timer-xl'."
+
+
 def _weak_draft(table: StudyTable) -> str | None:
     """Whether the draft's own error explains why little is accepted."""
     baseline = table.baseline
@@ -151,22 +154,41 @@ def _weak_draft(table: StudyTable) -> str | None:
             f"The draft is not the cause: its own MSE is {against} the target's, so retraining "
             "it is unlikely to help."
         )
-    return (
-        f"The draft is weak: its own MSE is {against} the target's. Distil it with more "
-        "teacher_noise (0.1), or make it larger (scale 0.5 instead of 0.25)"
-        f"{_now(table, 'teacher_noise', 'scale')}."
+    remedy = (
+        _DISTIL
+        if _is_fitted(table)
+        else (
+            "Distil it with more teacher_noise (0.1), or make it larger (scale 0.5 instead of 0.25)"
+            f"{_now(table, 'teacher_noise', 'scale')}."
+        )
     )
+    return f"The draft is weak: its own MSE is {against} the target's. {remedy}"
 
 
 def _undertrained_draft(table: StudyTable) -> str | None:
     baseline = table.baseline
     if baseline is None or baseline.draft_mse <= WEAK_DRAFT * baseline.target_mse:
         return None
+    remedy = (
+        f". {_DISTIL}"
+        if _is_fitted(table)
+        else (
+            ": it is undertrained, or its teacher_noise too high; give it more epochs or less noise"
+            f"{_now(table, 'epochs', 'teacher_noise')}."
+        )
+    )
     return (
         f"The draft's own MSE ({baseline.draft_mse:.4f}) is "
-        f"{relative(baseline.draft_mse, baseline.target_mse)} the target's: it is undertrained, "
-        "or its teacher_noise too high; give it more epochs or less noise"
-        f"{_now(table, 'epochs', 'teacher_noise')}."
+        f"{relative(baseline.draft_mse, baseline.target_mse)} the target's{remedy}"
+    )
+
+
+def _is_fitted(table: StudyTable) -> bool:
+    """Whether the study makes a draft that has nothing to train."""
+    return (
+        table.config is not None
+        and (draft := table.config.draft).is_made
+        and (not draft.is_network)
     )
 
 

@@ -274,10 +274,13 @@ def test_nothing_accepted() -> None:
 
 
 WEAK = studies.BASELINE | {"draft_mse": 0.60}
+NETWORK = {"name": "given", "data": studies.DATA, "draft": {"kind": "timer-xl"}}
+FITTED = {"name": "given", "data": studies.DATA, "draft": {"kind": "linear"}}
 
 
 def test_a_weak_draft_is_named_with_its_remedy() -> None:
-    study = studies.study_of((0.1, 1.0, 4, 0.2, 0.45), (0.2, 1.0, 4, 0.3, 0.46), baseline=WEAK)
+    results = (0.1, 1.0, 4, 0.2, 0.45), (0.2, 1.0, 4, 0.3, 0.46)
+    study = studies.study_of(*results, baseline=WEAK, config=NETWORK)
     reason = recommend(read_table(study), "quality").reason
     assert "The draft is weak: its own MSE is 36.2% above the target's" in reason
     assert "now teacher_noise 0.05, scale 0.25" in reason
@@ -286,17 +289,28 @@ def test_a_weak_draft_is_named_with_its_remedy() -> None:
 
 def test_where_both_bounds_fail_the_advice_is_that_for_acceptance() -> None:
     """The lists for acceptance and for error would ask for more and for less noise."""
-    study = studies.study_of((0.1, 1.0, 4, 0.2, 0.65), (0.2, 1.0, 4, 0.3, 0.60), baseline=WEAK)
+    results = (0.1, 1.0, 4, 0.2, 0.65), (0.2, 1.0, 4, 0.3, 0.60)
+    study = studies.study_of(*results, baseline=WEAK, config=NETWORK)
     advice = " ".join(recommend(read_table(study), "quality").advice)
     assert "Distil it with more teacher_noise" in advice
     assert "less noise" not in advice
 
 
 def test_an_undertrained_draft_and_high_errors() -> None:
-    study = studies.study_of((0.1, 1.0, 4, 0.8, 0.65), (0.2, 1.0, 4, 0.9, 0.60), baseline=WEAK)
+    results = (0.1, 1.0, 4, 0.8, 0.65), (0.2, 1.0, 4, 0.9, 0.60)
+    study = studies.study_of(*results, baseline=WEAK, config=NETWORK)
     reason = recommend(read_table(study), "quality").reason
     assert "it is undertrained, or its teacher_noise too high" in reason
     assert "now 10 epochs" in reason
+
+
+def test_a_fitted_draft_is_not_to_be_distilled_with_other_noise() -> None:
+    for acceptance in (0.2, 0.8):
+        results = (0.1, 1.0, 4, acceptance, 0.65), (0.2, 1.0, 4, acceptance + 0.1, 0.60)
+        study = studies.study_of(*results, baseline=WEAK, config=FITTED)
+        advice = " ".join(recommend(read_table(study), "quality").advice)
+        assert "[draft] kind = 'timer-xl'" in advice
+        assert "teacher_noise" not in advice
 
 
 @pytest.mark.parametrize(
