@@ -280,8 +280,8 @@ def _check_schema(masked_url: str, storage: RDBStorage) -> None:
     known = storage.get_all_versions()
     if known[0] not in KNOWN_REVISIONS:
         raise LastingStoreError(
-            f"store {masked_url}: Optuna {optuna.__version__} works with revision {known[0]} of "
-            f"its schema, spec-opt with {', '.join(KNOWN_REVISIONS)}; install another version of "
-            "Optuna"
+            f"store {masked_url}: Optuna {optuna.__version__} has revision {known[0]} of its "
+            f"schema, and spec-opt only knows {', '.join(KNOWN_REVISIONS)}; install a newer "
+            "spec-opt, or an older Optuna (4.5 to 5.0 have that revision)"
         )
     check_revision(masked_url, storage.get_current_version(), known, optuna.__version__)

@@ -62,6 +62,7 @@ def test_values_and_attributes_are_those_of_the_table(store: Store) -> None:
         assert point.result.source == "imported"
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # in Optuna 4
 def test_one_half_after_the_other(store: Store, tmp_path: Path) -> None:
     first, second = halves(tmp_path)
     assert import_tables(store, "old", [first]).added == 40

@@ -212,6 +212,18 @@ def test_a_store_of_another_optuna_is_said(tmp_path: Path, opened: Open) -> None
         open_store(url)
 
 
+def test_an_optuna_with_an_unknown_schema_is_said(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spec_opt.study.store.KNOWN_REVISIONS", ("v1",))
+    with pytest.raises(LastingStoreError) as caught:
+        open_store(store_url)
+    assert f"Optuna {optuna.__version__} has revision v3.2.0.a" in str(caught.value)
+    assert "spec-opt only knows v1; install" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
 def test_an_unreachable_server_is_said_soon_and_without_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
