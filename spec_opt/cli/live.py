@@ -256,9 +256,8 @@ class LiveView:
             if self.study is None:
                 self.study = self.find()
                 # One Optuna study throughout: it reads each trial that has ended only once.
-                self._read = partial(
-                    read_table, self.study.optuna_study(), self.study.config.search
-                )
+                read = partial(read_table, self.study.optuna_study(), self.study.config.search)
+                self._read = partial(self.study.store.patiently, read)
             self._snapshot = Snapshot(progress(self.study), self._read())
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do

@@ -64,7 +64,7 @@ def run(
     from spec_opt.config.study_file import read_study
     from spec_opt.results.render import study_document, study_text
     from spec_opt.results.report import write_report
-    from spec_opt.results.table import read_table
+    from spec_opt.results.table import table_of
     from spec_opt.study.progress import progress
 
     if gpus is not None and (workers is not None or ray is not None):
@@ -79,7 +79,7 @@ def run(
     remark = None
     if not interrupted and ray is None and progress(opened).is_done:
         remark = service.measure_speedups(config, opened, objective, reference)
-    table, thresholds = read_table(opened.optuna_study(), config.search), config.recommend
+    table, thresholds = table_of(opened.store, config), config.recommend
     try:  # first: stdout may turn out to be full
         command = command_line()
         written = write_report(table, output, storage=url, command=command, thresholds=thresholds)
@@ -155,7 +155,7 @@ def train(config: StudyConfig, as_json: bool) -> None:
 def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     """Show whether speculation pays, how far a study is, who works on it, the best so far."""
     from spec_opt.cli import live, service
-    from spec_opt.results.table import read_table
+    from spec_opt.results.table import table_of
     from spec_opt.results.verdict import verdict_of
     from spec_opt.study.progress import progress
 
@@ -163,7 +163,7 @@ def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     if watch:  # Ctrl-C ends the watching, nothing else
         with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
             view.done.wait()
-    table = read_table(study.optuna_study(), config.search)
+    table = table_of(study.store, config)
     verdict = verdict_of(table, config.recommend, given_reference())
     snapshot = live.Snapshot(progress(study, asked=config.search), table, verdict)
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

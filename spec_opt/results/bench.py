@@ -15,7 +15,7 @@ from spec_opt.errors import InputError
 from spec_opt.measure.cost_model import acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
 from spec_opt.results.document import Block, Table, Text, as_text
-from spec_opt.results.table import Point, Speedup, StudyTable, read_table
+from spec_opt.results.table import Point, Speedup, StudyTable, table_of
 from spec_opt.results.verdict import (
     Candidate,
     Verdict,
@@ -176,7 +176,7 @@ def bench_study(
         check_setting(setting, config.decoding.rule)
     else:
         store = open_store(url, create=False)
-        table = read_table(store.optuna_study(config.name), config.search)
+        table = table_of(store, config)
         points = worth_timing(table, config.recommend) if trial is None else [table.point(trial)]
         if not points:
             raise InputError(
@@ -207,7 +207,7 @@ def bench_run(
     """
     from spec_opt.models.device import device_name, resolve_device  # imports torch
 
-    table = read_table(store.optuna_study(config.name), config.search)
+    table = table_of(store, config)
     points = worth_timing(table, config.recommend)
     batch_size = config.decoding.batch_size
     sizes = sorted({1, *(min(batch_size, p.result.windows or batch_size) for p in points)})
@@ -233,7 +233,7 @@ def _bench_points(
     cases = [_case_of(point, objective) for point in points]
     rows, device = _timed(objective, cases, batch_sizes, repeats, seconds)
     _keep(store, config.name, speedups_of(rows, device))
-    table = read_table(store.optuna_study(config.name), config.search)
+    table = table_of(store, config)
     verdict = verdict_of(table, config.recommend, reference)
     return _bench_of(objective, rows, device, verdict)
 

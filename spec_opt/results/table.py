@@ -27,7 +27,7 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.pareto import pareto_mask, without_rounding
 from spec_opt.study.space import asks_for, setting_of
-from spec_opt.study.store import open_store
+from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import DIRECTIONS
 from spec_opt.study.trials import IMPORTED, all_attributes
 
@@ -374,7 +374,18 @@ def load_table(url: str, config: StudyConfig) -> StudyTable:
         StudyError: there is no such store or study; neither is made.
     """
     with open_store(url, create=False) as store:
-        return read_table(store.optuna_study(config.name), config.search)
+        return table_of(store, config)
+
+
+def table_of(store: Store, config: StudyConfig) -> StudyTable:
+    """The trials of a study in an opened store, of whose settings `config` asks for some.
+
+    Raises:
+        StudyError: the store does not hold the study.
+        StoreError: the store was out of reach for long.
+    """
+    study = store.optuna_study(config.name)
+    return store.patiently(lambda: read_table(study, config.search))
 
 
 def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:

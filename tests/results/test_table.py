@@ -1,5 +1,7 @@
 """Trials as rows and frame; the front against Optuna's own."""
 
+import sqlite3
+
 import numpy as np
 import optuna
 import pandas as pd
@@ -7,15 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.errors import StudyError
 from spec_opt.measure.uncertainty import draft_against_target
 from spec_opt.results.frame import COLUMNS, frame_of
 from spec_opt.results.pareto import pareto_mask, without_rounding
-from spec_opt.results.table import by_mse, read_table
+from spec_opt.results.table import by_mse, read_table, table_of
 from spec_opt.results.wording import left_out
+from spec_opt.study.store import Store
 from tests.results import studies
+from tests.study.stand_in import stand_in_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -175,6 +180,19 @@ def test_infinite_values_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert [point.number for point in table.points] == [1]
     assert table.points[0].result.pareto
     assert "trial 0 left out" in caplog.text
+
+
+def test_reading_goes_on_after_a_short_outage(store: Store) -> None:
+    config = stand_in_study(store, sigma=(0.1,), bias=(1.0,), k=(1, 2)).config
+    failures = [sqlite3.OperationalError("database is locked") for _ in range(2)]
+
+    def fail(_: object, __: object, statement: str, *___: object) -> None:
+        if failures and "FROM trials" in statement:
+            raise failures.pop()
+
+    event.listen(store.storage.engine, "before_cursor_execute", fail)
+    assert len(table_of(store, config).trials) == 2
+    assert not failures
 
 
 def test_an_unreadable_stored_configuration_is_passed_over(
