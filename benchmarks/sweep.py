@@ -46,6 +46,8 @@ checkpoint = "{shared}/checkpoints/etth1_target_checkpoint.pth"
 checkpoint = "{shared}/checkpoints/etth1_draft_checkpoint.pth"
 [decoding]
 rule = "{rule}"
+[bench]
+seconds = 0
 """
 
 
