@@ -132,6 +132,10 @@ class Scaler:
         """`[T, C]` in the series' units -> `[T, C]` in standardised units."""
         return (values - self.mean) / self.std
 
+    def restore(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """`[T, C]` in standardised units -> `[T, C]` in the series' units."""
+        return values * self.std + self.mean
+
 
 @dataclass(frozen=True, eq=False)
 class Windows:
@@ -234,15 +238,25 @@ def make_dataset(series: Series, splits: Splits | None = None) -> Dataset:
     """
     borders = borders_of(series, splits)
     scaler = Scaler.fit(series.values[: borders.train.stop], series.columns)
-    standardised = scaler.standardise(series.values[: borders.test.stop])
-    wild = ~(np.abs(standardised) <= LARGEST_STANDARDISED)
+    values = standardised(series, scaler, borders.test.stop)
+    return Dataset(series, borders, scaler, values)
+
+
+def standardised(series: Series, scaler: Scaler, rows: int | None = None) -> Tensor:
+    """The first rows of a series, or all: `[rows, C]` float32, standardised, on the CPU.
+
+    Raises:
+        DataError: a value is beyond all proportion to the rows that the scaler was fitted to.
+    """
+    values = scaler.standardise(series.values[:rows])
+    wild = ~(np.abs(values) <= LARGEST_STANDARDISED)
     if wild.any():
         row, channel = (int(i) for i in np.argwhere(wild)[0])
         raise DataError(
             f"{series.label}: column '{series.columns[channel]}', row {row} of the data = "
             f"{series.values[row, channel]:g} is out of all proportion to the training rows"
         )
-    return Dataset(series, borders, scaler, torch.from_numpy(standardised.astype(np.float32)))
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def load_dataset(config: DataConfig) -> Dataset:

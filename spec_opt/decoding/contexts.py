@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from spec_opt.errors import DecodingError
+from spec_opt.errors import DecodingError, InputError
 from spec_opt.models.device import send
 from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecaster
 
@@ -23,6 +23,24 @@ from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecast
 def patches_to_cover(horizon: int, patch: int) -> int:
     """M, the number of patches of `patch` points that cover `horizon` points."""
     return -(-horizon // patch)
+
+
+def require_growing(target: Forecaster, context: int) -> None:
+    """Raise InputError unless a target can read growing contexts that begin with `context` points.
+
+    Raises:
+        InputError: it does not remember, or the context is not whole patches.
+    """
+    if not isinstance(target, RememberingForecaster):
+        raise InputError(
+            "decoding.context = 'growing' needs a target that remembers what it has read; "
+            f"{type(target).__name__} does not: use context = 'rolling'"
+        )
+    if context % target.patch:
+        raise InputError(
+            f"data.context = {context} must be a multiple of the target's patch, {target.patch} "
+            "points, with decoding.context = 'growing'"
+        )
 
 
 class EmittedBuffer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spec_opt.config.study_file import DecodingConfig, Setting
 from spec_opt.data.windows import Windows
-from spec_opt.decoding.contexts import CONTEXTS, ROLLING
+from spec_opt.decoding.contexts import CONTEXTS, ROLLING, require_growing
 from spec_opt.decoding.prefix_cache import CacheStatistics, PrefixCache
 from spec_opt.decoding.rules import RULES, THINNING_BOUND
 from spec_opt.decoding.speculative import Batches, Counters, Workload
@@ -28,19 +28,13 @@ from spec_opt.measure.uncertainty import (
     interval,
     split,
 )
-from spec_opt.models.device import resolve_device
-from spec_opt.models.forecaster import Forecaster, MovableForecaster, RememberingForecaster
+from spec_opt.models.device import DTYPES, MATMUL_PRECISIONS, resolve_device
+from spec_opt.models.forecaster import MovableForecaster
 
 logger = logging.getLogger(__name__)
 
 DECODING_VERSION: Final = 1
 """Increased whenever the same models, windows, setting and seed give other numbers than before."""
-
-_DTYPES: Final = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
 
 
 def decoding_fingerprint(config: DecodingConfig) -> str:
@@ -81,11 +75,11 @@ class Evaluator:
                 "a draft must be distilled from its target"
             )
         if config.context == "growing":
-            _require_growing(target, windows.context)
+            require_growing(target, windows.context)
         # Torch keeps this for the whole process, so an earlier evaluator may have set it.
-        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+        torch.set_float32_matmul_precision(MATMUL_PRECISIONS[config.precision])
         self.device = resolve_device(config.device)
-        dtype = _DTYPES[config.precision]
+        dtype = DTYPES[config.precision]
         self.workload = Workload(
             target=target.to(self.device, dtype),
             draft=draft.to(self.device, dtype),
@@ -248,20 +242,6 @@ class Evaluator:
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
             blocks=blocks,
-        )
-
-
-def _require_growing(target: Forecaster, context: int) -> None:
-    """Raise InputError unless a target can read growing contexts."""
-    if not isinstance(target, RememberingForecaster):
-        raise InputError(
-            "decoding.context = 'growing' needs a target that remembers what it has read; "
-            f"{type(target).__name__} does not: use context = 'rolling'"
-        )
-    if context % target.patch:
-        raise InputError(
-            f"data.context = {context} must be a multiple of the target's patch, {target.patch} "
-            "points, with decoding.context = 'growing'"
         )
 
 

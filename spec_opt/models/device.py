@@ -11,6 +11,11 @@ from torch import Tensor
 
 from spec_opt.errors import ConfigError
 
+DTYPES: Final = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+"""What models compute in, by `[decoding] precision`."""
+MATMUL_PRECISIONS: Final = {"float32": "highest", "tf32": "high", "bfloat16": "highest"}
+"""The same as `torch.set_float32_matmul_precision` calls it."""
+
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _LARGEST_MMAP_THRESHOLD: Final = 32 * 2**20
