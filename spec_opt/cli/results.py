@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -63,12 +64,28 @@ def export(
 @study_command
 @click.option("--scenario", type=click.Choice(["speed", "quality", "balanced"]))
 @click.option(
-    "--format", "style", type=click.Choice(["text", "json", "toml", "flags"]), default="text"
+    "--format",
+    "style",
+    type=click.Choice(["text", "json", "toml", "flags", "schedule"]),
+    default="text",
+    help="schedule: the fastest setting at each batch size.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
 def recommend(
-    config: StudyConfig, url: str, scenario: Scenario | None, style: RecommendFormat
+    config: StudyConfig,
+    url: str,
+    scenario: Scenario | None,
+    style: RecommendFormat | Literal["schedule"],
+    as_json: bool,
 ) -> None:
     """Say whether speculation pays, recommend a setting for each scenario or one, and say why."""
+    if style == "schedule":
+        _show_schedule(config, url, scenario or "speed", as_json)
+        return
+    if as_json and style != "json":
+        if style != "text":
+            raise click.UsageError(f"--json and --format {style} exclude each other")
+        style = "json"
     from spec_opt.results.recommend import SCENARIOS, recommend
     from spec_opt.results.render import render
     from spec_opt.results.table import load_table
@@ -79,6 +96,19 @@ def recommend(
     choices = [recommend(table, name, config.recommend) for name in scenarios]
     verdict = verdict_of(table, config.recommend, given_reference())
     show(render(choices, style, table=table, verdict=verdict, width=terminal_width()))
+
+
+def _show_schedule(config: StudyConfig, url: str, scenario: Scenario, as_json: bool) -> None:
+    from spec_opt.results.document import as_text
+    from spec_opt.results.render import schedule_blocks
+    from spec_opt.results.schedule import schedule_of
+    from spec_opt.results.table import load_table
+
+    table = load_table(url, config)
+    schedule = schedule_of(table, scenario, config.recommend, given_reference())
+    if as_json and schedule.unknown is not None:
+        say(schedule.unknown)
+    show(schedule.rows if as_json else as_text(schedule_blocks(schedule), terminal_width()))
 
 
 @study_command
@@ -133,6 +163,11 @@ def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: i
     metavar="N",
     help="Repeatable; by default 1, 8, 64 and the study's.",
 )
+@click.option(
+    "--schedule",
+    is_flag=True,
+    help="The k of each batch size instead (see recommend --format schedule), where it changes.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=5)
 @json_option
 def bench(
@@ -143,25 +178,22 @@ def bench(
     bias: float | None,
     k: int | None,
     batch_sizes: tuple[int, ...],
+    schedule: bool,
     repeats: int,
     as_json: bool,
 ) -> None:
     """Measure the speedup of settings over the target alone, and say whether it pays."""
     from spec_opt.config.study_file import given_setting
-    from spec_opt.results.bench import bench_document, bench_study, bench_text
+    from spec_opt.results.bench import bench_document, bench_schedule, bench_study, bench_text
 
     setting = given_setting(sigma, bias, k)
     if setting is not None and trial is not None:
         raise click.UsageError("--trial and --sigma, --bias, --k exclude each other")
-    found = bench_study(
-        config,
-        url,
-        trial=trial,
-        setting=setting,
-        batch_sizes=batch_sizes,
-        repeats=repeats,
-        reference=given_reference(),
-    )
+    if schedule and (setting is not None or trial is not None):
+        raise click.UsageError("--schedule chooses the settings: it takes none")
+    measure = bench_schedule if schedule else partial(bench_study, trial=trial, setting=setting)
+    reference = given_reference()
+    found = measure(config, url, batch_sizes=batch_sizes, repeats=repeats, reference=reference)
     show(bench_document(found) if as_json else bench_text(found, terminal_width()))
 
 

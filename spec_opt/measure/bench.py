@@ -3,17 +3,19 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from spec_opt.decoding.speculative import Decoded, Workload
-from spec_opt.measure.cost_learning import Stopwatch, learn_costs, spaced
-from spec_opt.measure.cost_model import Costs, predicted_speedup
+from spec_opt.measure.cost_learning import LEAST_REPEATS, Stopwatch, learn_costs, spaced
+from spec_opt.measure.cost_model import LearntCosts, predicted_speedup
 from spec_opt.measure.measurement import BenchRow, Case, Shares
 from spec_opt.models.device import is_out_of_memory
 
@@ -24,6 +26,8 @@ WINDOWS: Final = 64
 LEARNING_SECONDS: Final = 2.0
 """Time for learning costs, at each batch size."""
 LEARNING_REPEATS: Final = 5
+LEAST_LEARNING_SECONDS: Final = 0.5
+"""With less time for all batch sizes together, none is begun."""
 RUNS_IN_TIME: Final = 6
 """Where time is limited, runs are made so short that this many should fit."""
 
@@ -43,6 +47,7 @@ def bench(
     batch_sizes: Sequence[int],
     repeats: int,
     seconds: float | None = None,
+    costs: Mapping[int, LearntCosts] = MappingProxyType({}),
 ) -> tuple[BenchRow, ...]:
     """Time cases at each batch size; leaves out, with a warning, sizes beyond the memory.
 
@@ -50,7 +55,8 @@ def bench(
         context: rolling or growing, as `workload` has it.
         repeats: runs of each, at most.
         seconds: time to keep to, roughly: runs take fewer windows, and there are fewer of them,
-            but at least one. No costs are learnt then, so nothing is predicted. None: no limit.
+            but at least one. No costs are learnt then. None: no limit.
+        costs: by batch size, as far as they were learnt before. Without costs nothing is predicted.
 
     Raises:
         DecodingError: a forecast is not finite.
@@ -62,13 +68,59 @@ def bench(
         share = None
         if until is not None:
             share = max(0.0, until - time.monotonic()) / (len(batch_sizes) - index)
-        try:
-            rows += _bench_size(workload, context, cases, batch_size, repeats, share)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            logger.warning("batch size %d does not fit into the device's memory", batch_size)
+        with _within_memory(batch_size):
+            learnt = costs.get(batch_size)
+            if learnt is None and share is None:
+                largest_k = max(case.setting.k for case in cases)
+                learnt = _learn(workload, batch_size, cases[0].setting.sigma, largest_k)
+            rows += _bench_size(workload, context, cases, batch_size, repeats, share, learnt)
     return tuple(rows)
+
+
+def learn_by_batch_size(
+    workload: Workload,
+    batch_sizes: Iterable[int],
+    *,
+    sigma: float,
+    largest_k: int,
+    seconds: float | None = None,
+) -> dict[int, LearntCosts]:
+    """Learn costs at each batch size, the smallest first, up to the first beyond the memory.
+
+    Args:
+        seconds: time to keep to, roughly: a size that would take longer ends it. None: no limit.
+
+    Raises:
+        DecodingError: a forecast is not finite.
+    """
+    learnt: dict[int, LearntCosts] = {}
+    if seconds is not None and seconds < LEAST_LEARNING_SECONDS:
+        return learnt
+    began, taken, last = time.monotonic(), 0.0, 1
+    for batch_size in sorted(batch_sizes):
+        # A further window never costs more than the first.
+        expected = taken * batch_size / last
+        if seconds is not None and time.monotonic() - began + expected > seconds:
+            break
+        logger.info("learning what batches of %d cost", batch_size)
+        start, quick = time.monotonic(), seconds is not None
+        with _within_memory(batch_size):
+            learnt[batch_size] = _learn(workload, batch_size, sigma, largest_k, is_quick=quick)
+        if batch_size not in learnt:
+            break
+        taken, last = time.monotonic() - start, batch_size
+    return learnt
+
+
+@contextmanager
+def _within_memory(batch_size: int) -> Iterator[None]:
+    """Warn, rather than fail, where the device's memory is too small."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("batch size %d does not fit into the device's memory", batch_size)
 
 
 def _bench_size(
@@ -78,9 +130,10 @@ def _bench_size(
     batch_size: int,
     repeats: int,
     seconds: float | None,
+    learnt: LearntCosts | None,
 ) -> list[BenchRow]:
     began = time.monotonic()
-    costs = None if seconds is not None else _costs(workload, cases, batch_size)
+    costs = learnt.costs if learnt is not None and learnt.are_known else None
     runs: list[Run] = [
         partial(workload.target_only, setting=cases[0].setting),
         workload.draft_only,
@@ -118,17 +171,17 @@ def _bench_size(
     ]
 
 
-def _costs(workload: Workload, cases: Sequence[Case], batch_size: int) -> Costs | None:
-    """None where timings varied too much."""
-    learnt = learn_costs(
+def _learn(
+    workload: Workload, batch_size: int, sigma: float, largest_k: int, *, is_quick: bool = False
+) -> LearntCosts:
+    return learn_costs(
         workload,
         [min(batch_size, len(workload.windows))],
-        sigma=cases[0].setting.sigma,
-        ks=(1, max(case.setting.k for case in cases)),
-        seconds=LEARNING_SECONDS,
-        least_repeats=LEARNING_REPEATS,
+        sigma=sigma,
+        ks=(1, largest_k),
+        seconds=0.0 if is_quick else LEARNING_SECONDS,
+        least_repeats=LEAST_REPEATS if is_quick else LEARNING_REPEATS,
     )
-    return learnt.costs if learnt.are_known else None
 
 
 def _parts(

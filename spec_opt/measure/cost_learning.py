@@ -172,6 +172,7 @@ class _Decodes:
     def __init__(
         self, workload: Workload, batches: Sequence[Tensor], sigma: float, ks: Iterable[int]
     ) -> None:
+        self.batch_sizes = [len(index) for index in batches]
         self._watch = Stopwatch(workload.device)
         self._runs: list[Callable[[], object]] = []
         self._totals: list[tuple[float, ...]] = []
@@ -206,7 +207,8 @@ class _Decodes:
 
 def _learnt(decodes: Sequence[_Decodes]) -> LearntCosts:
     spread = statistics.median(spread for each in decodes for spread in each.spreads)
-    return LearntCosts(_costs([lap for each in decodes for lap in each.laps]), spread)
+    costs = _costs([lap for each in decodes for lap in each.laps])
+    return LearntCosts(costs, spread, tuple(size for each in decodes for size in each.batch_sizes))
 
 
 def _costs(laps: Sequence[Lap]) -> Costs:

@@ -57,6 +57,13 @@ class LearntCosts:
     costs: Costs
     spread: float
     """Slowest over fastest repeat of the same decode, less 1; the median over decodes."""
+    batch_sizes: tuple[int, ...] = ()
+    """Of the batches that were timed; empty where a study of an older version holds the costs."""
+
+    def cover(self, batch_size: int) -> bool:
+        """Whether batches of this size were timed, or smaller and larger ones."""
+        sizes = self.batch_sizes
+        return bool(sizes) and min(sizes) <= batch_size <= max(sizes)
 
     @property
     def are_known(self) -> bool:
@@ -65,6 +72,16 @@ class LearntCosts:
 
     def __str__(self) -> str:
         return f"timings of the same work varied by {100 * self.spread:.0f}%"
+
+
+@dataclass(frozen=True)
+class BatchCosts:
+    """Costs that were learnt for batches of one size on one device."""
+
+    device: str
+    """Its name."""
+    batch_size: int
+    learnt: LearntCosts
 
 
 @dataclass(frozen=True)

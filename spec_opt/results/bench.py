@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
-from spec_opt.errors import InputError
-from spec_opt.measure.cost_model import acceptance_by_position
+from spec_opt.errors import InputError, WorkError
+from spec_opt.measure.cost_model import BatchCosts, LearntCosts, acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
-from spec_opt.results.document import Block, Table, Text, as_text
+from spec_opt.results.document import Block, Bullets, Table, Text, as_text
+from spec_opt.results.recommend import bounds_on_results
+from spec_opt.results.render import schedule_blocks
+from spec_opt.results.schedule import Schedule, doublings, schedule_of
 from spec_opt.results.table import Point, Speedup, StudyTable, table_of
 from spec_opt.results.verdict import (
     Candidate,
@@ -39,6 +44,8 @@ BATCH_SIZES: Final = (1, 8, 64)
 """Timed besides the study's own."""
 MOST_RUNS: Final = 9
 """At the end of `run`, however much time there is."""
+COSTS_SHARE: Final = 0.25
+"""Of the time at the end of `run`, for learning costs at several batch sizes."""
 DISTURBED: Final = 1.3
 """Equal runs that differ by more than this factor mean that the machine was busy."""
 
@@ -61,6 +68,10 @@ class Bench:
     rows: tuple[BenchRow, ...]
     baseline: Baseline
     verdict: Verdict
+    schedule: Schedule | None = None
+    """With the speedups that were measured for it."""
+    predicted: Schedule | None = None
+    """The schedule before they were."""
 
     @property
     def scatter(self) -> str | None:
@@ -77,8 +88,14 @@ class Bench:
 
 def bench_document(bench: Bench) -> dict[str, Any]:
     """Everything, for `bench --json`."""
-    rows = [_row_document(row) for row in bench.rows]
-    return asdict(bench) | {"rows": rows, "verdict": bench.verdict.document()}
+    plain = {name: getattr(bench, name) for name in ("study", "device", "precision", "rule")}
+    return plain | {
+        "threads": bench.threads,
+        "rows": [_row_document(row) for row in bench.rows],
+        "baseline": asdict(bench.baseline),
+        "verdict": bench.verdict.document(),
+        "schedule": None if bench.schedule is None else bench.schedule.rows,
+    }
 
 
 def _row_document(row: BenchRow) -> dict[str, Any]:
@@ -116,8 +133,22 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
         )
     )
     blocks.append(Table(_COLUMNS, [_cells(row) for row in bench.rows]))
+    if bench.schedule is not None and bench.predicted is not None:
+        blocks.append(Bullets(_agreement(bench.predicted, bench.schedule)))
+        blocks += schedule_blocks(bench.schedule)
     blocks += [Text(text) for text in (_why_slower(bench.rows), bench.scatter) if text]
     return as_text(blocks, width)
+
+
+def _agreement(predicted: Schedule, measured: Schedule) -> list[str]:
+    """At each batch size that was timed, the k that was predicted and the fastest one measured."""
+    pairs = zip(predicted.best, measured.best, strict=True)
+    return [
+        f"Batch size {before.batch_size}: k = {before.k} was predicted, k = {after.k} is the "
+        "fastest as measured."
+        for before, after in pairs
+        if before.batch_size in predicted.to_time
+    ]
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:
@@ -193,6 +224,88 @@ def bench_study(
     return _bench_points(store, objective, points, fitting, repeats, None, reference)
 
 
+def bench_schedule(
+    config: StudyConfig,
+    url: str,
+    *,
+    batch_sizes: Sequence[int],
+    repeats: int,
+    reference: str,
+) -> Bench:
+    """Learn what decoding costs at each batch size, and time the schedule where its k changes.
+
+    Args:
+        batch_sizes: the largest is the schedule's; by default the study's own. Others are added.
+        reference: the study as it was named, for commands to paste.
+
+    Raises:
+        StudyError: no such study, or it was measured with other models, data or decoding.
+        InputError: no trial is within the bounds, or series, checkpoints or device do not fit.
+        WorkError: no costs were learnt, timings varied too much, or all trials are imported.
+        DecodingError: a forecast is not finite.
+    """
+    from spec_opt.measure.objective import StudyObjective  # imports torch
+
+    store = open_store(url, create=False)
+    table = table_of(store, config)
+    bounds = bounds_on_results(table, "speed", config.recommend)
+    if not any(map(bounds.hold, table.points)):
+        raise InputError(
+            f"study {table.name}: no trial has {bounds.text}, so there is no schedule; "
+            f"`spec-opt recommend {reference}` says what comes closest"
+        )
+    objective = StudyObjective.prepare(config)
+    table.check_fingerprints(objective.fingerprints)
+    count = len(objective.evaluator.workload.windows)
+    fitting = {min(size, count) for size in batch_sizes or (config.decoding.batch_size,)}
+    costs = _learn_costs(store, objective, table, fitting | {*doublings(max(fitting))}, None)
+
+    def scheduled(device: str | None) -> Schedule:
+        now = table_of(store, config)
+        return schedule_of(now, "speed", config.recommend, reference, device)
+
+    predicted = scheduled(_device_name(objective))
+    if predicted.unknown is not None:
+        raise WorkError(f"study {table.name}: no schedule. {predicted.unknown}")
+    points, sizes = predicted.rivals, predicted.to_time
+    found = _bench_points(store, objective, points, sizes, repeats, None, reference, costs)
+    return replace(found, predicted=predicted, schedule=scheduled(found.device))
+
+
+def _learn_costs(
+    store: Store,
+    objective: StudyObjective,
+    table: StudyTable,
+    batch_sizes: Iterable[int],
+    seconds: float | None,
+) -> dict[int, LearntCosts]:
+    """Costs by batch size, learnt and kept with the study."""
+    from spec_opt.measure import bench as timing  # imports torch
+
+    learnt = timing.learn_by_batch_size(
+        objective.evaluator.workload,
+        batch_sizes,
+        sigma=table.points[0].setting.sigma,
+        largest_k=max(point.setting.k for point in table.points),
+        seconds=seconds,
+    )
+    device = _device_name(objective)
+    every = [BatchCosts(device, size, costs) for size, costs in learnt.items()]
+    # What was learnt on a busy machine must not replace better costs.
+    new = [one for one in every if one.learnt.are_known] or every
+    key = ("device", "batch_size")
+    if new:
+        name = objective.config.name
+        update_attribute(store, name, "batch_costs", lambda old: merged(old or [], new, key))
+    return learnt
+
+
+def _device_name(objective: StudyObjective) -> str:
+    from spec_opt.models.device import device_name  # imports torch
+
+    return device_name(objective.evaluator.workload.device)
+
+
 def bench_run(
     config: StudyConfig, store: Store, prepare: Callable[[], StudyObjective], reference: str
 ) -> Bench | None:
@@ -217,7 +330,11 @@ def bench_run(
         return None
     seconds = config.bench.seconds
     log.info("timing what is recommended, for about %g s", seconds)
-    return _bench_points(store, prepare(), points, sizes, MOST_RUNS, seconds, reference)
+    objective, began = prepare(), time.monotonic()
+    sparse = {*doublings(sizes[-1])[::2], sizes[-1]}
+    costs = _learn_costs(store, objective, table, sparse, COSTS_SHARE * seconds)
+    left = max(0.0, seconds - (time.monotonic() - began))
+    return _bench_points(store, objective, points, sizes, MOST_RUNS, left, reference, costs)
 
 
 def _bench_points(
@@ -228,10 +345,11 @@ def _bench_points(
     repeats: int,
     seconds: float | None,
     reference: str,
+    costs: Mapping[int, LearntCosts] = MappingProxyType({}),
 ) -> Bench:
     config = objective.config
     cases = [_case_of(point, objective) for point in points]
-    rows, device = _timed(objective, cases, batch_sizes, repeats, seconds)
+    rows, device = _timed(objective, cases, batch_sizes, repeats, seconds, costs)
     _keep(store, config.name, speedups_of(rows, device))
     table = table_of(store, config)
     verdict = verdict_of(table, config.recommend, reference)
@@ -289,14 +407,14 @@ def _timed(
     batch_sizes: Sequence[int],
     repeats: int,
     seconds: float | None,
+    costs: Mapping[int, LearntCosts] = MappingProxyType({}),
 ) -> tuple[tuple[BenchRow, ...], str]:
     """The rows, and the device."""
     from spec_opt.measure import bench as timing  # imports torch
-    from spec_opt.models.device import device_name
 
     workload, context = objective.evaluator.workload, objective.config.decoding.context
-    rows = timing.bench(workload, context, cases, batch_sizes, repeats, seconds)
-    return rows, device_name(workload.device)
+    rows = timing.bench(workload, context, cases, batch_sizes, repeats, seconds, costs)
+    return rows, _device_name(objective)
 
 
 def _case_of(point: Point, objective: StudyObjective) -> Case:
@@ -338,14 +456,18 @@ def _keep(store: Store, name: str, new: Sequence[Speedup]) -> None:
     update_attribute(store, name, "speedups", lambda old: merged(old or [], new))
 
 
-def merged(old: Sequence[dict[str, Any]], new: Sequence[Speedup]) -> list[dict[str, Any]]:
-    """Stored speedups and, at the end, new ones.
+def merged(
+    old: Sequence[dict[str, Any]],
+    new: Sequence[Speedup] | Sequence[BatchCosts],
+    names: Sequence[str] = ("trial", "device", "batch_size"),
+) -> list[dict[str, Any]]:
+    """Stored speedups (or costs) and, at the end, new ones.
 
-    A new one replaces that of the same trial, device and batch size.
+    A new one replaces that which equals it in all of `names`.
     """
 
     def key(stored: dict[str, Any]) -> tuple[Any, ...]:
-        return stored["trial"], stored["device"], stored["batch_size"]
+        return tuple(stored[name] for name in names)
 
     added = [asdict(one) for one in new]
     replaced = {key(one) for one in added}

@@ -1,9 +1,7 @@
-"""The figures of a study: the five of the sweep guide, and two more.
+"""The figures of a study: the five of the sweep guide, and three more.
 
-Colour is never the only sign. A shape and a shade of grey stand for the same k in every report, a
-diamond for a setting on the front, a star for a measured speedup; lines differ by dashes too. What
-is drawn shows on white and on a dark page: markers by a grey outline, lines by colours of middle
-lightness.
+A diamond stands for a setting on the front, a star for a measured speedup; `figure_style` has the
+rest of the look.
 """
 
 from __future__ import annotations
@@ -22,51 +20,25 @@ import plotly.graph_objects as go
 import plotly.io
 
 from spec_opt.errors import WorkError
+from spec_opt.results.figure_style import (
+    ACCENT,
+    BASELINE_DASHES,
+    COOL_TO_WARM,
+    DASHES,
+    MUTED,
+    PALE,
+    SHADES,
+    SHAPES,
+    STYLE,
+    WARM,
+    empty,
+)
 from spec_opt.results.frame import frame_of
 from spec_opt.results.recommend import Recommendation
+from spec_opt.results.schedule_figure import speedup_by_batch_size
 from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import acceptance_text, mse_text, plural
-
-INK = "#1f2933"
-"""Text on white. The report's page replaces it when it is dark."""
-MUTED, PALE = "#808080", "rgba(128,128,128,0.4)"
-"""Lines, outlines and bars that must show on white and on black."""
-ACCENT, WARM = "#0072B2", "#D55E00"
-"""A blue and a vermilion that every kind of colour vision tells apart."""
-SHAPES = {
-    "k = 1": "circle", "k = 2": "square", "k = 3": "triangle-up", "k = 4": "x",
-    "k = 5": "triangle-down", "k = 6": "pentagon", "k = 7": "cross", "k ≥ 8": "hexagon",
-    "several k": "circle-open-dot",
-}  # fmt: skip
-"""The marker of each k, and of trials with several that share a place."""
-SHADES = px.colors.sample_colorscale("Cividis", [0.0, 0.3, 0.55, 0.8, 1.0, 0.15, 0.42, 0.7])
-"""Colours in the order of `SHAPES`: neighbours up to k = 5 are apart in greyscale too."""
-COOL_TO_WARM = ["#0072B2", "#6A6FC1", "#A45FA8", "#C7527A", "#D55E00", "#A8790A"]
-"""Colours of lines, at least 3 : 1 against white and against a dark page."""
-DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
-BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot"}
-
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-AXIS = go.layout.XAxis(
-    gridcolor="rgba(128,128,128,0.22)", showline=True, linecolor=MUTED, zeroline=False,
-    ticks="outside", tickcolor=MUTED, title_standoff=10, title_font_size=14, automargin=True,
-)  # fmt: skip
-STYLE = go.layout.Template(
-    layout=go.Layout(
-        title_font_size=18, title_subtitle_font_size=13, title_pad={"l": 12, "t": 14},
-        title_x=0.0, title_xref="container", title_xanchor="left",
-        title_y=1.0, title_yref="container", title_yanchor="top",
-        paper_bgcolor="white", plot_bgcolor="rgba(0,0,0,0)",
-        font_family=FONT, font_size=13, font_color=INK,
-        hoverlabel_font_family=FONT, hoverlabel_font_size=13, hoverlabel_align="left",
-        legend_orientation="h", legend_x=0.0, legend_y=-0.17, legend_yanchor="top",
-        legend_itemsizing="trace", legend_bgcolor="rgba(0,0,0,0)",
-        xaxis=AXIS.to_plotly_json(), yaxis=AXIS.to_plotly_json(),
-    ),
-    data_scatter=[go.Scatter(marker_line_color=MUTED, marker_line_width=1)],
-)  # fmt: skip
-"""The look that all figures share."""
 
 LABELS = {
     "acceptance": "acceptance rate (%)",
@@ -100,7 +72,7 @@ def figures(
     drawn = {}
     for name, (title, draw, reading) in _FIGURES.items():
         made = draw(table, frame) if table.points else "No completed trial yet"
-        figure = drawn[name] = _empty(220, made) if isinstance(made, str) else made
+        figure = drawn[name] = empty(220, made) if isinstance(made, str) else made
         figure.update_layout(title_text=title, meta=reading)
         figure.update_layout(margin={"l": 64, "r": 24, "t": 76, "b": 64})
     if table.points:
@@ -151,16 +123,6 @@ def _binned(points: Sequence[Point], name: str, most: int = MOST_VALUES) -> pd.C
     bins = cut(points, name, most)
     labels = [next(b.label for b in bins if b.holds(point)) for point in points]
     return pd.Categorical(labels, [b.label for b in bins], ordered=True)
-
-
-def _empty(height: int = 500, message: str = "") -> go.Figure:
-    """A figure without data; a message says why nothing will be drawn."""
-    figure = go.Figure(layout={"height": height, "template": STYLE})
-    if message:
-        figure.update_xaxes(visible=False).update_yaxes(visible=False)
-        middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
-        figure.add_annotation(text=message, showarrow=False, font={"size": 15}, **middle)
-    return figure
 
 
 def _lines(frame: pd.DataFrame, **options: Any) -> go.Figure:
@@ -257,7 +219,7 @@ def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
 def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """The front as a stepped line, the other trials behind it."""
     front, limit = frame.loc[[p.number for p in table.front]], _highest_shown(table)
-    figure = _empty()
+    figure = empty()
     others = _merged(frame[~frame["pareto"]], "acceptance")
     _add(figure, "other trials", others, "acceptance", color=PALE, size=7, line_width=0)
     # With three objectives the front also holds trials off this line: others have a lower MSE.
@@ -337,7 +299,7 @@ def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     measured = frame[frame["measured"].notna()]
     if predicted.empty and measured.empty:
         return "No speedup predicted or measured yet: run spec-opt bench"
-    figure = _empty() if predicted.empty else _markers(predicted, "predicted_speedup")
+    figure = empty() if predicted.empty else _markers(predicted, "predicted_speedup")
     _add(figure, "measured", measured, "measured", **_STAR)
     _add_draft(figure, table)
     figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5})
@@ -455,6 +417,9 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
         "shows the lowest MSE at that acceptance or more. × counts equal results."),
     "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
         "What the cost model expects of each setting, and what was measured."),
+    "speedup_by_batch_size": ("Speedup against batch size",
+        lambda table, _: speedup_by_batch_size(table),
+        "The fastest setting with each k, and the fastest of all as a band on top."),
     "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
         "Every trial; bars are 95 % intervals over the windows. × counts trials in one place."),
     "acceptance_heatmap": ("Acceptance (%) by sigma and bias",

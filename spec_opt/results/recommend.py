@@ -169,10 +169,15 @@ def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) ->
 
     A study without that baseline (imported results) takes its lowest MSE instead, and says so.
     """
-    asked: SpeedScenario | BoundedScenario = getattr(limits, scenario)
     if scenario == "speed" and not _speeds_are_known(table):
         min_k = limits.speed.min_k
         return Bounds(f"k >= {min_k} (no speedup is known, so the guide's rule)", min_k=min_k)
+    return bounds_on_results(table, scenario, limits)
+
+
+def bounds_on_results(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
+    """The bounds of a scenario on MSE and acceptance, whether or not speedups are known."""
+    asked: SpeedScenario | BoundedScenario = getattr(limits, scenario)
     max_mse, floor = None, 0.0
     if isinstance(asked, BoundedScenario):
         max_mse, floor = asked.max_mse, asked.min_acceptance

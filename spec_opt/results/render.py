@@ -12,6 +12,7 @@ from spec_opt.errors import StudyError
 from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Text, as_text
 from spec_opt.results.export import document_of
 from spec_opt.results.recommend import Recommendation, recommend_all
+from spec_opt.results.schedule import Gain, Schedule
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Decision, Verdict, verdict_of
 from spec_opt.results.wording import (
@@ -26,6 +27,7 @@ from spec_opt.results.wording import (
 )
 
 RecommendFormat = Literal["text", "json", "toml", "flags"]
+"""Of recommendations; `schedule_blocks` shows a schedule."""
 
 TITLES = {
     "speed": "Maximize speed",
@@ -276,6 +278,36 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
 def _front_row(table: StudyTable, block: Sequence[Point]) -> list[str]:
     mse, target = block[0].result.mse, table.target_mse
     return [*cells(block[0]), "" if target is None else relative(mse, target)]
+
+
+def schedule_blocks(schedule: Schedule) -> tuple[Block, ...]:
+    """A row for each batch size, or why there is none."""
+    if schedule.unknown is not None:
+        return (Text(schedule.unknown),)
+    learnt = ", ".join(map(str, schedule.learnt_at))
+    return (
+        Text(
+            f"The fastest setting for each batch size on {schedule.device}, with "
+            f"{schedule.bounds}. k = 0: the target alone."
+        ),
+        Table(_SCHEDULE_COLUMNS, [_schedule_cells(gain) for gain in schedule.best]),
+        Text(
+            f"Predictions rest on costs learnt at batch size {learnt}; they hold for batches that "
+            "decode in lockstep."
+        ),
+    )
+
+
+_SCHEDULE_COLUMNS = ("batch", "k", "sigma", "bias", "speedup", "", "acceptance", "MSE", "trial")
+
+
+def _schedule_cells(gain: Gain) -> tuple[str, ...]:
+    kind = "predicted" if gain.measured is None else "measured"
+    if not gain.pays:
+        why = f"{gain.point.setting}: {gain.speedup:.2f} {kind}"
+        return (str(gain.batch_size), "0", "", "", "1.00", why, "", "", "")
+    number, sigma, bias, k, *found = cells(gain.point)
+    return (str(gain.batch_size), k, sigma, bias, f"{gain.speedup:.2f}", kind, *found, number)
 
 
 def cells(point: Point) -> tuple[str, ...]:

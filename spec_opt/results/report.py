@@ -31,7 +31,8 @@ from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
 from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
-from spec_opt.results.render import banner, choices, flags
+from spec_opt.results.render import banner, choices, flags, schedule_blocks
+from spec_opt.results.schedule import schedule_of
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import exact, numbers, percent, plural, precise
@@ -167,10 +168,12 @@ def _parts(
     drawn: dict[str, go.Figure],
 ) -> dict[str, Sequence[Block]]:
     """The parts of the page by their headings: the front and what to use, then all there is."""
-    front, speedup, scatter, *heatmaps, k, position = (_figure(*item) for item in drawn.items())
+    shown = (_figure(*item) for item in drawn.items())
+    front, speedup, load, scatter, *heatmaps, k, position = shown
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
         "Which setting to use": _advice(table, recommendations),
+        "A k for each batch size": [load, *schedule_blocks(schedule_of(table, "speed", limits))],
         "Figures": [speedup, scatter, Section(heatmaps, "pair"), Section([k, position], "pair")],
         "Results": _results(table, limits),
         "Failed trials": _failures(table),

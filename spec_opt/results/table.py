@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from optuna.study import Study, StudyDirection
@@ -24,15 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
+from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.pareto import pareto_mask, without_rounding
 from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import DIRECTIONS
 from spec_opt.study.trials import IMPORTED, all_attributes
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -217,8 +215,10 @@ class StudyTable(BaseModel):
     baseline: Baseline | None = None
     fingerprints: Fingerprints | None = None
     versions: dict[str, str] = {}
-    costs: dict[str, Any] = {}
-    """Decoding costs by device, precision, context, batch size and threads."""
+    costs: dict[str, LearntCosts] = {}
+    """By device, precision, context, batch size and threads: what `predicted_speedup` rests on."""
+    batch_costs: tuple[BatchCosts, ...] = ()
+    """What benches learnt at single batch sizes."""
     series: dict[str, Any] = {}
     """What was read, as `SeriesSummary` says it."""
     models: dict[str, Any] = {}

@@ -106,6 +106,42 @@ def test_a_run_without_time_for_a_bench_names_the_command(
     assert speedups() == ()
 
 
+def test_the_schedule_is_learnt_confirmed_and_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """At the batch sizes 1, 2, 4 and 5, which is the study's own."""
+    lenient = f"{UNTIMED}[recommend.speed]\nmax_mse_ratio = 9.0\n"
+    Path("lenient.toml").write_text(lenient, encoding="utf-8")
+    assert main(["run", "lenient.toml"]) == 0
+    capfd.readouterr()
+    assert main(["bench", "lenient.toml", "--schedule", "--json", "--repeats", "1"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [row[0] for row in found["schedule"]] == [1, 2, 4, 5]
+    for _, sigma, bias, k, speedup in found["schedule"]:
+        assert (sigma, bias) == ((1.5, 1.0) if k else (None, None))
+        assert speedup > 1.0 if k else speedup == 1.0
+    timed = {row["batch_size"] for row in found["rows"]}
+    assert 1 in timed
+    assert len(timed) >= 2
+    assert all(row["predicted_speedup"] > 0.0 for row in found["rows"])
+
+    assert main(["recommend", "lenient.toml", "--format", "schedule", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == found["schedule"]
+    assert main(["recommend", "lenient.toml", "--format", "schedule"]) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    assert "costs learnt at batch size 1, 2, 4, 5" in text
+    assert "measured" in text
+
+
+def test_the_schedule_chooses_the_settings_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "tiny.toml", "--schedule", "--trial", "0"]) == 2
+    assert "it takes none" in capfd.readouterr().err
+    assert main(["run", "tiny.toml"]) == 0
+    capfd.readouterr()
+    assert main(["bench", "tiny.toml", "--schedule"]) == 2
+    assert "no trial has MSE <= " in capfd.readouterr().err
+    assert main(["recommend", "tiny.toml", "--format", "flags", "--json"]) == 2
+    assert "exclude each other" in capfd.readouterr().err
+
+
 def test_a_bench_that_fails_is_no_failed_run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

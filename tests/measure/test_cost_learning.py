@@ -11,7 +11,7 @@ from spec_opt.decoding.observer import Step
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.errors import DecodingError
-from spec_opt.measure.bench import interleave
+from spec_opt.measure.bench import interleave, learn_by_batch_size
 from spec_opt.measure.cost_learning import Stopwatch, fit_cost, learn_costs, learn_costs_quickly
 from spec_opt.measure.cost_model import (
     Cost,
@@ -173,6 +173,34 @@ def test_a_cost_per_window_is_learnt_even_if_batches_take_too_long(clock: Clock)
         )
     for step in (costs.target_first, costs.target_next, costs.bonus):
         assert step.expected(1.0, 64) == pytest.approx(36.0)
+
+
+def test_costs_of_each_batch_size_as_far_as_time_allows(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spec_opt.measure.bench.time.monotonic", clock)
+    work = workload(clock)
+    every = learn_by_batch_size(work, [64, 1, 8], sigma=0.1, largest_k=4)
+    assert list(every) == [1, 8, 64]
+    for size, learnt in every.items():
+        assert learnt.batch_sizes == (size,)
+        assert learnt.cover(size)
+        assert not learnt.cover(size + 1)
+        assert learnt.costs.target_next.expected(1.0, size) == pytest.approx(4.0 + 0.5 * size)
+
+    began = clock.at
+    seconds = 8000.0
+    some = learn_by_batch_size(work, [1, 8, 64], sigma=0.1, largest_k=4, seconds=seconds)
+    assert list(some) == [1, 8]
+    assert clock.at - began < seconds
+    assert learn_by_batch_size(work, [1], sigma=0.1, largest_k=4, seconds=0.1) == {}
+
+
+def test_quick_costs_cover_what_was_timed(clock: Clock) -> None:
+    learnt = learn_costs_quickly(workload(clock), 64, sigma=0.1, largest_k=4, seconds=1e9)
+    assert learnt.batch_sizes == (1, 64)
+    assert learnt.cover(20)
+    assert not learnt.cover(65)
 
 
 @pytest.mark.parametrize("start", range(4))

@@ -11,11 +11,11 @@ import pytest
 
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import WorkError
+from spec_opt.results.figure_style import SHADES
 from spec_opt.results.figures import (
     FEWEST_TESTED,
     PLACES,
     PLOTS,
-    SHADES,
     figures,
     write_pngs,
 )
@@ -37,7 +37,7 @@ def names(figure: go.Figure) -> list[str]:
     return [trace.name for trace in figure.data if trace.name] + shapes
 
 
-def test_the_guides_five_and_two_more() -> None:
+def test_the_guides_five_and_three_more() -> None:
     assert tuple(drawn(GRID)) == PLOTS
     assert set(PLOTS) > GUIDE
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from spec_opt.config.study_file import RecommendConfig
+from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.results.figures import PLOTS
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import DECISIONS
@@ -129,7 +130,8 @@ def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
     study = studies.grid_study()
     study.set_user_attr("series", {"summary": "ETTh1.csv: 17,420 rows, hourly, 7 channels"})
     study.set_user_attr("models", {"draft": {"parameters": 1200, "trained": True}})
-    study.set_user_attr("costs", {"cpu, float32, batch size 64, 2 threads": {}})
+    costs = LearntCosts(Costs(*[Cost(1.0, 0.5)] * 7), spread=0.1)
+    study.set_user_attr("costs", {"cpu, float32, batch size 64, 2 threads": asdict(costs)})
     report_of(study, tmp_path)
     origin = (tmp_path / "report.html").read_text(encoding="utf-8").split("How it was made</h2>")[1]
     for text in (
