@@ -279,7 +279,11 @@ def _learn_costs(
     batch_sizes: Iterable[int],
     seconds: float | None,
 ) -> dict[int, LearntCosts]:
-    """Costs by batch size, learnt and kept with the study."""
+    """Costs by batch size, as far as they are known, learnt and kept with the study.
+
+    Raises:
+        WorkError: none is known, although there was no limit of time.
+    """
     from spec_opt.measure import bench as timing  # imports torch
 
     learnt = timing.learn_by_batch_size(
@@ -290,14 +294,17 @@ def _learn_costs(
         seconds=seconds,
     )
     device = _device_name(objective)
-    every = [BatchCosts(device, size, costs) for size, costs in learnt.items()]
-    # What was learnt on a busy machine must not replace better costs.
-    new = [one for one in every if one.learnt.are_known] or every
+    known = {size: costs for size, costs in learnt.items() if costs.are_known}
+    # Others were learnt on a busy machine, and must not replace better ones.
+    new = [BatchCosts(device, size, costs) for size, costs in known.items()]
     key = ("device", "batch_size")
     if new:
         name = objective.config.name
         update_attribute(store, name, "batch_costs", lambda old: merged(old or [], new, key))
-    return learnt
+    elif seconds is None:
+        spread = next(iter(learnt.values()))
+        raise WorkError(f"study {table.name}: {spread}, so no cost is known; try an idle machine")
+    return known
 
 
 def _device_name(objective: StudyObjective) -> str:

@@ -304,7 +304,7 @@ _SCHEDULE_COLUMNS = ("batch", "k", "sigma", "bias", "speedup", "", "acceptance",
 def _schedule_cells(gain: Gain) -> tuple[str, ...]:
     kind = "predicted" if gain.measured is None else "measured"
     if not gain.pays:
-        why = f"{gain.point.setting}: {gain.speedup:.2f} {kind}"
+        why = f"k = {gain.point.setting.k}: {gain.speedup:.2f} {kind}"
         return (str(gain.batch_size), "0", "", "", "1.00", why, "", "", "")
     number, sigma, bias, k, *found = cells(gain.point)
     return (str(gain.batch_size), k, sigma, bias, f"{gain.speedup:.2f}", kind, *found, number)

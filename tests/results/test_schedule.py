@@ -115,7 +115,7 @@ def test_a_measured_speedup_goes_before_a_prediction() -> None:
     # Its prediction was the highest and did not hold: no other is believed at this batch size.
     assert found.rows[0] == (1, None, None, 0, 1.0)
     assert found.rows[1:] == before.rows[1:]
-    assert "0.50 measured" in as_text(schedule_blocks(found), 120)
+    assert ": 0.50 measured" in as_text(schedule_blocks(found), 120)
 
 
 @pytest.mark.parametrize(
