@@ -11,7 +11,7 @@ from typing import IO
 
 from spec_opt.data.series import cache_folder
 from spec_opt.errors import CheckpointError
-from spec_opt.models.checkpoint import Provenance, load_any_model, save_model
+from spec_opt.models.checkpoint import Provenance, load_own_model, save_model
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.linear import LinearForecaster
 
@@ -34,11 +34,11 @@ def cached_model(key: str, make: Callable[[], tuple[Stored, Provenance]]) -> tup
     path = folder / f"{key}.safetensors"
     # Files appear here only once they are whole, so reading needs no lock.
     with suppress(CheckpointError):
-        return load_any_model(path), path
+        return load_own_model(path), path
     with _lock(folder, key) as lock, _held(lock):
         if path.exists():
             try:
-                return load_any_model(path), path
+                return load_own_model(path), path
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
         model, provenance = make()

@@ -159,7 +159,7 @@ def test_a_fitted_draft_can_be_a_checkpoint(dataset: Dataset, cache: Path) -> No
     given = prepare_models(study({"checkpoint": path}), dataset)
     assert given.draft.fingerprint == made.draft.fingerprint
     assert isinstance(load_any_model(path), LinearForecaster)
-    with pytest.raises(CheckpointError, match="it holds a linear draft, not a Timer-XL"):
+    with pytest.raises(CheckpointError, match="it holds a linear model, not a Timer-XL"):
         load_model(path)
 
 

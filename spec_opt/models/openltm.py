@@ -1,0 +1,110 @@
+"""Timer-XL state dicts of OpenLTM and STRIDE, and ours without metadata: names, sizes, weights."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from spec_opt.errors import CheckpointError
+from spec_opt.models.frozen import FrozenTimerXL
+from spec_opt.models.layers import Activation
+from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from spec_opt.models.weights import Tensors, filled, shape_of
+
+logger = logging.getLogger(__name__)
+
+LAYER = "blocks.attn_layers.{i}"
+NAMES = {
+    "embedding": "embedding",
+    "layers.{i}.attention_bias": f"{LAYER}.attention.inner_attention.attn_bias.emb",
+    "layers.{i}.query": f"{LAYER}.attention.query_projection",
+    "layers.{i}.key": f"{LAYER}.attention.key_projection",
+    "layers.{i}.value": f"{LAYER}.attention.value_projection",
+    "layers.{i}.out": f"{LAYER}.attention.out_projection",
+    "layers.{i}.attention_norm": f"{LAYER}.norm1",
+    "layers.{i}.expand": f"{LAYER}.conv1",
+    "layers.{i}.contract": f"{LAYER}.conv2",
+    "layers.{i}.feedforward_norm": f"{LAYER}.norm2",
+    "norm": "blocks.norm",
+    "mean_head": "head",
+}
+"""Our names of the network's parts, and theirs."""
+STOCHASTIC_HEADS = {"mean_head": "head_mean", "log_variance_head": "head_logvar"}
+"""The parts that a stochastic draft has in place of `head`."""
+UNUSED = "adapter_to_target."
+"""A STRIDE draft may contain this map to the target's width; no output depends on it."""
+MARKS: Final = (
+    re.compile(r"(?P<prefix>|.*?\.)blocks\.attn_layers\.(?P<layer>\d{1,4})\."),
+    re.compile(r"(?P<prefix>|.*?\.)layers\.(?P<layer>\d{1,4})\.attention_bias$"),
+)
+"""The names of layers by which a Timer-XL is recognised: theirs, and ours."""
+
+
+def load_timer_xl(tensors: Tensors, activation: Activation) -> FrozenTimerXL:
+    """A Timer-XL from a state dict whose names have no prefix.
+
+    Raises:
+        InputError: the tensors are not those of a Timer-XL.
+    """
+    unused = sorted(name for name in tensors if name.startswith(UNUSED))
+    if unused:
+        logger.info("ignoring tensors that no output depends on: %s", ", ".join(unused))
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    theirs, ours = MARKS
+    if any(theirs.match(name) for name in tensors):
+        config = _sizes_of(tensors, theirs, _names(layers=1, stochastic=False), activation)
+        stochastic = "head_logvar.weight" in tensors
+        config = replace(config, stochastic=stochastic)
+        return timer_xl_of(config, tensors, _names(config.layers, stochastic))
+    config = _sizes_of(tensors, ours, {}, activation)
+    return timer_xl_of(replace(config, stochastic="log_variance_head.weight" in tensors), tensors)
+
+
+def timer_xl_of(
+    config: TimerXLConfig, tensors: Tensors, names: Mapping[str, str] | None = None
+) -> FrozenTimerXL:
+    """The model of this configuration with these weights; see `filled`."""
+    if config.layers > len(tensors):
+        raise CheckpointError(f"{len(tensors)} tensors cannot make {config.layers} layers")
+    with torch.device("meta"):
+        network = TimerXL(config)
+    return FrozenTimerXL(filled(network, tensors, names))
+
+
+def _sizes_of(
+    tensors: Tensors, mark: re.Pattern[str], names: Mapping[str, str], activation: Activation
+) -> TimerXLConfig:
+    """The sizes of a network, from the shapes of its tensors."""
+
+    def shape(name: str, expected: str) -> tuple[int, ...]:
+        return shape_of(tensors, names.get(name, name), expected)
+
+    width, patch = shape("embedding.weight", "[D, P]")
+    _, heads = shape("layers.0.attention_bias", "[2, H]")
+    expand = "layers.0.expand.weight"
+    feedforward, *_ = shape(expand, "[F, D, 1]" if expand in names else "[F, D]")
+    return TimerXLConfig(
+        patch=patch,
+        d_model=width,
+        heads=heads,
+        feedforward=feedforward,
+        # With a gap in the numbering, the last layers come out as missing or surplus.
+        layers=len({int(match["layer"]) for match in map(mark.match, tensors) if match}),
+        activation=activation,
+    )
+
+
+def _names(layers: int, stochastic: bool) -> dict[str, str]:
+    """Our name of every tensor -> theirs."""
+    names: dict[str, str] = {}
+    for ours, theirs in (NAMES | (STOCHASTIC_HEADS if stochastic else {})).items():
+        for i in range(layers if "{i}" in ours else 1):
+            own, foreign = ours.format(i=i), theirs.format(i=i)
+            if own.endswith(".attention_bias"):
+                names[own] = f"{foreign}.weight"
+            else:
+                names |= {f"{own}.{kind}": f"{foreign}.{kind}" for kind in ("weight", "bias")}
+    return names
