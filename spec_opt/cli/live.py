@@ -26,6 +26,7 @@ from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, rea
 from spec_opt.results.verdict import Verdict
 from spec_opt.results.wording import described, left_out, percent, plural
 from spec_opt.study.progress import StudyProgress, WorkerStatus, progress
+from spec_opt.study.silence import Watch
 from spec_opt.study.study import Study
 from spec_opt.study.worker import TrialReport
 
@@ -116,6 +117,9 @@ def _holder(worker: WorkerStatus) -> str:
     seconds = f"{worker.silent_seconds:.0f} s"
     if worker.pid is None:
         return f"another client of Optuna for {seconds}"
+    if worker.clock_ahead_seconds and not worker.silent_seconds:
+        ahead = duration(worker.clock_ahead_seconds)
+        return f"worker {worker.host}:{worker.pid}, whose clock is {ahead} ahead"
     state = "alive" if worker.alive else "silent"
     return f"worker {worker.host}:{worker.pid} {state}, last sign of life {seconds} ago"
 
@@ -211,8 +215,9 @@ class LiveView:
         self.find = find
         self._read: Callable[[], StudyTable]
         self._snapshot: Snapshot | None = None
+        self._watch = Watch()
         self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="live view", daemon=True)
+        self._thread = threading.Thread(target=self._keep_looking, name="live view", daemon=True)
         console = Console(stderr=True)
         self._on_terminal = console.is_terminal
         # Where there is no terminal this prints nothing.
@@ -240,7 +245,7 @@ class LiveView:
             self._look()
             self._print_line()
 
-    def _watch(self) -> None:
+    def _keep_looking(self) -> None:
         pause = SECONDS_BETWEEN_LOOKS
         while not self._leave.wait(pause):
             began = time.monotonic()
@@ -258,7 +263,7 @@ class LiveView:
                 # One Optuna study throughout: it reads each trial that has ended only once.
                 read = partial(read_table, self.study.optuna_study(), self.study.config.search)
                 self._read = partial(self.study.store.patiently, read)
-            self._snapshot = Snapshot(progress(self.study), self._read())
+            self._snapshot = Snapshot(progress(self.study, watch=self._watch), self._read())
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do
                 log.warning("%s", error)

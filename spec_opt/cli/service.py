@@ -24,7 +24,7 @@ from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError,
 from spec_opt.study.database import parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
-from spec_opt.study.store import check_store, open_store
+from spec_opt.study.store import Store, check_store, look_at_store, open_store
 from spec_opt.study.study import Study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
 
@@ -35,12 +35,24 @@ PROGRAM = (sys.executable, "-m", "spec_opt")
 
 
 def look(config: StudyConfig, url: str) -> Study:
-    """The study in the store, to look at.
+    """The study in the store, only to be read.
 
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
-    store = open_store(url, create=False)
+    return _found(look_at_store(url), config)
+
+
+def find(config: StudyConfig, url: str) -> Study:
+    """The study in the store, which the end of a run may add to.
+
+    Raises:
+        StudyError: there is no such store or study; neither is made.
+    """
+    return _found(open_store(url, create=False), config)
+
+
+def _found(store: Store, config: StudyConfig) -> Study:
     try:
         return load_study(store, config.name)
     except SpecOptError:
@@ -137,7 +149,7 @@ def run_processes(
         places = gpu_environments(parse_gpus(gpus, gpu_count))
     make_models(reference)
     on_first = _printing("workers finish their trials, then leave; again to leave at once")
-    with LiveView(partial(look, config, url)) as view, stop_on_signals(on_first) as stop:
+    with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
         summary = launch(
             [*PROGRAM, "worker", reference],
             # The URL may hold a password, and other users see command lines.
@@ -175,7 +187,7 @@ def run_on_ray(
     on_first = _printing("workers give their trials back, then leave; again to leave at once")
     with cluster(address):
         make_models(reference)
-        with LiveView(partial(look, config, url)) as view, stop_on_signals(on_first) as stop:
+        with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
             summary = run_tasks(task, tasks, config.decoding.device != "cpu", stop)
     error: SpecOptError | None = None
     if summary.errors:

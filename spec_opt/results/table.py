@@ -28,7 +28,7 @@ from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.pareto import pareto_mask, without_rounding
 from spec_opt.study.space import asks_for, setting_of
-from spec_opt.study.store import Store, open_store
+from spec_opt.study.store import Store, look_at_store
 from spec_opt.study.study import DIRECTIONS
 from spec_opt.study.trials import IMPORTED, all_attributes
 
@@ -373,7 +373,7 @@ def load_table(url: str, config: StudyConfig) -> StudyTable:
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
-    with open_store(url, create=False) as store:
+    with look_at_store(url) as store:
         return table_of(store, config)
 
 

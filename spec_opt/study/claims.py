@@ -17,6 +17,8 @@ from sqlalchemy import Connection
 
 from spec_opt.config.study_file import Setting
 from spec_opt.study import trials
+from spec_opt.study.heartbeats import beat
+from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.space import (
     PARAMETERS,
     distributions,
@@ -86,6 +88,7 @@ class Claims:
         self._store, self._study_id = study.store, study.study_id
         self._search = study.config.search
         self._spaces = distributions(self._search)
+        self._watch = Watch()
         self._last_sigma: float | None = None
 
     def claim(self) -> ClaimedTrial | Idle:
@@ -116,7 +119,7 @@ class Claims:
             return trials.claimed(connection, *held[0])
         if self._search.sampler == "grid" and (taken := self._take(connection)):
             return taken
-        outlook = reconcile(connection, self._study_id, self._search, self._grace())
+        outlook = reconcile(connection, self._study_id, self._search, self._patience())
         if outlook.waiting and (taken := self._take(connection)):
             return taken
         if outlook.remaining:
@@ -126,10 +129,10 @@ class Claims:
     def _take(self, connection: Connection) -> Trial | None:
         return trials.take_next(connection, self._study_id, self._last_sigma, self.claimant)
 
-    def _grace(self) -> float | None:
+    def _patience(self) -> Patience | None:
         """When to give up silent trials; None while the store's own silence may be the reason."""
         grace, recovered = self.heartbeat.grace, self._store.seconds_since_recovery()
-        return None if recovered is not None and recovered < grace else grace
+        return None if recovered is not None and recovered < grace else Patience(self._watch, grace)
 
     def _choose(self, trial: Trial) -> ClaimedTrial | None:
         """The trial with all its parameters: stored ones, enqueued ones, then sampled ones.
@@ -242,7 +245,7 @@ class Claims:
 
         def look(connection: Connection) -> ClaimedTrial | None:
             # The other worker may have died, and perhaps nobody else looks.
-            reconcile(connection, self._study_id, self._search, self._grace())
+            reconcile(connection, self._study_id, self._search, self._patience())
             return self._record(connection, trial, {}, may_wait=True)
 
         return self._store.transaction(look)
@@ -284,4 +287,4 @@ class Claims:
     def beat(self, trial_id: int) -> bool:
         """Give a sign of life; False if the trial is no longer running."""
         patience_s = self.heartbeat.interval
-        return self._store.transaction(lambda c: trials.beat(c, trial_id), patience_s)
+        return self._store.transaction(lambda c: beat(c, trial_id), patience_s)

@@ -3,15 +3,13 @@
 Nothing here knows of Optuna's tables.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 import random
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -122,7 +120,7 @@ class StoreURL:
     path: Path | None = None
     """The file of an SQLite store."""
     access: Access = "write"
-    """To that file."""
+    """To that file; of a database on a server, whether it is written to or looked at."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def mask(self, text: str) -> str:
@@ -208,14 +206,19 @@ def _sqlite(url: URL) -> StoreURL:
 
 BUSY_S = 60
 """How long SQLite waits for another process's transaction."""
+LOOKING_BUSY_S = 2
+"""The same for who only looks: a writer is in the way only with a rollback journal."""
 POSTGRES_OPTIONS = {
-    "connect_timeout": 10,
+    "connect_timeout": 5,
     "application_name": "spec-opt",
     # A peer that vanished from the network is noticed within a minute, not after two hours.
     "keepalives_idle": 20,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
+    # A pooler may give each transaction another session of the server, which does not know what
+    # was prepared in the last one.
+    "prepare_threshold": None,
 }
 BEGIN = "spec_opt_begin"
 """Execution option: the statement that begins a transaction on SQLite."""
@@ -227,20 +230,29 @@ def engine_arguments(where: StoreURL) -> dict[str, Any]:
     """For `create_engine`."""
     if where.path is not None:
         return {"creator": partial(_connect_sqlite, where.path, where.access)}
-    return {"pool_pre_ping": True, "connect_args": dict(POSTGRES_OPTIONS)}
+    readonly = {"postgresql_readonly": True} if where.access == "look" else {}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": dict(POSTGRES_OPTIONS),
+        "execution_options": readonly,
+    }
 
 
 def _connect_sqlite(path: Path, access: Access) -> sqlite3.Connection:
-    mode = {"write": "mode=rwc", "read": "mode=ro", "immutable": "immutable=1"}[access]
-    return sqlite3.connect(
-        f"file:{quote(os.fsencode(path.absolute()))}?{mode}",
+    mode = {"write": "mode=rwc", "look": "mode=rw", "read": "mode=ro", "immutable": "immutable=1"}
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(path.absolute()))}?{mode[access]}",
         uri=True,
-        timeout=BUSY_S,
+        timeout=BUSY_S if access == "write" else LOOKING_BUSY_S,
         # In Optuna's own calls reading takes no lock, and the first write waits for the lock.
         isolation_level="IMMEDIATE",
         # SQLAlchemy's pool hands a connection from thread to thread, never to two at once.
         check_same_thread=False,
     )
+    if access == "look":
+        # Not by the mode: a connection that may not write leaves the log's files behind.
+        connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def listen(engine: Engine, where: StoreURL) -> None:
@@ -249,7 +261,7 @@ def listen(engine: Engine, where: StoreURL) -> None:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        event.listen(engine, "connect", _set_up_postgres)
+        event.listen(engine, "begin", _begin_postgres)
 
     def fail(context: ExceptionContext) -> None:
         error = context.sqlalchemy_exception
@@ -273,30 +285,19 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _set_up_postgres(connection: Any, _: object) -> None:
-    # A process that is stopped inside a transaction must not hold up all others.
-    with connection.cursor() as cursor:
-        cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
-    connection.commit()
+def _begin_postgres(connection: Connection) -> None:
+    # A process that is stopped inside a transaction must not hold up all others. For each
+    # transaction anew: behind a pooler, a session may serve another client next.
+    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '60s'")
 
 
-@contextlib.contextmanager
-def set_up_lock(where: StoreURL, engine: Engine) -> Iterator[None]:
-    """Only one process at a time: a file lock beside an SQLite file, an advisory one on Postgres.
+def lock_set_up(connection: Connection) -> None:
+    """Keep out other processes that set the store up, until this transaction ends.
 
-    Optuna makes its tables in several transactions, which fail when two processes do so at once.
+    On SQLite every transaction that writes is alone.
     """
-    if where.path is None:
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
-            yield
-        return
-    lock = where.path.with_name(where.path.name + ".lock")
-    with contextlib.suppress(FileExistsError):
-        lock.touch(exist_ok=False)
-    with lock.open() as file:  # to read: another user may have made it
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    if connection.dialect.name == "postgresql":
+        connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(SETUP_LOCK_KEY)))
 
 
 class utc_now(FunctionElement[datetime]):  # noqa: N801 - used like a function of SQL

@@ -37,6 +37,8 @@ LASTING: Final = {
     r"disk image is malformed": "the file is damaged; restore it from a copy",
 }
 """What databases say of faults that do not pass by themselves, and the remedy of each."""
+LOCKED: Final = "database is locked"
+"""What SQLite says while another program writes."""
 
 
 def remedy_of(message: str) -> str | None:
@@ -51,13 +53,17 @@ def store_error(
     remedy = remedy_of(said)
     line = " ".join(mask(said).split())
     message = f"store {masked_url}: {line if len(line) <= 300 else f'{line[:297]}...'}"
+    if LOCKED in said:
+        message += ", by another program that works on it; try again when that has ended"
     return StoreError(message) if remedy is None else LastingStoreError(f"{message}: {remedy}")
 
 
 # --- the file of an SQLite store ------------------------------------------------------------------
 
-Access = Literal["write", "read", "immutable"]
-"""How a file may be opened; immutable is for one that nobody can write to from here."""
+Access = Literal["write", "look", "read", "immutable"]
+"""How a file is opened: "look" is by choice, "read" because it cannot be written here, and
+"immutable" because nobody can write to it from here.
+"""
 
 
 def access_of(path: Path) -> Access:

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.study.claims import Heartbeat
+from spec_opt.study.silence import Watch, seconds_ahead
 from spec_opt.study.space import distributions, grid_points, setting_count, setting_of
 from spec_opt.study.study import Study, key_of, settled_keys, spent
 from spec_opt.study.trials import INTERRUPTED, Trial, clock, history
@@ -43,6 +44,9 @@ class WorkerStatus:
     """Since its last sign of life."""
     alive: bool
     """Whether that is within the grace period."""
+    clock_ahead_seconds: float
+    """By how much its clock is ahead of that of this process; whether it lives is then known only
+    to whoever looks again."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,10 @@ class StudyProgress:
 
 
 def progress(
-    study: Study, heartbeat: Heartbeat | None = None, asked: SearchConfig | None = None
+    study: Study,
+    heartbeat: Heartbeat | None = None,
+    asked: SearchConfig | None = None,
+    watch: Watch | None = None,
 ) -> StudyProgress:
     """Look at the study; nothing is written.
 
@@ -96,6 +103,7 @@ def progress(
         study: as it is in the store.
         heartbeat: how workers show that they live.
         asked: what it is counted against; by default what it was last run with.
+        watch: of whoever looks again and again.
 
     Raises:
         StoreError: the store cannot be reached.
@@ -117,7 +125,7 @@ def progress(
         busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
         left = max(0, total - spent(rows)) + busy
     rate = _rate(complete)
-    workers = _workers(study, rows, (heartbeat or Heartbeat()).grace)
+    workers = _workers(study, rows, (heartbeat or Heartbeat()).grace, watch or Watch())
     return StudyProgress(
         name=study.name,
         states=States(
@@ -151,7 +159,9 @@ def _given_up(rows: Sequence[Trial], search: SearchConfig) -> tuple[GivenUp, ...
     return tuple(found)
 
 
-def _workers(study: Study, rows: Sequence[Trial], grace: float) -> tuple[WorkerStatus, ...]:
+def _workers(
+    study: Study, rows: Sequence[Trial], grace: float, watch: Watch
+) -> tuple[WorkerStatus, ...]:
     spaces = distributions(study.config.search)
     found = []
     for row in rows:
@@ -159,6 +169,7 @@ def _workers(study: Study, rows: Sequence[Trial], grace: float) -> tuple[WorkerS
             continue
         name = row.worker or "unknown"
         host, _, pid = name.rpartition(":")
+        silent_seconds = watch.silent_seconds(row)
         known = {name: spaces[name].to_external_repr(v) for name, v in row.params.items()}
         found.append(
             WorkerStatus(
@@ -166,8 +177,9 @@ def _workers(study: Study, rows: Sequence[Trial], grace: float) -> tuple[WorkerS
                 pid=int(pid) if pid.isdigit() else None,
                 trial=row.number,
                 setting=None if row.key is None else setting_of(known),
-                silent_seconds=row.silent_seconds,
-                alive=row.silent_seconds <= grace,
+                silent_seconds=silent_seconds,
+                alive=silent_seconds <= grace,
+                clock_ahead_seconds=seconds_ahead(row),
             )
         )
     return tuple(found)
@@ -175,10 +187,11 @@ def _workers(study: Study, rows: Sequence[Trial], grace: float) -> tuple[WorkerS
 
 def _rate(complete: Sequence[Trial]) -> float | None:
     """Trials per second, of late."""
-    oldest = clock() - timedelta(seconds=RATE_SECONDS)
+    newest = clock()
+    oldest = newest - timedelta(seconds=RATE_SECONDS)
     # Other clients, which name no worker, may add trials that took no time.
     ended = (row.ended for row in complete if row.ended is not None and row.worker is not None)
-    ends = sorted(end for end in ended if end >= oldest)[-RATE_TRIALS:]
+    ends = sorted(end for end in ended if oldest <= end <= newest)[-RATE_TRIALS:]
     if len(ends) < 2 or ends[0] == ends[-1]:
         return None
     return (len(ends) - 1) / (ends[-1] - ends[0]).total_seconds()

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Container
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Self, TypeVar
 
 import optuna
 import sqlalchemy
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
@@ -26,9 +29,9 @@ from spec_opt.study.database import (
     StoreURL,
     engine_arguments,
     listen,
+    lock_set_up,
     parse_url,
     retrying,
-    set_up_lock,
 )
 from spec_opt.study.diagnosis import (
     access_of,
@@ -52,6 +55,7 @@ trial_params: Table = models.TrialParamModel.__table__
 trial_values: Table = models.TrialValueModel.__table__
 trial_user_attributes: Table = models.TrialUserAttributeModel.__table__
 trial_system_attributes: Table = models.TrialSystemAttributeModel.__table__
+versions: Table = models.VersionInfoModel.__table__
 trial_heartbeats: Table = models.TrialHeartbeatModel.__table__
 
 FINITE = models.TrialValueModel.TrialValueType.FINITE
@@ -62,7 +66,7 @@ FIXED_PARAMS_KEY = "fixed_params"
 TIMES_ARE_UTC = hasattr(models.TrialModel, "_datetime_start_utc")
 """Whether the times of a trial are naive UTC; Optuna 4 keeps naive local time in these columns."""
 
-OPENING_PATIENCE_S = 10.0
+OPENING_PATIENCE_S = 8.0
 """A store that does not answer at the start is more likely misspelled than restarting."""
 RUNNING_PATIENCE_S = 120.0
 """Longer than a restart of the database server takes."""
@@ -74,10 +78,13 @@ class Store:
     As a context manager it closes itself. Whatever the database raises is a StoreError.
     """
 
-    def __init__(self, where: StoreURL, storage: RDBStorage) -> None:
+    def __init__(
+        self, where: StoreURL, storage: RDBStorage, patience_s: float = RUNNING_PATIENCE_S
+    ) -> None:
         self.storage = storage
         self.masked_url = where.masked
         self._where = where
+        self._patience_s = patience_s
         self._recovered_at: float | None = None
         self.read_only = where.access != "write"
         # SQLite ignores SELECT ... FOR UPDATE: what may write takes the write lock first.
@@ -92,7 +99,7 @@ class Store:
         self.close()
 
     def transaction(
-        self, work: Callable[[Connection], T], patience_s: float = RUNNING_PATIENCE_S
+        self, work: Callable[[Connection], T], patience_s: float | None = None
     ) -> T:
         """Run `work` in one transaction; all of it happens or nothing.
 
@@ -109,7 +116,7 @@ class Store:
         """Run `work`, which only reads, in one transaction that blocks nobody."""
         return self.patiently(partial(_in_transaction, self._reading, work))
 
-    def patiently(self, work: Callable[[], T], patience_s: float = RUNNING_PATIENCE_S) -> T:
+    def patiently(self, work: Callable[[], T], patience_s: float | None = None) -> T:
         """Run `work`, which calls Optuna, again after each error that passes by itself.
 
         Raises:
@@ -122,6 +129,7 @@ class Store:
             failed = True
             self.storage.remove_session()
 
+        patience_s = self._patience_s if patience_s is None else patience_s
         result = retrying(work, patience_s, clean_up)
         if failed:
             self._recovered_at = time.monotonic()
@@ -178,8 +186,10 @@ class SamplingStudy(optuna.Study):
         return super()._get_trials(deepcopy, states, use_cache=True)
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
+def open_store(url: str, *, create: bool = True, look: bool = False) -> Store:
     """Open the store at a URL; set it up first if it is new, unless `create` is False.
+
+    With `look` it can only be read.
 
     Safe when many processes do so at once.
 
@@ -196,18 +206,33 @@ def open_store(url: str, *, create: bool = True) -> Store:
         if create:
             make_folder(where.masked, where.path.parent)
         elif where.path.exists():
-            where = replace(where, access=access_of(where.path))
+            access = access_of(where.path)
+            where = replace(where, access="look" if look and access == "write" else access)
         else:
             raise StudyError(
                 f"store {where.masked}: there is none yet; `spec-opt run` makes it, or give "
                 "--storage"
             )
+    elif look:
+        where = replace(where, access="look")
+    # SQLite itself waits for whoever keeps readers out.
+    opening_s = 0.0 if look and where.path is not None else OPENING_PATIENCE_S
+    running_s = opening_s if look else RUNNING_PATIENCE_S
     try:
-        return retrying(lambda: _open(where, create), OPENING_PATIENCE_S)
+        return retrying(lambda: _open(where, create, running_s), opening_s)
     except StoreError as error:
         raise error from None
     except (OSError, *DATABASE_ERRORS) as error:
         raise where.failure(error) from None
+
+
+def look_at_store(url: str) -> Store:
+    """Open the store at a URL to read it: nothing is written, and no writer is waited for.
+
+    Raises:
+        StoreURLError, StudyError, StoreError: as `open_store` with `create=False`.
+    """
+    return open_store(url, create=False, look=True)
 
 
 def check_store(url: str) -> None:
@@ -222,20 +247,21 @@ def check_store(url: str) -> None:
         open_store(url, create=False).close()
 
 
-def _open(where: StoreURL, create: bool) -> Store:
+def _open(where: StoreURL, create: bool, patience_s: float) -> Store:
     engine = sqlalchemy.create_engine(where.url, **engine_arguments(where))
     listen(engine, where)
     try:
-        tables = set(sqlalchemy.inspect(engine).get_table_names())
-        check_tables(where.masked, tables, own=where.path is not None)
-        if _is_set_up(engine):
-            storage = _make_storage(where, make_tables=False)
-        elif create:
-            storage = _set_up(where, engine)
-        else:
+        with engine.connect() as connection:
+            tables = set(sqlalchemy.inspect(connection).get_table_names())
+            check_tables(where.masked, tables, own=where.path is not None)
+            is_set_up = _is_set_up(connection)
+        if not (is_set_up or create):
             raise StudyError(
                 f"store {where.masked}: it holds no study yet; `spec-opt run` makes one"
             )
+        if not is_set_up:
+            _set_up(where, engine)
+        storage = _make_storage(where)
     finally:
         engine.dispose()
     try:
@@ -245,34 +271,45 @@ def _open(where: StoreURL, create: bool) -> Store:
         storage.remove_session()
         storage.engine.dispose()
     listen(storage.engine, where)
-    return Store(where, storage)
+    return Store(where, storage, patience_s)
 
 
-def _set_up(where: StoreURL, engine: Engine) -> RDBStorage:
-    with set_up_lock(where, engine):
-        if where.kind == "sqlite":
-            # Readers and the one writer do not wait for each other; stays with the file.
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        return _make_storage(where, make_tables=not _is_set_up(engine))
+def _set_up(where: StoreURL, engine: Engine) -> None:
+    """Make Optuna's tables, in one transaction: whoever comes second finds them made.
+
+    Optuna makes them in several, which fail when two processes do so at once.
+    """
+    if where.kind == "sqlite":
+        # Readers and the one writer do not wait for each other; stays with the file.
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    with engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
+        lock_set_up(connection)
+        if _is_set_up(connection):
+            return
+        models.BaseModel.metadata.create_all(connection)
+        row = {"schema_version": models.SCHEMA_VERSION, "library_version": optuna.__version__}
+        if connection.execute(sqlalchemy.select(versions.c.version_info_id)).first() is None:
+            connection.execute(sqlalchemy.insert(versions).values(row))
+        migrations = Path(models.__file__).parent / "alembic"
+        MigrationContext.configure(connection).stamp(ScriptDirectory(migrations), "head")
 
 
-def _is_set_up(engine: Engine) -> bool:
+def _is_set_up(connection: Connection) -> bool:
     # The last thing that Optuna writes when it sets up a store.
-    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
         return False
-    with engine.connect() as connection:
-        query = sqlalchemy.text("SELECT count(*) FROM alembic_version")
-        return bool(connection.execute(query).scalar())
+    query = sqlalchemy.text("SELECT count(*) FROM alembic_version")
+    return bool(connection.execute(query).scalar())
 
 
-def _make_storage(where: StoreURL, *, make_tables: bool) -> RDBStorage:
+def _make_storage(where: StoreURL) -> RDBStorage:
     return RDBStorage(
         # Optuna fills {SCHEMA_VERSION} into a URL with str.format.
         where.url.replace("{", "{{").replace("}", "}}"),
         engine_kwargs=engine_arguments(where),
         skip_compatibility_check=True,  # `_check_schema` says more
-        skip_table_creation=not make_tables,
+        skip_table_creation=True,
     )
 
 

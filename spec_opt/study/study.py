@@ -27,6 +27,7 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
 from spec_opt.study.database import insert_into
+from spec_opt.study.silence import Patience
 from spec_opt.study.space import distributions, grid_points, make_sampler, params_of
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
@@ -45,7 +46,6 @@ from spec_opt.study.trials import (
     Trial,
     add_trials,
     attributes_of,
-    failed_if_silent,
     history,
     lock_study,
     put_attributes,
@@ -345,17 +345,17 @@ class Outlook:
 
 
 def reconcile(
-    connection: Connection, study_id: int, search: SearchConfig, grace: float | None
+    connection: Connection, study_id: int, search: SearchConfig, patience: Patience | None
 ) -> Outlook:
-    """Fail the trials that were silent for `grace` seconds (None: none); enqueue what is missing.
+    """Fail the trials that were silent for too long (None: none); enqueue what is missing.
 
     Both in the caller's transaction, so that nothing is lost if this process dies in between. A
     grid point is missing if it neither waits, runs, is complete, nor was given up.
     """
     lock_study(connection, study_id)
     rows = history(connection, study_id)
-    if grace is not None:
-        rows = [failed_if_silent(connection, row, grace) for row in rows]
+    if patience is not None:
+        rows = [patience.give_up_silent(connection, row) for row in rows]
     settled = settled_keys(rows, search.max_attempts)
     missing = [
         NewTrial(params_of(point), {"grid_point": index})

@@ -5,7 +5,6 @@ Optuna's would be a transaction each; here a claim is one, and so is a result wi
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from sqlalchemy import (
 
 from spec_opt.errors import StudyError
 from spec_opt.study.database import insert_into, utc_now
+from spec_opt.study.heartbeats import next_beat
 from spec_opt.study.space import PARAMETERS
 from spec_opt.study.store import (
     FINITE,
@@ -101,8 +101,10 @@ class Trial(NamedTuple):
     worker: str | None = None
     ended: datetime | None = None
     """By `clock`."""
-    silent_seconds: float = math.inf
-    """Since its last heartbeat, or since its start if it never had one."""
+    last_sign: datetime | None = None
+    """Its last heartbeat, or its start if it never had one, by `utc_now`."""
+    now: datetime | None = None
+    """When it was read, by `utc_now`."""
     fixed: Mapping[str, Any] = MappingProxyType({})
     """Of a claimed trial that lacks parameters: those it was enqueued with."""
 
@@ -163,7 +165,6 @@ def history(connection: Connection, study_id: int, key: Key | None = None) -> li
 
 def _trial(row: Any) -> Trial:
     params = zip(PARAMETERS, (row.sigma, row.bias, row.k), strict=True)
-    seen = row.heartbeat or (row.datetime_start and _utc(row.datetime_start))
     return Trial(
         trial_id=row.trial_id,
         number=row.number,
@@ -174,7 +175,8 @@ def _trial(row: Any) -> Trial:
         error=row.error and json.loads(row.error),
         worker=row.worker and json.loads(row.worker),
         ended=row.datetime_complete,
-        silent_seconds=(row.now - seen).total_seconds() if seen else math.inf,
+        last_sign=row.heartbeat or (row.datetime_start and _utc(row.datetime_start)),
+        now=row.now,
     )
 
 
@@ -329,15 +331,8 @@ def _sign(connection: Connection, trial_id: int, claimant: Claimant) -> None:
     """Put the claimant's name, token and first heartbeat on a trial that begins."""
     put_attributes(connection, trial_system_attributes, {trial_id: {CLAIM_KEY: claimant.token}})
     put_attributes(connection, trial_user_attributes, {trial_id: {WORKER_KEY: claimant.name}})
-    connection.execute(insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=utc_now()))
-
-
-def beat(connection: Connection, trial_id: int) -> bool:
-    """Renew the heartbeat of a running trial; False if it is running no longer."""
-    running = exists().where(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
-    mine = trial_heartbeats.c.trial_id == trial_id
-    renew = update(trial_heartbeats).where(mine, running).values(heartbeat=utc_now())
-    return connection.execute(renew).rowcount > 0
+    beats = insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=next_beat(connection))
+    connection.execute(beats)
 
 
 def finish(
@@ -370,18 +365,16 @@ def finish(
     return True
 
 
-def failed_if_silent(connection: Connection, trial: Trial, grace: float) -> Trial:
-    """The trial as it is now: failed, if it was running and silent for `grace` seconds."""
-    if trial.state is not TrialState.RUNNING or trial.silent_seconds <= grace:
-        return trial
+def give_up(connection: Connection, trial: Trial, silent_seconds: float) -> Trial:
+    """The trial as it is now: failed, unless it ended just now."""
     result = connection.execute(
         update(trials)
         .where(trials.c.trial_id == trial.trial_id, trials.c.state == TrialState.RUNNING)
         .values(state=TrialState.FAIL, datetime_complete=clock())
     )
     if result.rowcount == 0:
-        return trial  # it ended just now
-    reason = f"worker {trial.worker} gave no sign of life for {trial.silent_seconds:.0f} s"
+        return trial
+    reason = f"worker {trial.worker} gave no sign of life for {silent_seconds:.0f} s"
     attributes = {trial.trial_id: failure(WORKER_DIED, reason)}
     put_attributes(connection, trial_user_attributes, attributes)
     return trial._replace(state=TrialState.FAIL, failure=WORKER_DIED, error=reason)

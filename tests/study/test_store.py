@@ -12,8 +12,9 @@ import sqlalchemy
 from sqlalchemy import Connection, insert, select
 
 from spec_opt.errors import LastingStoreError, StoreError, StudyError
+from spec_opt.study import database
 from spec_opt.study.database import parse_url, utc_now
-from spec_opt.study.store import Store, open_store, studies
+from spec_opt.study.store import Store, look_at_store, open_store, studies
 
 Open = Callable[..., Store]
 
@@ -132,22 +133,20 @@ def test_the_lock_is_tried_for_again(
 ) -> None:
     failures = [sqlite3.OperationalError("database is locked") for _ in range(2)]
 
-    @contextlib.contextmanager
-    def set_up_lock(*_: object) -> Iterator[None]:
+    def lock_set_up(_: object) -> None:
         if failures:
             raise failures.pop()
-        yield
 
-    monkeypatch.setattr("spec_opt.study.store.set_up_lock", set_up_lock)
+    monkeypatch.setattr("spec_opt.study.store.lock_set_up", lock_set_up)
     opened(store_url)
     assert not failures
 
 
 def test_a_lock_that_cannot_be_had_is_said(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def set_up_lock(*_: object) -> None:
+    def lock_set_up(_: object) -> None:
         raise PermissionError(13, "not yours")
 
-    monkeypatch.setattr("spec_opt.study.store.set_up_lock", set_up_lock)
+    monkeypatch.setattr("spec_opt.study.store.lock_set_up", lock_set_up)
     with pytest.raises(StoreError, match="not yours"):
         open_store(store_url)
 
@@ -265,3 +264,70 @@ def test_a_missing_database_is_said_at_once(new_database: Callable[[], str]) -> 
     with pytest.raises(LastingStoreError, match="does not exist: make it with `createdb`"):
         open_store(url.render_as_string(hide_password=False))
     assert time.monotonic() - started < 5
+
+
+def journal(tmp_path: Path, mode: str) -> Path:
+    """A store with one study, with a write-ahead log or with Optuna's rollback journal."""
+    path = tmp_path / "store.db"
+    with open_store(f"sqlite:///{path}") as store:
+        store.transaction(add("a"))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+    return path
+
+
+@contextlib.contextmanager
+def another_writer(path: Path, begin: str) -> Iterator[None]:
+    """Another program in the middle of a transaction that has written."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(begin)
+        connection.execute("INSERT INTO studies (study_name) VALUES ('b')")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("mode", "begin"),
+    [("WAL", "BEGIN IMMEDIATE"), ("WAL", "BEGIN EXCLUSIVE"), ("DELETE", "BEGIN IMMEDIATE")],
+)
+def test_looking_waits_for_no_writer(
+    tmp_path: Path, mode: str, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOOKING_BUSY_S", 0)
+    path = journal(tmp_path, mode)
+    with another_writer(path, begin), look_at_store(f"sqlite:///{path}") as store:
+        assert names(store) == ["a"]
+
+
+def test_a_writer_that_keeps_readers_out_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOOKING_BUSY_S", 0)
+    monkeypatch.setattr(database, "FIRST_PAUSE_S", 1e9)  # nothing is tried again
+    path = journal(tmp_path, "DELETE")
+    url = f"sqlite:///{path}"
+    with another_writer(path, "BEGIN EXCLUSIVE"), pytest.raises(StoreError, match="another prog"):
+        look_at_store(url)
+    with look_at_store(url) as store:
+        assert names(store) == ["a"]
+        with (
+            another_writer(path, "BEGIN EXCLUSIVE"),
+            pytest.raises(StoreError, match="try again when that has ended"),
+        ):
+            names(store)
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    path = journal(tmp_path, "WAL")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with look_at_store(f"sqlite:///{path}") as store:
+        assert names(store) == ["a"]
+        with pytest.raises(StoreError, match="can only be read"):
+            store.transaction(add("b"))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.postgres
+def test_looking_at_a_server_writes_nothing(used_database: str) -> None:
+    with look_at_store(used_database) as store, pytest.raises(StoreError, match="read-only"):
+        store.transaction(add("b"))
