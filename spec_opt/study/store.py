@@ -98,9 +98,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def transaction(
-        self, work: Callable[[Connection], T], patience_s: float | None = None
-    ) -> T:
+    def transaction(self, work: Callable[[Connection], T], patience_s: float | None = None) -> T:
         """Run `work` in one transaction; all of it happens or nothing.
 
         On SQLite it is alone in the store from its first statement on; on Postgres it locks the

@@ -45,9 +45,7 @@ def beats(study: Study, change: timedelta) -> None:
         column = trial_heartbeats.c.heartbeat
         moved = [(last, last + change) for (last,) in connection.execute(select(column))]
         for last, new in moved:
-            connection.execute(
-                update(trial_heartbeats).where(column == last).values(heartbeat=new)
-            )
+            connection.execute(update(trial_heartbeats).where(column == last).values(heartbeat=new))
 
     study.store.transaction(work)
 
