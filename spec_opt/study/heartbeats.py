@@ -1,7 +1,6 @@
 """Signs of life of running trials, in Optuna's own table; `silence` judges their age."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, exists, func, select, update
@@ -13,7 +12,7 @@ RECENT = 1000
 """A new heartbeat follows those of so many trials, the ones that began last."""
 
 
-def _select_last() -> Select[Any]:
+def _select_last() -> Select[datetime, datetime]:
     beats = trial_heartbeats.c
     recent = select(beats.heartbeat).order_by(beats.trial_heartbeat_id.desc()).limit(RECENT)
     return select(utc_now(), func.max(recent.subquery().c.heartbeat))
@@ -24,6 +23,8 @@ LAST = _select_last()
 
 def next_beat(connection: Connection) -> datetime:
     """Now, but after every heartbeat before: one of a clock that is behind must not look old."""
+    now: datetime
+    last: datetime | None
     now, last = connection.execute(LAST).one()
     return now if last is None else max(now, last + timedelta(milliseconds=1))
 
