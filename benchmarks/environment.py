@@ -11,9 +11,11 @@ import torch
 def describe() -> str:
     """One line for the head of a result table."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    # How threads wait decides what a small batch costs: see docs/performance.md.
+    threads = f"{torch.get_num_threads()} threads, {os.environ.get('OMP_WAIT_POLICY', 'spinning')}"
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {device}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__} ({torch.get_num_threads()} threads), "
+        f"torch {torch.__version__} ({threads}), "
         f"Python {platform.python_version()}"
     )
 

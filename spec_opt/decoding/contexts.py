@@ -59,7 +59,6 @@ class EmittedBuffer:
         self._emitted = self._values[:, self.length :].view(
             self.batch, patches, patch, self.channels
         )
-        self._sum = torch.zeros((), dtype=torch.float64, device=context.device)
 
     @property
     def observed(self) -> Tensor:
@@ -80,18 +79,17 @@ class EmittedBuffer:
 
     def write(self, rows: Tensor, positions: Tensor, patches: Tensor) -> None:
         """Write `patches` [n, P, C] at `positions` of `rows`."""
-        self._sum += patches.sum(dtype=torch.float64)
         patches = patches.to(self._values.dtype)
         self._emitted[self.to_device(rows), self.to_device(positions)] = patches
 
     @property
-    def finite(self) -> Tensor:
-        """Whether all patches written so far are finite: a bool tensor on the device."""
-        return torch.isfinite(self._sum)
+    def total(self) -> Tensor:
+        """The sum of all emitted patches, on the device: finite only if all of them are."""
+        return self._emitted.sum(dtype=torch.float64)
 
     def require_finite(self) -> None:
-        """Raise DecodingError if a patch written so far is not finite."""
-        require_finite(self._sum)
+        """Raise DecodingError if an emitted patch is not finite."""
+        require_finite(self._emitted)
 
     def forecast(self, horizon: int) -> Tensor:
         """The emitted patches, cut to the horizon: [B, H, C]."""

@@ -25,7 +25,14 @@ from torch import Tensor
 
 from spec_opt.config.study_file import Setting
 from spec_opt.data.windows import Windows
-from spec_opt.decoding.contexts import ROLLING, Contexts, EmittedBuffer, pairs, patches_to_cover
+from spec_opt.decoding.contexts import (
+    ROLLING,
+    Contexts,
+    EmittedBuffer,
+    pairs,
+    patches_to_cover,
+    require_finite,
+)
 from spec_opt.decoding.observer import UNOBSERVED, Observer, Role, Step
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.rules import AcceptanceRule, acceptance_probability, target_patch
@@ -187,6 +194,7 @@ class _Decoder:
         self.workload, self.setting = workload, setting
         self.rule, self.patches = workload.rule, workload.patches
         self.observer = workload.observer
+        self.windows = workload.windows.starts[index]  # on the CPU, as the keys on the device
         self.buffer, self.keys = workload.start(index)
         self.target = workload.contexts.reading(workload.target, self.buffer)
         self.draft = workload.contexts.reading(workload.draft, self.buffer)
@@ -255,14 +263,22 @@ class _Decoder:
         """
         with self.observer.judging():
             alpha = self._acceptance_probability(proposals, target_mean)
-            draws = self._draws(proposals.rows, proposals.position)
-            accepted = draws.uniform(Purpose.ACCEPTANCE) <= alpha
-            answer = torch.cat([accepted, self.buffer.finite.unsqueeze(0)]).cpu()
-        if not answer[-1]:
-            self.buffer.require_finite()
+            answer = torch.cat([alpha, self.buffer.total.unsqueeze(0)]).cpu()
+            require_finite(answer[-1])
+            accepted = self._is_accepted(answer[:-1], proposals)
         in_row = torch.zeros(len(wanted), self.setting.k, dtype=torch.int64)
-        in_row[pairs(wanted)] = answer[:-1].to(torch.int64)
+        in_row[pairs(wanted)] = accepted.to(torch.int64)
         return in_row.cumprod(dim=1).sum(dim=1)
+
+    def _is_accepted(self, alpha: Tensor, proposals: _Proposals) -> Tensor:
+        """Whether each proposal is accepted, all on the CPU; random numbers only where in doubt."""
+        accepted = alpha >= 1.0
+        doubtful = torch.nonzero(~accepted).squeeze(1)
+        if len(doubtful):
+            rows, position = proposals.rows[doubtful], proposals.position[doubtful]
+            draws = Draws(self.workload.seed, self.windows[rows], position)
+            accepted[doubtful] = draws.uniform(Purpose.ACCEPTANCE) <= alpha[doubtful]
+        return accepted
 
     def _acceptance_probability(self, proposals: _Proposals, target_mean: Tensor) -> Tensor:
         """alpha of each proposal: [n]."""
