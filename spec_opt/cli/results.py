@@ -1,4 +1,4 @@
-"""Commands on a study's results: recommend, export, report, bench, confirm, import, dashboard."""
+"""Commands on a study's results: all but `run`, `worker`, `status` and `train`."""
 
 from __future__ import annotations
 
@@ -195,6 +195,31 @@ def bench(
     reference = given_reference()
     found = measure(config, url, batch_sizes=batch_sizes, repeats=repeats, reference=reference)
     show(bench_document(found) if as_json else bench_text(found, terminal_width()))
+
+
+@study_command
+@click.option(
+    "--to",
+    "target",
+    metavar="URL",
+    envvar="SPEC_OPT_COPY_TO",
+    show_envvar=True,
+    required=True,
+    help="The other store.",
+)
+@json_option
+def copy(config: StudyConfig, url: str, target: str, as_json: bool) -> None:
+    """Copy a study to another store, SQLite or Postgres: all of it, or nothing."""
+    from spec_opt.results.statistics import quiet_optuna
+    from spec_opt.study.copying import copy_study
+    from spec_opt.study.store import open_store
+
+    with open_store(url, create=False) as source:
+        source.optuna_study(config.name)  # before a store is made
+        with open_store(target) as copied, quiet_optuna():
+            trials, where = copy_study(source, copied, config.name), copied.masked_url
+    found = {"study": config.name, "trials": trials, "storage": where}
+    show(found if as_json else f"{config.name}: {trials} trials copied to {where}")
 
 
 @app.command("import")

@@ -21,6 +21,7 @@ from optuna.storages._rdb import models
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from spec_opt.errors import LastingStoreError, StoreError, StudyError
 from spec_opt.study.database import (
@@ -109,6 +110,28 @@ class Store:
             StoreError: the store was out of reach for `patience_s` seconds, or failed for good.
         """
         return self.patiently(partial(_in_transaction, self._writing, work), patience_s)
+
+    def through_optuna(self, work: Callable[[RDBStorage], T]) -> T:
+        """Run `work`, which writes through Optuna, in one transaction: all or nothing.
+
+        What Optuna commits is a savepoint of that transaction. After a failure or a kill, the
+        database has what it had before. It runs once: nothing is tried again.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        storage, own = self.storage, self.storage.scoped_session
+
+        def within(connection: Connection) -> T:
+            session = sessionmaker(connection, join_transaction_mode="create_savepoint")
+            storage.scoped_session = scoped_session(session)
+            try:
+                return work(storage)
+            finally:
+                storage.remove_session()
+                storage.scoped_session = own
+
+        return _in_transaction(self._writing, within)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work`, which only reads, in one transaction that blocks nobody."""
