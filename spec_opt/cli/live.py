@@ -261,8 +261,11 @@ class LiveView:
             if self.study is None:
                 self.study = self.find()
                 # One Optuna study throughout: it reads each trial that has ended only once.
-                read = partial(read_table, self.study.optuna_study(), self.study.config.search)
-                self._read = partial(self.study.store.patiently, read)
+                store = self.study.store
+                seen = store.optuna_study(self.study.name)
+                self._read = partial(
+                    store.patiently, partial(read_table, seen, self.study.config.search)
+                )
             self._snapshot = Snapshot(progress(self.study, watch=self._watch), self._read())
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do

@@ -24,6 +24,7 @@ from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError,
 from spec_opt.study.database import parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
+from spec_opt.study.samplers import check_sampler
 from spec_opt.study.store import Store, check_store, look_at_store, open_store
 from spec_opt.study.study import Study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
@@ -68,6 +69,7 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     """
     from spec_opt.measure.objective import StudyObjective  # brings torch
 
+    check_sampler(config.search)
     check_store(url)
     objective = StudyObjective.prepare(config)
     baseline = objective.baseline
@@ -140,6 +142,7 @@ def run_processes(
         WorkError: workers failed too often and the study is not done; names their logs.
         KeyboardInterrupt: interrupted before the study existed.
     """
+    check_sampler(config.search)
     check_store(url)
     if gpus is None:
         places = cpu_environments(workers or 1)
@@ -183,6 +186,7 @@ def run_on_ray(
             f"--ray: workers on other machines cannot share the file of {url}; "
             "give --storage postgresql://…"
         )
+    check_sampler(config.search)
     task = partial(work_in_task, config, url)
     on_first = _printing("workers give their trials back, then leave; again to leave at once")
     with cluster(address):

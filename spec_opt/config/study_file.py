@@ -5,8 +5,9 @@
 
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -104,6 +105,8 @@ class SearchConfig(Table):
     """`[search]`: which settings are tried, and in what order."""
 
     sampler: Sampler = "grid"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the sampler."""
     objectives: tuple[ObjectiveName, ...] = OBJECTIVES[0]
     """See `OBJECTIVES`; "speedup" is the predicted one, at the study's batch size."""
     sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
@@ -123,19 +126,30 @@ class SearchConfig(Table):
                 "with 'speedup' as the third or without"
             )
         for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
-            if isinstance(space, tuple):
-                if len(set(space)) < len(space):
-                    raise ValueError(f"{name} lists a value twice: {list(space)}")
-            elif self.sampler == "grid":
-                raise ValueError(
-                    f"{name} is a range, which the grid sampler cannot enumerate: "
-                    "give a list, or another sampler (tpe, random, nsga2)"
-                )
-        if self.sampler == "grid" and self.n_trials is not None:
-            raise ValueError("n_trials is for tpe, random and nsga2: a grid runs every setting")
-        if self.sampler != "grid" and self.n_trials is None:
-            raise ValueError(f"n_trials is needed with sampler = '{self.sampler}'")
+            if isinstance(space, tuple) and len(set(space)) < len(space):
+                raise ValueError(f"{name} lists a value twice: {list(space)}")
+        for problem in self._problems():
+            raise ValueError(problem)
         return self
+
+    def _problems(self) -> Iterator[str]:
+        """What does not go with the sampler."""
+        if self.sampler != "grid":
+            if self.n_trials is None:
+                yield f"n_trials is needed with sampler = '{self.sampler}'"
+            if "seed" in self.options:
+                yield "options.seed: the sampler's seed follows from search.seed: give that"
+            return
+        for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
+            if not isinstance(space, tuple):
+                yield (
+                    f"{name} is a range, which the grid sampler cannot enumerate: "
+                    "give a list, or another sampler (tpe, gp, nsga2, random)"
+                )
+        if self.n_trials is not None:
+            yield "n_trials is for samplers that draw: a grid runs every setting"
+        if self.options:
+            yield "options are for samplers that draw: a grid has none"
 
 
 class SyntheticConfig(Table):

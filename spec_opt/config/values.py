@@ -20,7 +20,6 @@ Rule = Literal["stride", "exact", "point"]
 ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
-Sampler = Literal["grid", "tpe", "random", "nsga2"]
 GapFilling = Literal["forward-fill", "interpolate"]
 ObjectiveName = Literal["acceptance_rate", "mse", "speedup"]
 
@@ -56,6 +55,14 @@ def _in_proportion(value: float) -> float:
     return value
 
 
+Sampler = Annotated[
+    str,
+    matching(
+        r"grid|tpe|gp|nsga2|random|[A-Za-z_][\w.]*:[A-Za-z_]\w*",
+        "'grid', 'tpe', 'gp', 'nsga2', 'random', or a class, 'optuna.samplers:NAME' or "
+        "'package.module:Class'",
+    ),
+]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """Fits the integers of every library that it is passed to."""
 Size = Annotated[int, Field(ge=1, le=65_536)]

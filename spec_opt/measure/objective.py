@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from spec_opt.config.study_file import DecodingConfig, Setting, StudyConfig
+from spec_opt.config.user_code import naming_the_users_line
 from spec_opt.config.values import IntRange
 from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import Dataset, load_dataset
@@ -20,7 +21,6 @@ from spec_opt.measure.cost_model import LearntCosts, acceptance_by_position, pre
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
 from spec_opt.models.device import device_name
-from spec_opt.models.factory import naming_the_users_line
 from spec_opt.models.linear import LinearForecaster, fit_to_series
 from spec_opt.models.preparation import Models, prepare_models
 from spec_opt.models.summary import ModelSummary, summarise_model

@@ -11,21 +11,17 @@ from typing import Any
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import Setting
+from spec_opt.config.user_code import naming_the_users_line
+from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.study import trials
 from spec_opt.study.heartbeats import beat
+from spec_opt.study.samplers import choose, make_sampler
 from spec_opt.study.silence import Patience, Watch
-from spec_opt.study.space import (
-    PARAMETERS,
-    distributions,
-    make_sampler,
-    params_of,
-    setting_of,
-)
+from spec_opt.study.space import PARAMETERS, distributions, params_of, setting_of
 from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy
 from spec_opt.study.study import Study, reconcile
 from spec_opt.study.trials import (
@@ -161,27 +157,28 @@ class Claims:
 
         Seeded by the numbers of trial and attempt, whichever worker asks: no two trials share
         random numbers, and a study that one worker runs is repeatable.
+
+        Raises:
+            WorkError: the sampler failed; the trial is given back.
         """
         seeds = np.random.SeedSequence([self._search.seed, trial.number, attempt - 1])
         sampler = make_sampler(self._search, int(seeds.generate_state(1)[0]))
         frozen = create_trial(state=TrialState.RUNNING)
         frozen.number, frozen._trial_id = trial.number, trial.trial_id
-        return self._store.patiently(lambda: self._ask(sampler, frozen, names))
-
-    def _ask(
-        self, sampler: BaseSampler, trial: FrozenTrial, names: Sequence[str]
-    ) -> dict[str, Any]:
         study, spaces = self._sampling_study, self._spaces
-        study.forget_trials()
-        sampler.before_trial(study, trial)
-        space = sampler.infer_relative_search_space(study, trial)
-        relative = sampler.sample_relative(study, trial, space)
-        return {
-            name: relative[name]
-            if name in relative and space[name] == spaces[name]
-            else sampler.sample_independent(study, trial, name, spaces[name])
-            for name in names
-        }
+
+        def ask() -> dict[str, Any]:
+            study.forget_trials()
+            return choose(sampler, study, frozen, names, spaces)
+
+        try:
+            return self._store.patiently(ask)
+        except (SpecOptError, UpdateFinishedTrialError):
+            raise
+        except Exception:
+            self.release()
+            with naming_the_users_line(WorkError, f"search.sampler = '{self._search.sampler}'"):
+                raise
 
     @cached_property
     def _sampling_study(self) -> SamplingStudy:

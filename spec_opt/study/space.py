@@ -1,18 +1,15 @@
-"""The search space: `[search]` of a study file as distributions, grid points and a sampler."""
+"""The search space: `[search]` of a study file as distributions and grid points."""
 
 import itertools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.exceptions import ExperimentalWarning
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.config.values import FloatRange, IntRange
@@ -32,7 +29,7 @@ def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
 
 
 def _distribution(search: SearchConfig, name: str) -> BaseDistribution:
-    space = _spaces(search)[name]
+    space = spaces_of(search)[name]
     if isinstance(space, FloatRange):
         return FloatDistribution(space.low, space.high, log=space.log)
     if isinstance(space, IntRange):
@@ -44,7 +41,8 @@ def _distribution(search: SearchConfig, name: str) -> BaseDistribution:
     return FloatDistribution(float(min(space)), float(max(space)))
 
 
-def _spaces(search: SearchConfig) -> dict[str, Any]:
+def spaces_of(search: SearchConfig) -> dict[str, Any]:
+    """The list or range of each parameter."""
     return {"sigma": search.sigma, "bias": search.bias, "k": search.k}
 
 
@@ -55,7 +53,7 @@ def grid_points(search: SearchConfig) -> tuple[Setting, ...]:
     """
     if search.sampler != "grid":
         return ()
-    spaces = _spaces(search)
+    spaces = spaces_of(search)
     points = itertools.product(*(spaces[name] for name in PARAMETERS))
     return tuple(Setting(sigma=sigma, bias=bias, k=k) for sigma, bias, k in points)
 
@@ -63,7 +61,7 @@ def grid_points(search: SearchConfig) -> tuple[Setting, ...]:
 def setting_count(search: SearchConfig) -> int | None:
     """How many distinct settings the space holds; None if a parameter is continuous."""
     total = 1
-    for space in _spaces(search).values():
+    for space in spaces_of(search).values():
         if isinstance(space, FloatRange):
             return None
         total *= space.high - space.low + 1 if isinstance(space, IntRange) else len(space)
@@ -77,27 +75,8 @@ def asks_for(search: SearchConfig, setting: Setting) -> bool:
         space.low <= values[name] <= space.high
         if isinstance(space, (FloatRange, IntRange))
         else values[name] in space
-        for name, space in _spaces(search).items()
+        for name, space in spaces_of(search).items()
     )
-
-
-def make_sampler(search: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that the study file names; `seed` differs between trials."""
-    match search.sampler:
-        case "grid":
-            return optuna.samplers.GridSampler(
-                {name: list(space) for name, space in _spaces(search).items()}, seed=seed
-            )
-        case "tpe":
-            # The liar shows a worker what the others are trying at the moment. Optuna 4 called it
-            # experimental.
-            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                return optuna.samplers.TPESampler(constant_liar=True, seed=seed)
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "nsga2":
-            # A small population: a study has some hundred trials, the default of 50 is half of it.
-            return optuna.samplers.NSGAIISampler(population_size=16, seed=seed)
 
 
 def params_of(setting: Setting) -> dict[str, float | int]:

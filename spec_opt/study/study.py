@@ -27,8 +27,9 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
 from spec_opt.study.database import insert_into
+from spec_opt.study.samplers import make_sampler
 from spec_opt.study.silence import Patience
-from spec_opt.study.space import distributions, grid_points, make_sampler, params_of
+from spec_opt.study.space import distributions, grid_points, params_of
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
     Store,

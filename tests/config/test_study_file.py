@@ -394,11 +394,20 @@ BAD = {
     "range in a grid": (
         SEARCH + "sigma = {low = 0.1, high = 1.0}",
         "search: sigma is a range, which the grid sampler cannot enumerate: "
-        "give a list, or another sampler (tpe, random, nsga2)",
+        "give a list, or another sampler (tpe, gp, nsga2, random)",
     ),
     "unknown sampler": (
         SEARCH + 'sampler = "cma"',
-        "search.sampler = 'cma': must be 'grid', 'tpe', 'random' or 'nsga2'",
+        "search.sampler = 'cma': must be 'grid', 'tpe', 'gp', 'nsga2', 'random', or a class, "
+        "'optuna.samplers:NAME' or 'package.module:Class'",
+    ),
+    "options of a grid": (
+        SEARCH + "options = {multivariate = true}",
+        "search: options are for samplers that draw: a grid has none",
+    ),
+    "a seed among the options": (
+        SEARCH + 'sampler = "tpe"\nn_trials = 5\noptions = {seed = 3}',
+        "search: options.seed: the sampler's seed follows from search.seed: give that",
     ),
     "tpe without n_trials": (
         SEARCH + 'sampler = "tpe"',
@@ -406,7 +415,7 @@ BAD = {
     ),
     "grid with n_trials": (
         SEARCH + "n_trials = 5",
-        "search: n_trials is for tpe, random and nsga2: a grid runs every setting",
+        "search: n_trials is for samplers that draw: a grid runs every setting",
     ),
     "negative seed": (SEARCH + "seed = -1", "search.seed = -1: must be at least 0"),
     "seed beyond 32 bits": (

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, delete, select, update
 
@@ -437,7 +437,8 @@ def test_an_enqueued_trial_may_carry_attributes_of_ours(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [("tpe", TPESampler), ("nsga2", NSGAIISampler), ("random", RandomSampler)]
+    "sampler",
+    [("tpe", TPESampler), ("gp", GPSampler), ("nsga2", NSGAIISampler), ("random", RandomSampler)],
 )
 def test_a_trial_given_up_while_its_sampler_thinks(
     sampler: tuple[str, type[BaseSampler]], store: Store, monkeypatch: pytest.MonkeyPatch
@@ -486,14 +487,16 @@ def test_the_rest_of_an_enqueued_trial_is_sampled(store: Store) -> None:
     assert trials_of(study)[0].params == claimed.setting.model_dump()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
 def test_the_seed_makes_choices_repeatable(
     sampler: str, tmp_path: Path, opened: Callable[..., Store]
 ) -> None:
     store = opened(f"sqlite:///{tmp_path}/store.db")
 
     def choices(name: str, seed: int) -> list[str]:
-        study = stand_in_study(store, name=name, sampler=sampler, n_trials=20, seed=seed)
+        few = {"n_trials": 8, "options": {"n_startup_trials": 5}} if sampler == "gp" else {}
+        search = {"n_trials": 20, "sampler": sampler, "seed": seed, **few}
+        study = stand_in_study(store, name=name, **search)
         claims = Claims(study)
         settings = []
         while isinstance(claimed := claims.claim(), ClaimedTrial):
@@ -502,6 +505,6 @@ def test_the_seed_makes_choices_repeatable(
         return settings
 
     first = choices("a", 0)
-    assert len(first) == 20
+    assert len(first) == (8 if sampler == "gp" else 20)
     assert choices("b", 0) == first
     assert choices("c", 1) != first

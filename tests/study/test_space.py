@@ -1,4 +1,3 @@
-import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -7,7 +6,6 @@ from spec_opt.config.values import FloatRange, IntRange
 from spec_opt.study.space import (
     distributions,
     grid_points,
-    make_sampler,
     params_of,
     setting_count,
     setting_of,
@@ -66,21 +64,6 @@ def test_samplers_draw_from_lists_and_ranges() -> None:
 )
 def test_settings_of_a_space_are_counted(search: SearchConfig, count: int | None) -> None:
     assert setting_count(search) == count
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("grid", optuna.samplers.GridSampler),
-        ("tpe", optuna.samplers.TPESampler),
-        ("random", optuna.samplers.RandomSampler),
-        ("nsga2", optuna.samplers.NSGAIISampler),
-    ],
-)
-def test_the_sampler_is_the_one_named(name: str, kind: type) -> None:
-    n_trials = None if name == "grid" else 5
-    search = SearchConfig.model_validate({"sampler": name, "n_trials": n_trials})
-    assert isinstance(make_sampler(search, seed=0), kind)
 
 
 def test_a_setting_survives_as_parameters() -> None:

@@ -262,7 +262,9 @@ def test_a_heartbeat_that_fails_once_goes_on(store: Store, monkeypatch: pytest.M
     assert states(study) == {"COMPLETE": 1}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+@pytest.mark.parametrize(
+    "sampler", ["tpe", "gp", "random", "nsga2", "optuna.samplers:BruteForceSampler"]
+)
 def test_a_setting_drawn_twice_is_measured_once(sampler: str, store: Store) -> None:
     study = stand_in_study(store, sampler=sampler, n_trials=20, sigma=(0.1, 0.2), bias=(1.0,))
     measured: list[str] = []
