@@ -233,7 +233,8 @@ def import_(config: StudyConfig, url: str, tables: tuple[Path, ...], as_json: bo
     from spec_opt.study.store import open_store
 
     results, rejected = read_tables(tables)  # before a store is made
-    imported = import_tables(open_store(url), config.name, results, rejected)
+    limits = config.search.constraints
+    imported = import_tables(open_store(url), config.name, results, rejected, limits)
     text = (
         f"{imported.study}: {imported.added} rows imported, {imported.present} there already, "
         f"{len(rejected)} left out"

@@ -101,6 +101,26 @@ def given_setting(sigma: float | None, bias: float | None, k: int | None) -> Set
         raise ConfigError(f"setting: {first_problem(error, Setting)}") from error
 
 
+class Constraints(Table):
+    """`[search] constraints`: the limits that a setting must keep to be feasible."""
+
+    max_mse_ratio: PositiveFloat | None = None
+    """MSE at most this times the target's own."""
+    min_acceptance: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+
+    @property
+    def are_set(self) -> bool:
+        return self.max_mse_ratio is not None or self.min_acceptance is not None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.max_mse_ratio is not None:
+            parts.append(f"MSE <= {self.max_mse_ratio:g} times the target's")
+        if self.min_acceptance is not None:
+            parts.append(f"acceptance >= {100 * self.min_acceptance:g}%")
+        return ", ".join(parts)
+
+
 class SearchConfig(Table):
     """`[search]`: which settings are tried, and in what order."""
 
@@ -112,6 +132,8 @@ class SearchConfig(Table):
     sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
     bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
     k: IntSpace = (1, 2, 3, 4, 5)
+    constraints: Constraints = Constraints()
+    """Samplers avoid settings that break them, and the front leaves them out."""
     n_trials: PositiveInt | None = None
     """Total number of trials, for the samplers that never end by themselves (all but grid)."""
     seed: Seed = 0
@@ -229,6 +251,7 @@ class SpeedScenario(Table):
 
     max_mse_ratio: PositiveFloat = 1.10
     """MSE at most this times the target's own."""
+    min_acceptance: float = Field(default=0.0, ge=0.0, le=1.0)
     min_k: PositiveInt = 4
     """Where no speedup is known: the highest acceptance at this k or more."""
 
@@ -265,6 +288,26 @@ class RecommendConfig(Table):
     quality: QualityScenario = QualityScenario()
     balanced: BalancedScenario = BalancedScenario()
 
+    def completed(self, limits: Constraints) -> Self:
+        """With the limits of the search wherever a scenario gives none of its own.
+
+        Raises:
+            ValueError: a scenario allows what the search does not.
+        """
+        given = limits.model_dump(exclude_none=True)
+        scenarios = {"speed": self.speed, "quality": self.quality, "balanced": self.balanced}
+        for name, scenario in scenarios.items():
+            own = {key: getattr(scenario, key) for key in given.keys() & scenario.model_fields_set}
+            for key, value in own.items():
+                looser = value < given[key] if key == "min_acceptance" else value > given[key]
+                if looser:
+                    raise ValueError(
+                        f"recommend.{name}.{key} = {value:g} allows what search.constraints.{key} "
+                        f"= {given[key]:g} does not: change one of them"
+                    )
+            scenarios[name] = scenario.model_copy(update=given | own)
+        return self.model_copy(update=scenarios)
+
 
 class StudyConfig(Table):
     """A whole study file."""
@@ -283,6 +326,12 @@ class StudyConfig(Table):
     decoding: DecodingConfig = DecodingConfig()
     recommend: RecommendConfig = RecommendConfig()
     bench: BenchConfig = BenchConfig()
+
+    @model_validator(mode="after")
+    def _limits_of_the_search(self) -> Self:
+        # The one way to complete a frozen model that works for every way of making it.
+        object.__setattr__(self, "recommend", self.recommend.completed(self.search.constraints))
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -17,8 +17,9 @@ from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
 from spec_opt.results.document import Block, Bullets, Table, Text, as_text
+from spec_opt.results.judgement import Judgement
 from spec_opt.results.recommend import Recommendation, bounds_of, limits_of, recommend_all
-from spec_opt.results.table import Judgement, Point, Result, StudyTable
+from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.verdict import ErrorRatio, draft_error_ratio, error_ratio, limit_of
 from spec_opt.results.wording import percent, relative, setting_cells, with_error
 from spec_opt.study.store import Store

@@ -260,7 +260,7 @@ def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> Non
 
 def _highest_shown(table: StudyTable) -> float:
     """The highest MSE in the figure of the front: trials far above it would flatten the front."""
-    levels = [*(p.result.mse for p in table.front), *table.levels.values()]
+    levels = [*(p.result.mse for p in table.front or table.points), *table.levels.values()]
     span = max(levels) - min(levels) or 0.1 * max(levels)
     return max(levels) + 0.75 * span
 

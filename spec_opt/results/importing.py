@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,17 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, select, update
 
 from spec_opt.config.messages import first_problem
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import Constraints, Setting
 from spec_opt.errors import DataError, StudyError
 from spec_opt.results.statistics import OBJECTIVES
 from spec_opt.results.wording import plural
+from spec_opt.study.constraints import hold_against, values_of
 from spec_opt.study.space import PARAMETERS, params_of
 from spec_opt.study.store import (
     Store,
     study_user_attributes,
     trial_params,
-    trial_values,
+    trial_user_attributes,
     trials,
 )
 from spec_opt.study.study import find_or_create
@@ -50,6 +51,8 @@ OURS = ("mse_baseline", "predicted_speedup")
 
 ROUNDING = 0.0051
 """Percent by which acceptance_pct, written with two decimals, may differ from its counts."""
+
+NO_CONSTRAINTS = Constraints()
 
 MADE_BY_RUN = "config"
 """The user attribute that a study for measured trials has from its start."""
@@ -209,22 +212,31 @@ def _count(row: dict[str, str], name: str) -> int | None:
 
 
 def import_tables(
-    store: Store, name: str, results: Sequence[NewTrial], rejected: Sequence[Rejected] = ()
+    store: Store,
+    name: str,
+    results: Sequence[NewTrial],
+    rejected: Sequence[Rejected] = (),
+    constraints: Constraints = NO_CONSTRAINTS,
 ) -> Imported:
     """Add rows of old tables to the study `name`, which is created if it is missing.
 
     The whole import is one transaction. Rows that the study already has are not added again, so an
-    import can be repeated, and halves of a sweep can follow one another.
+    import can be repeated, and halves of a sweep can follow one another. All rows of the study are
+    held against `constraints`.
 
     Raises:
         StudyError: the study holds measured trials, whose acceptance was counted differently.
         StoreError: the store cannot be reached.
     """
-    added = store.transaction(lambda connection: _add_missing(connection, name, results))
+    added = store.transaction(
+        lambda connection: _add_missing(connection, name, results, constraints)
+    )
     return Imported(name, added, len(results) - added, tuple(rejected))
 
 
-def _add_missing(connection: Connection, name: str, results: Sequence[NewTrial]) -> int:
+def _add_missing(
+    connection: Connection, name: str, results: Sequence[NewTrial], constraints: Constraints
+) -> int:
     """Add the rows that the study lacks, and return how many.
 
     The study is read under its lock: others may write at the same time, and a transaction whose
@@ -239,7 +251,7 @@ def _add_missing(connection: Connection, name: str, results: Sequence[NewTrial])
             f"study {name}: was not made by an import, and old results must not be mixed with "
             "measured ones; copy the study file, and give the copy another name to import into"
         )
-    values = _values(connection, study_id)
+    values = values_of(connection, study_id)
     present = {(*row.params.values(), *values[row.trial_id]) for row in held}
     new = {(*r.params.values(), *r.values): r for r in results}
     missing = [trial for identity, trial in new.items() if identity not in present]
@@ -247,7 +259,21 @@ def _add_missing(connection: Connection, name: str, results: Sequence[NewTrial])
         space = _space_of([*(row.params for row in held), *(trial.params for trial in missing)])
         add_trials(connection, study_id, missing, space, TrialState.COMPLETE)
         _share(connection, study_id, space)
+    hold_against(connection, study_id, constraints, _target_mse(connection, study_id))
     return len(missing)
+
+
+def _target_mse(connection: Connection, study_id: int) -> float | None:
+    """The target's own MSE, if the tables had one and the same in all rows that name it."""
+    table = trial_user_attributes
+    query = (
+        select(table.c.value_json)
+        .join(trials, trials.c.trial_id == table.c.trial_id)
+        .where(trials.c.study_id == study_id, table.c.key == "mse_baseline")
+        .distinct()
+    )
+    found = [json.loads(text) for text in connection.execute(query).scalars()]
+    return found[0] if len(found) == 1 else None
 
 
 def _space_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
@@ -258,20 +284,6 @@ def _space_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistributi
         "bias": FloatDistribution(min(values["bias"]), max(values["bias"])),
         "k": IntDistribution(int(min(values["k"])), int(max(values["k"]))),
     }
-
-
-def _values(connection: Connection, study_id: int) -> Mapping[int, list[float]]:
-    """The values of each trial, by its id."""
-    query = (
-        select(trial_values.c.trial_id, trial_values.c.value)
-        .join(trials, trials.c.trial_id == trial_values.c.trial_id)
-        .where(trials.c.study_id == study_id)
-        .order_by(trial_values.c.objective)
-    )
-    found = defaultdict(list)
-    for trial_id, value in connection.execute(query):
-        found[trial_id].append(value)
-    return found
 
 
 def _share(connection: Connection, study_id: int, space: Mapping[str, BaseDistribution]) -> None:

@@ -20,7 +20,15 @@ from spec_opt.config.study_file import BoundedScenario, RecommendConfig, Setting
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.differences import Noise
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
-from spec_opt.results.wording import described, numbers, outcome, percent, plural, relative
+from spec_opt.results.wording import (
+    described,
+    none_feasible,
+    numbers,
+    outcome,
+    percent,
+    plural,
+    relative,
+)
 
 Scenario = Literal["speed", "quality", "balanced"]
 SCENARIOS: tuple[Scenario, ...] = ("speed", "quality", "balanced")
@@ -129,8 +137,8 @@ def recommend(
 
 
 def ranked(table: StudyTable, scenario: Scenario, bounds: Bounds) -> list[Point]:
-    """The trials that meet a scenario, the best first."""
-    found = [p for p in table.points if bounds.hold(p)]
+    """The feasible trials that meet a scenario, the best first."""
+    found = [p for p in table.points if p.result.feasible and bounds.hold(p)]
     if scenario == "speed":
         found = [p for p in found if p.result.acceptance_rate > 0]
         by_speed = _by_speedup(table, found) if _speeds_are_known(table) else by_acceptance
@@ -178,9 +186,8 @@ def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) ->
 def bounds_on_results(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
     """The bounds of a scenario on MSE and acceptance, whether or not speedups are known."""
     asked: SpeedScenario | BoundedScenario = getattr(limits, scenario)
-    max_mse, floor = None, 0.0
-    if isinstance(asked, BoundedScenario):
-        max_mse, floor = asked.max_mse, asked.min_acceptance
+    max_mse = asked.max_mse if isinstance(asked, BoundedScenario) else None
+    floor = asked.min_acceptance
     origin = "max_mse"
     if max_mse is None:
         reference, name = table.target_mse, "the target alone"
@@ -282,12 +289,16 @@ def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommend
     advice: tuple[str, ...] = ()
     if not table.points:
         why = _no_results(table)
+    elif none := none_feasible(table):
+        why = none
     elif bounds.min_k > (largest := max(p.setting.k for p in table.points)):
         why = (
             f"No trial has {bounds.text} (recommend.speed.min_k); the largest tried is {largest}, "
             f"{bounds.min_k - largest} short: add a larger k to [search], or lower min_k."
         )
-    elif scenario == "speed" and (count := sum(map(bounds.hold, table.points))):
+    elif scenario == "speed" and (
+        count := sum(p.result.feasible and bounds.hold(p) for p in table.points)
+    ):
         why = (
             f"Of {plural(count, 'trial')} with {bounds.text} none accepts a single proposal: "
             "speculation only adds work here."

@@ -20,6 +20,7 @@ from spec_opt.results.wording import (
     exact,
     left_out,
     mse_text,
+    none_feasible,
     outcome,
     percent,
     relative,
@@ -251,7 +252,7 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
     Settings with equal results share a row, which names the mildest.
     """
     if not table.front:
-        return (Text("No trial has completed yet."),)
+        return (Text(none_feasible(table) or "No trial has completed yet."),)
     shown = table.distinct_front[:at_most]
     columns = [*COLUMNS, "against target"]
     rows = [_front_row(table, block) for block in shown]

@@ -35,7 +35,7 @@ from spec_opt.results.render import banner, choices, flags, schedule_blocks
 from spec_opt.results.schedule import schedule_of
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
-from spec_opt.results.wording import exact, numbers, percent, plural, precise
+from spec_opt.results.wording import exact, none_feasible, numbers, percent, plural, precise
 from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
@@ -227,7 +227,9 @@ def _front(table: StudyTable) -> list[Block]:
     if len(members) > MOST_ROWS:
         notes.append(f"{len(members) - MOST_ROWS} more are in results.csv.")
     rows = [(*_cells(table, m.points), _standing(m)) for m in members[:MOST_ROWS]]
-    return [Text(" ".join(notes), "note"), Table((*COLUMNS, "standing"), rows)] if rows else []
+    if not rows:
+        return [Text(none_feasible(table))] if table.points else []
+    return [Text(" ".join(notes), "note"), Table((*COLUMNS, "standing"), rows)]
 
 
 def _cells(table: StudyTable, points: Sequence[Point]) -> tuple[str, ...]:

@@ -26,7 +26,9 @@ from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, S
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
+from spec_opt.results.judgement import Judgement
 from spec_opt.results.pareto import pareto_mask, without_rounding
+from spec_opt.study.constraints import is_feasible
 from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.store import Store, look_at_store
 from spec_opt.study.study import DIRECTIONS
@@ -52,7 +54,9 @@ class Result(BaseModel):
     """As stored, save for differences by rounding: see `without_rounding`."""
     mse: float
     pareto: bool
-    """Whether no other trial is at least as good in all objectives and better in one."""
+    """Whether no other feasible trial is at least as good in all objectives and better in one."""
+    feasible: bool = True
+    """Whether it keeps the constraints of the search."""
     mae: Number | None = None
     acceptance_se: Number | None = None
     acceptance_ci95: Number | None = None
@@ -176,31 +180,6 @@ class Speedup:
     def at_least(self) -> float:
         """The lowest measured speedup that is known; 0 where nothing was measured."""
         return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What `spec-opt confirm` found of one recommendation on one split."""
-
-    scenario: str
-    """speed, quality or balanced; draft_alone for the draft alone."""
-    split: str
-    trial: int | None
-    outcome: str
-    """confirmed, not confirmed, or not settled."""
-    why: str | None
-    """What contradicts the recommendation or leaves it open."""
-    mse_ratio: float
-    """MSE over the target's, on that split."""
-    mse_ratio_low: float | None
-    """The 95 % interval; None if not known."""
-    mse_ratio_high: float | None
-    limit: float
-    """The scenario's highest `mse_ratio`."""
-    acceptance_rate: float | None
-
-    def __str__(self) -> str:
-        return self.outcome if self.why is None else f"{self.outcome}: {self.why}"
 
 
 class StudyTable(BaseModel):
@@ -416,7 +395,8 @@ def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
     config = _read_config(study.user_attrs.get("config"))
     asked = np.asarray([_is_asked(*pair, search) for pair in done], dtype=np.bool_)
     on_front = np.zeros(len(done), dtype=np.bool_)
-    on_front[asked] = pareto_mask(values[asked] * signs)
+    fit = asked & np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
+    on_front[fit] = pareto_mask(values[fit] * signs)
     not_asked = frozenset(done[index][0].number for index in np.flatnonzero(~asked))
     own = {"name": study.study_name, "trials": (), "config": config, "not_asked": not_asked}
     table = _read(StudyTable, study.user_attrs | own)
@@ -450,6 +430,7 @@ def _read_result(
     trial: FrozenTrial, acceptance_rate: float, mse: float, pareto: bool, predicted: float | None
 ) -> Result:
     values = {"acceptance_rate": acceptance_rate, "mse": mse, "pareto": pareto}
+    values["feasible"] = is_feasible(trial)
     read = _read(Result, all_attributes(trial.user_attrs, trial.system_attrs) | values)
     base, own = read.mse_baseline, read.predicted_speedup
     return read.model_copy(

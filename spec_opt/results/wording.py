@@ -8,6 +8,7 @@ from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline
 from spec_opt.measure.uncertainty import draft_against_target
 from spec_opt.results.table import Point, Result, StudyTable
+from spec_opt.study.constraints import violations
 
 
 def percent(share: float) -> str:
@@ -66,6 +67,22 @@ def left_out(table: StudyTable) -> str:
     )
     parts = [f"{plural(count, 'completed trial')} {why}" for count, why in reasons if count]
     return f"Left out: {', '.join(parts)}." if parts else ""
+
+
+def none_feasible(table: StudyTable) -> str:
+    """That no trial keeps the constraints of the search, in a sentence; empty if one does."""
+    if not table.points or any(p.result.feasible for p in table.points):
+        return ""
+    if table.config is None or table.target_mse is None:
+        return "No trial keeps the constraints of the search."
+    limits, reference = table.config.search.constraints, table.target_mse
+
+    def missed(point: Point) -> float:
+        values = point.result.acceptance_rate, point.result.mse
+        return sum(max(0.0, v) for v in violations(limits, values, reference))
+
+    closest = described(min(table.points, key=missed))
+    return f"No trial keeps the constraints of the search ({limits}); the closest is {closest}."
 
 
 def plural(count: int, noun: str) -> str:

@@ -18,6 +18,7 @@ from spec_opt.config.study_file import Setting
 from spec_opt.config.user_code import naming_the_users_line
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.study import trials
+from spec_opt.study.constraints import put_violations
 from spec_opt.study.heartbeats import beat
 from spec_opt.study.samplers import choose, make_sampler
 from spec_opt.study.silence import Patience, Watch
@@ -252,7 +253,15 @@ class Claims:
     ) -> bool:
         """Record a result; False if the trial was given up meanwhile, and the result dropped."""
         end = (trial.trial_id, self.claimant, TrialState.COMPLETE, values, attributes)
-        return self._store.transaction(lambda connection: trials.finish(connection, *end))
+        limits, of_target = self._search.constraints, self.study.baseline.target_mse
+
+        def record(connection: Connection) -> bool:
+            recorded = trials.finish(connection, *end)
+            if recorded:
+                put_violations(connection, limits, {trial.trial_id: values}, of_target)
+            return recorded
+
+        return self._store.transaction(record)
 
     def fail(self, trial: ClaimedTrial, error: str) -> bool:
         """Record that a trial failed, and why; False if it was given up meanwhile."""

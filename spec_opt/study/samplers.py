@@ -10,11 +10,13 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
 from spec_opt.config.study_file import SearchConfig
 from spec_opt.config.user_code import load, naming_the_users_line
 from spec_opt.errors import ConfigError
+from spec_opt.study.constraints import as_stored
 from spec_opt.study.space import PARAMETERS, distributions, spaces_of
 
 NAMED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
@@ -27,6 +29,9 @@ NAMED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "gp": ("optuna.samplers:GPSampler", {"warn_independent_sampling": False}),
 }
 """Class and options of the samplers that have a name; a study file's own options go first."""
+
+CONSTRAINTS_ARE_FOUND: Final = hasattr(FrozenTrial, "set_constraint")
+"""Whether samplers look for constraints by themselves, as since Optuna 5."""
 
 
 def make_sampler(search: SearchConfig, seed: int) -> BaseSampler:
@@ -48,6 +53,8 @@ def make_sampler(search: SearchConfig, seed: int) -> BaseSampler:
     given = {**defaults, **search.options}
     if "seed" in taken:
         given["seed"] = seed
+    if search.constraints.are_set and "constraints_func" in taken and not CONSTRAINTS_ARE_FOUND:
+        given["constraints_func"] = as_stored
     # Optuna 4 called several samplers and options experimental.
     with (
         naming_the_users_line(ConfigError, what),
@@ -74,16 +81,22 @@ def choose(
     names: Iterable[str],
     spaces: Mapping[str, BaseDistribution],
 ) -> dict[str, Any]:
-    """Let a sampler choose parameters of a running trial, as `Study.ask` would."""
+    """Let a sampler choose parameters of a running trial, as `Study.ask` would.
+
+    The trial gets each as it is chosen: a sampler may look at those before.
+    """
     sampler.before_trial(study, trial)
     space = sampler.infer_relative_search_space(study, trial)
     relative = sampler.sample_relative(study, trial, space)
-    return {
-        name: relative[name]
-        if name in relative and space[name] == spaces[name]
-        else sampler.sample_independent(study, trial, name, spaces[name])
-        for name in names
-    }
+    chosen = {}
+    for name in names:
+        if name in relative and space[name] == spaces[name]:
+            chosen[name] = relative[name]
+        else:
+            chosen[name] = sampler.sample_independent(study, trial, name, spaces[name])
+        trial.distributions = {**trial.distributions, name: spaces[name]}
+        trial.params = {**trial.params, name: chosen[name]}
+    return chosen
 
 
 def check_sampler(search: SearchConfig) -> None:
@@ -97,7 +110,7 @@ def check_sampler(search: SearchConfig) -> None:
         return
     spaces = distributions(search)
     with naming_the_users_line(ConfigError, f"search.sampler = '{search.sampler}'"), _quiet():
-        directions = ["minimize"] * len(search.objectives)
+        directions = [StudyDirection.MINIMIZE] * len(search.objectives)
         study = optuna.create_study(directions=directions)
         for value in (0.0, 1.0):
             trial = study.ask()

@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Table
@@ -60,6 +61,7 @@ versions: Table = models.VersionInfoModel.__table__
 trial_heartbeats: Table = models.TrialHeartbeatModel.__table__
 
 FINITE = models.TrialValueModel.TrialValueType.FINITE
+CONSTRAINTS_KEY: str = _CONSTRAINTS_KEY
 METRIC_NAMES_KEY: str = _SYSTEM_ATTR_METRIC_NAMES
 FIXED_PARAMS_KEY = "fixed_params"
 """The system attribute in which Optuna's queue keeps the parameters of an enqueued trial."""

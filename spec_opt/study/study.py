@@ -26,6 +26,7 @@ from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
+from spec_opt.study.constraints import hold_against
 from spec_opt.study.database import insert_into
 from spec_opt.study.samplers import make_sampler
 from spec_opt.study.silence import Patience
@@ -156,6 +157,8 @@ def open_study(
                 "--storage"
             )
         reconcile(connection, study_id, config.search, None)
+        limits, of_target = config.search.constraints, stored["baseline"]["target_mse"]
+        hold_against(connection, study_id, limits, of_target)
         now = {key: attributes[key] for key in ("config", *inputs)}  # files may have moved
         put_attributes(connection, study_user_attributes, {study_id: now})
         return study_id, stored

@@ -62,6 +62,22 @@ class TestGoodFiles:
         assert study.recommend.quality.max_mse_ratio == 1.05
         assert study.recommend.balanced.min_acceptance == 0.75
 
+    def test_limits_of_the_search_are_those_of_the_recommendation(self, tmp_path: Path) -> None:
+        limits = "constraints = {max_mse_ratio = 1.02, min_acceptance = 0.9}"
+        own = "[recommend]\nbalanced = {max_mse_ratio = 1.01}\nspeed = {min_k = 2}\n"
+        study = read(tmp_path, f"{MINIMAL}{own}[search]\n{limits}\n")
+
+        found = study.recommend
+        assert (found.quality.max_mse_ratio, found.quality.min_acceptance) == (1.02, 0.9)
+        # What [recommend] gives itself goes first.
+        assert (found.balanced.max_mse_ratio, found.balanced.min_acceptance) == (1.01, 0.9)
+        assert (found.speed.max_mse_ratio, found.speed.min_acceptance) == (1.02, 0.9)
+        assert found.speed.min_k == 2
+        assert StudyConfig(
+            name=study.name, search=study.search, data=study.data
+        ).recommend.quality == (found.quality)
+        assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+
     def test_everything_can_be_given(self, tmp_path: Path) -> None:
         study = read(
             tmp_path,
@@ -305,8 +321,8 @@ BAD = {
     ),
     "unknown key, named like a kind of value": (
         SEARCH + "range = 1",
-        "search.range: unknown key; known here: sampler, objectives, sigma, bias, k, n_trials, "
-        "seed, max_attempts",
+        "search.range: unknown key; known here: sampler, options, objectives, sigma, bias, k, "
+        "constraints, n_trials, seed, max_attempts",
     ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
@@ -400,6 +416,28 @@ BAD = {
         SEARCH + 'sampler = "cma"',
         "search.sampler = 'cma': must be 'grid', 'tpe', 'gp', 'nsga2', 'random', or a class, "
         "'optuna.samplers:NAME' or 'package.module:Class'",
+    ),
+    "acceptance above 1": (
+        SEARCH + "constraints = {min_acceptance = 60}",
+        "search.constraints.min_acceptance = 60: must be at most 1",
+    ),
+    "unknown constraint": (
+        SEARCH + "constraints = {max_mse = 0.4}",
+        "search.constraints.max_mse: unknown key; did you mean 'max_mse_ratio'?",
+    ),
+    "constraints not a table": (
+        SEARCH + "constraints = 3",
+        "search.constraints = 3: must be a table",
+    ),
+    "looser than the constraints": (
+        f"{SEARCH}constraints = {{max_mse_ratio = 1.02}}\n[recommend.speed]\nmax_mse_ratio = 1.2",
+        "recommend.speed.max_mse_ratio = 1.2 allows what search.constraints.max_mse_ratio = 1.02 "
+        "does not: change one of them",
+    ),
+    "less acceptance than the constraints": (
+        f"{SEARCH}constraints = {{min_acceptance = 0.8}}\n[recommend.quality]\nmin_acceptance = 0",
+        "recommend.quality.min_acceptance = 0 allows what search.constraints.min_acceptance = 0.8 "
+        "does not: change one of them",
     ),
     "options of a grid": (
         SEARCH + "options = {multivariate = true}",

@@ -15,6 +15,7 @@ import pytest
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.results.figures import PLOTS
+from spec_opt.results.judgement import Judgement
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import DECISIONS
 from spec_opt.results.report import (
@@ -25,7 +26,7 @@ from spec_opt.results.report import (
     summary,
     write_report,
 )
-from spec_opt.results.table import Judgement, read_table
+from spec_opt.results.table import read_table
 from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 

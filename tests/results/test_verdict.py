@@ -12,7 +12,8 @@ from spec_opt.config.study_file import (
     SpeedScenario,
 )
 from spec_opt.measure.measurement import Fingerprints
-from spec_opt.results.table import Judgement, Speedup, StudyTable, read_table
+from spec_opt.results.judgement import Judgement
+from spec_opt.results.table import Speedup, StudyTable, read_table
 from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of, worth_timing
 from tests.results import studies
 
