@@ -6,7 +6,7 @@ names it, and what is left out is part of what is read, so that nothing is dropp
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +49,8 @@ class TimeAxis:
     last: str
     times: NDArray[np.datetime64] | None
     """`[T]`, of the series' rows; None of a counter."""
+    following: "Callable[[int], pd.Index[Any]]"
+    """The times, or the counter's numbers, of so many rows after the last."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ class Series:
         left = (column.name for column in self.left_out if column.kind == Role.CHANNEL.value)
         return frozenset([*self.columns, *left])
 
+    def following(self, count: int) -> "pd.Index[Any]":
+        """The times of the next rows, under the name of the first column of times.
+
+        A counter goes on counting. Without either they are row numbers, the first row being 0.
+        """
+        if self.time is not None:
+            return self.time.following(count).rename(self.time.columns[0])
+        name, rows = "row", len(self.values)
+        while name in self.columns:
+            name += "_"
+        return pd.RangeIndex(rows, rows + count, name=name)
+
 
 def read_series_file(
     path: Path,
@@ -114,7 +128,18 @@ def read_series_file(
         DataError: the file is not a table or not a regular series, a column is neither, or a cell
             is not a finite number. The first line at fault is named.
     """
-    table = read_table(path)
+    return series_of(read_table(path), time=time, channels=channels, gaps=gaps)
+
+
+def series_of(
+    table: Table,
+    *,
+    time: TimeColumn | None = None,
+    channels: Sequence[str] | None = None,
+    gaps: GapFilling | None = None,
+) -> Series:
+    """Take a table as a series; arguments and errors are those of `read_series_file`."""
+    path = table.path
     _check_names(table, time, channels)
     roles = {
         name: Role.CHANNEL if channels and name in channels else role_of(table, name)
@@ -251,6 +276,7 @@ def _time_axis(used: tuple[str, ...], grid: Grid) -> TimeAxis:
         grid.axis.text(oldest),
         grid.axis.text(newest),
         grid.times(),
+        grid.following,
     )
 
 

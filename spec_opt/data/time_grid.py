@@ -8,7 +8,7 @@ nothing is guessed. Anything else is refused with the first line at fault.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,10 @@ COUNTER_DOMINANT: Final = 0.9
 """The same for a column to be taken as a counter, whatever its name."""
 FEW_ROWS: Final = 10
 """Fewer numbers may look like those of a counter by chance."""
+MICROSECOND_NS: Final = 1000
+
+Advance = Callable[[NDArray[np.int64]], NDArray[Any]]
+"""From numbers of steps after the last place to its times, or to a counter's numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,15 @@ class Grid:
     """ "hourly", "15-minute", "monthly", …; "even" for a counter."""
     unit: str
     """What is missing where a row is: "hour", "business day", …"""
+    advance: Advance
+    """How the grid goes on."""
+
+    def following(self, count: int) -> "pd.Index[Any]":
+        """The times of the `count` places after the last, or a counter's numbers."""
+        found = self.advance(np.arange(1, count + 1))
+        if not self.axis.is_time:
+            return pd.Index(found)
+        return pd.DatetimeIndex(found, tz=self.axis.zone or None)
 
     @property
     def missing(self) -> int:
@@ -122,7 +135,7 @@ def place_on(table: Table, axis: Axis) -> Grid:
             + (_summer_time(axis, ticks) or axis.hint)
         )
     if not axis.is_time and is_even(ticks):
-        return Grid(axis, order, np.arange(len(ticks)), "even", "row")
+        return Grid(axis, order, np.arange(len(ticks)), "even", "row", _evenly(ticks))
     found = [grid for kind in _KINDS if (grid := kind(axis, order, ticks)) is not None]
     if not found:
         raise _irregular(table, axis, order, ticks)
@@ -154,13 +167,26 @@ def _fixed(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
     if (found := _on(ticks.astype(np.int64))) is None:
         return None
     step, slots = found
+    last = int(ticks[-1])
     if not axis.is_time:
-        return Grid(axis, order, slots, "even", "row")
+        return Grid(axis, order, slots, "even", "row", lambda n: last + step * n)
     length, name, unit = next(row for row in _UNITS if step % row[0] == 0)
     count = step // length
     return Grid(
-        axis, order, slots, name if count == 1 else f"{count}-{unit}", _plural_unit(count, unit)
+        axis,
+        order,
+        slots,
+        name if count == 1 else f"{count}-{unit}",
+        _plural_unit(count, unit),
+        lambda n: _times(last, step, n),
     )
+
+
+def _times(last: int, step: int, n: NDArray[np.int64]) -> NDArray[np.datetime64]:
+    """In microseconds where that is exact: nanoseconds end in the year 2262."""
+    if last % MICROSECOND_NS or step % MICROSECOND_NS:
+        return (last + step * n).astype("datetime64[ns]")
+    return (last // MICROSECOND_NS + step // MICROSECOND_NS * n).astype("datetime64[us]")
 
 
 def _plural_unit(count: int, unit: str) -> str:
@@ -175,7 +201,19 @@ def _business_days(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid |
     if not np.is_busday(days).all():
         return None
     found = _on(np.busday_count(days[0], days))
-    return Grid(axis, order, found[1], "business-daily", "business day") if found else None
+    if found is None:
+        return None
+    step, slots = found
+
+    def advance(n: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        return np.busday_offset(days[-1], step * n) + _time_of_day(ticks)
+
+    return Grid(axis, order, slots, "business-daily", "business day", advance)
+
+
+def _time_of_day(ticks: Ticks) -> np.timedelta64:
+    """Of rows that all have the same, to the microsecond."""
+    return np.timedelta64(int(ticks[-1] % DAY_NS) // MICROSECOND_NS, "us")
 
 
 def _months(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
@@ -190,7 +228,17 @@ def _months(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
         return None
     step, slots = found
     unit = {1: "month", 3: "quarter", 12: "year"}.get(step, f"{step}-month step")
-    return Grid(axis, order, slots, _MONTHS.get(step, f"{step}-month"), unit)
+    day = None if times.is_month_end.all() else int(times.day[-1])
+    last = times[-1].to_numpy().astype("datetime64[M]")
+
+    def advance(n: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        months = last + step * n
+        ends: NDArray[np.datetime64] = (months + 1).astype("datetime64[D]") - 1
+        if day is not None:
+            ends = np.minimum(ends, months.astype("datetime64[D]") + (day - 1))
+        return ends + _time_of_day(ticks)
+
+    return Grid(axis, order, slots, _MONTHS.get(step, f"{step}-month"), unit, advance)
 
 
 _KINDS: Final[tuple[Callable[[Axis, NDArray[np.int64], Ticks], Grid | None], ...]] = (
@@ -201,6 +249,14 @@ _KINDS: Final[tuple[Callable[[Axis, NDArray[np.int64], Ticks], Grid | None], ...
 
 
 # --- counters -------------------------------------------------------------------------------------
+
+
+def _evenly(ticks: Ticks) -> Advance:
+    """A counter goes on by its mean step; in whole numbers where that is one."""
+    last, span = ticks[-1], ticks[-1] - ticks[0]
+    rows = max(1, len(ticks) - 1)
+    step = span // rows if span % rows == 0 else span / rows
+    return lambda n: last + (step or 1) * n
 
 
 def is_even(ticks: Ticks) -> bool:

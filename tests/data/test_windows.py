@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -81,7 +82,8 @@ def test_given_shares() -> None:
 
 def daily(rows: int) -> Series:
     times = np.datetime64("2016-07-01", "ns") + np.arange(rows) * np.timedelta64(1, "D")
-    axis = TimeAxis(("date",), "daily", "2016-07-01", str(times[-1])[:10], times)
+    last = str(times[-1])[:10]
+    axis = TimeAxis(("date",), "daily", "2016-07-01", last, times, pd.RangeIndex)
     return Series("plant", np.zeros((rows, 1)), ("a",), time=axis)
 
 
