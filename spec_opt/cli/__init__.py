@@ -9,7 +9,7 @@ import sys
 import click
 
 # Importing the commands adds them to `app`.
-from spec_opt.cli import results, running  # noqa: F401
+from spec_opt.cli import forecasting, results, running  # noqa: F401
 from spec_opt.cli.common import INTERRUPTED, KEPT, app, say
 from spec_opt.cli.interrupts import terminate_as_interrupt
 from spec_opt.cli.streams import abandon_stdout, prepare_streams

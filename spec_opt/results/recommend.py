@@ -110,6 +110,12 @@ def recommend_all(
     return tuple(recommend(table, scenario, thresholds) for scenario in SCENARIOS)
 
 
+def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
+    """The one that stands for the study: balanced, else quality, else speed."""
+    met = {r.scenario: r for r in recommendations if r.point is not None}
+    return met.get("balanced") or met.get("quality") or met.get("speed")
+
+
 def recommend(
     table: StudyTable, scenario: Scenario, thresholds: RecommendConfig | None = None
 ) -> Recommendation:

@@ -30,7 +30,12 @@ from spec_opt.results.document import (
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
-from spec_opt.results.recommend import Recommendation, limits_of, recommend_all
+from spec_opt.results.recommend import (
+    Recommendation,
+    closing_choice,
+    limits_of,
+    recommend_all,
+)
 from spec_opt.results.render import banner, choices, flags, schedule_blocks
 from spec_opt.results.schedule import schedule_of
 from spec_opt.results.table import Point, StudyTable
@@ -138,12 +143,6 @@ def summary(
     blocks += [Text(count), Text("Which setting to use", "heading")]
     blocks += [*_advice(table, recommendations), *_results(table, limits)]
     return f"{as_markdown(blocks)}\n"
-
-
-def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
-    """The one that stands for the study: balanced, else quality, else speed."""
-    met = {r.scenario: r for r in recommendations if r.point is not None}
-    return met.get("balanced") or met.get("quality") or met.get("speed")
 
 
 def _closing_lines(table: StudyTable, scenario: str, point: Point) -> str:

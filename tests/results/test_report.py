@@ -16,12 +16,11 @@ from spec_opt.config.study_file import RecommendConfig
 from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.results.figures import PLOTS
 from spec_opt.results.judgement import Judgement
-from spec_opt.results.recommend import recommend_all
+from spec_opt.results.recommend import closing_choice, recommend_all
 from spec_opt.results.render import DECISIONS
 from spec_opt.results.report import (
     OLD_COLUMNS,
     Report,
-    closing_choice,
     results_frame,
     summary,
     write_report,

@@ -1,0 +1,62 @@
+"""The command that uses a study's result: forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spec_opt.cli.common import given_reference, json_option, say, study_command
+
+if TYPE_CHECKING:
+    from spec_opt.config.study_file import StudyConfig
+    from spec_opt.results.recommend import Scenario
+
+
+@study_command
+@click.option(
+    "--input",
+    "source",
+    type=Path,
+    metavar="CSV",
+    help="The series to forecast, CSV or Parquet; by default the study's own.",
+)
+@click.option("--trial", type=click.IntRange(0), metavar="N", help="Use this trial's setting.")
+@click.option("--scenario", type=click.Choice(["speed", "quality", "balanced"]))
+@click.option(
+    "--horizon", type=click.IntRange(1, 10**6), metavar="H", help="Points; by default the study's."
+)
+@click.option("-o", "--output", type=Path, help="A .csv, .json or .parquet file, not stdout.")
+@json_option
+def forecast(
+    config: StudyConfig,
+    url: str,
+    source: Path | None,
+    trial: int | None,
+    scenario: Scenario | None,
+    horizon: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Forecast what follows a series, in its own units, as the study advises.
+
+    Without --trial or --scenario: as the verdict says, else by the balanced recommendation.
+    """
+    from spec_opt.results.export import format_of, write_atomically
+    from spec_opt.results.forecasting import forecast_study, plan_of
+    from spec_opt.results.table import load_table
+
+    if trial is not None and scenario is not None:
+        raise click.UsageError("--trial and --scenario exclude each other")
+    table = load_table(url, config)
+    plan = plan_of(table, config.recommend, given_reference(), trial, scenario)
+    found = forecast_study(config, table, plan, source, horizon)
+    for line in (str(plan), *found.remarks):
+        say(line)
+    content = found.written("json" if as_json else format_of(output))
+    if output is None:
+        click.echo(content, nl=False)
+    else:
+        write_atomically(output, content)
+        say(f"wrote {output}")

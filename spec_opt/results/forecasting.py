@@ -1,0 +1,258 @@
+"""`spec-opt forecast`: a series of the user's, forecast in its own units as a study advises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spec_opt.config.study_file import DataConfig, RecommendConfig, Setting, StudyConfig
+from spec_opt.errors import DataError, StudyError
+from spec_opt.results.export import ExportFormat, csv_of, parquet_of
+from spec_opt.results.recommend import Scenario, closing_choice, recommend, recommend_all
+from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.verdict import Decision, verdict_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from spec_opt.data.reader import Series
+    from spec_opt.data.windows import Dataset, Scaler
+    from spec_opt.models.preparation import Models
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to forecast, and why."""
+
+    decision: Decision
+    """speculate, draft_alone or target_alone."""
+    setting: Setting | None
+    """To speculate with."""
+    trial: int | None
+    reason: str
+
+    @classmethod
+    def speculate(cls, point: Point, why: str = "") -> Plan:
+        return cls("speculate", point.setting, point.number, why or f"trial {point.number}")
+
+    def __str__(self) -> str:
+        if self.setting is None:
+            return f"forecasting with the {self.decision.replace('_', ' ')}: {self.reason}"
+        return f"speculating with {self.setting}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What was forecast, how, and from what."""
+
+    study: str
+    plan: Plan
+    source: str
+    """The file's name, or the series'."""
+    window: int
+    """The row of the series where the context begins; it keys the random numbers."""
+    frame: pd.DataFrame
+    """[H, 1 + C]: the time or the row number, then the channels in the series' own units."""
+    remarks: tuple[str, ...]
+    """What a reader may not expect of the input."""
+
+    def as_document(self) -> dict[str, Any]:
+        """For `--json`."""
+        rows = self.frame.astype({self.frame.columns[0]: str}) if self.has_times else self.frame
+        return {
+            "study": self.study,
+            "decision": self.plan.decision,
+            "setting": None if self.plan.setting is None else self.plan.setting.model_dump(),
+            "trial": self.plan.trial,
+            "reason": self.plan.reason,
+            "source": self.source,
+            "window": self.window,
+            "remarks": list(self.remarks),
+            "forecast": rows.to_dict("records"),
+        }
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the first column has times; else it has whole numbers, or a counter's."""
+        return self.frame.dtypes.iloc[0].kind not in "iuf"
+
+    def written(self, style: ExportFormat) -> bytes:
+        """As a file: csv and json are UTF-8 text."""
+        match style:
+            case "csv":
+                return csv_of(self.frame)
+            case "json":
+                text = json.dumps(self.as_document(), indent=2, ensure_ascii=False)
+                return f"{text}\n".encode()
+            case "parquet":
+                return parquet_of(self.frame)
+
+
+def plan_of(
+    table: StudyTable,
+    thresholds: RecommendConfig,
+    reference: str,
+    trial: int | None = None,
+    scenario: Scenario | None = None,
+) -> Plan:
+    """How to forecast: as asked, else as the verdict says, else with the balanced recommendation.
+
+    Args:
+        reference: the study as it was named, for commands to paste.
+
+    Raises:
+        StudyError: there is no such trial, none that meets the scenario, or none at all.
+    """
+    if trial is not None:
+        return Plan.speculate(table.point(trial))
+    if scenario is not None:
+        asked = recommend(table, scenario, thresholds)
+        if asked.point is None:
+            raise StudyError(f"{scenario}: {asked.why}")
+        return Plan.speculate(asked.point, f"{scenario}, trial {asked.trial}")
+    if not table.points:
+        raise StudyError(
+            f"study {table.name}: no trial has completed yet; `spec-opt run {reference}` makes them"
+        )
+    decision = verdict_of(table, thresholds, reference).decision
+    if decision in ("draft_alone", "target_alone"):
+        why = "that is the study's verdict; --scenario or --trial speculates"
+        return Plan(decision, None, None, why)
+    chosen = closing_choice(recommend_all(table, thresholds))
+    if chosen is None or chosen.point is None:
+        why = "no trial meets any of the scenarios; --trial speculates"
+        return Plan("target_alone", None, None, why)
+    settled = "" if decision == "speculate" else "; whether it pays is not settled"
+    return Plan.speculate(chosen.point, f"{chosen.scenario}, trial {chosen.trial}{settled}")
+
+
+def forecast_study(
+    config: StudyConfig,
+    table: StudyTable,
+    plan: Plan,
+    source: Path | None = None,
+    horizon: int | None = None,
+) -> Forecast:
+    """Forecast what follows the end of a series, with the models of a study.
+
+    Channels that the study has, by their names, are standardised as the study's; those of another
+    series by its own mean and deviation.
+
+    Args:
+        source: the series' file; by default the study's own series.
+        horizon: points; by default the study's.
+
+    Raises:
+        InputError: the series cannot be read, is shorter than `data.context`, or does not fit the
+            models.
+        StudyError: the study was measured with other models or decoding.
+        DecodingError: the forecast is not finite.
+    """
+    from spec_opt.data.windows import load_dataset, standardised
+    from spec_opt.decoding.forecast import forecast
+    from spec_opt.models.preparation import prepare_models
+
+    dataset = load_dataset(config.data)
+    series = dataset.series if source is None else _read(source, dataset, config.data)
+    length, points = config.data.context, horizon or config.data.horizon
+    window = len(series.values) - length
+    if window < 0:
+        raise DataError(
+            f"{series.label}: {len(series.values)} rows are fewer than the {length} that the "
+            "models see (data.context): give a longer series"
+        )
+    models = prepare_models(config, dataset)
+    _check(table, config, models)
+    scaler, remarks = _scaler(dataset, series)
+    pair = {
+        "speculate": (models.target, models.draft),
+        "target_alone": (models.target, None),
+        "draft_alone": (models.draft, None),
+    }
+    target, draft = pair[plan.decision]
+    decoding = config.decoding.model_dump()
+    answer = forecast(
+        target,
+        draft,
+        standardised(series, scaler)[window:].numpy(),
+        plan.setting,
+        points,
+        context_mode=decoding.pop("context"),
+        windows=[window],
+        **decoding,
+    )
+    return Forecast(
+        study=config.name,
+        plan=plan,
+        source=series.label,
+        window=window,
+        frame=_frame(series, scaler.restore(answer)),
+        remarks=remarks,
+    )
+
+
+def _read(path: Path, dataset: Dataset, data: DataConfig) -> Series:
+    """The study's channels if the file has them all, else those that it has.
+
+    Gaps are filled as `[data]` says, and its `time` is used for a file that has such a column.
+    """
+    from spec_opt.data.reader import series_of
+    from spec_opt.data.table_file import read_table
+
+    table, names = read_table(path), dataset.series.columns
+    is_same = set(names) <= set(table.names)
+    use_time = is_same if data.time is False else data.time in table.names
+    return series_of(
+        table,
+        time=data.time if use_time else None,
+        channels=names if is_same else None,
+        gaps=data.gaps,
+    )
+
+
+def _scaler(dataset: Dataset, series: Series) -> tuple[Scaler, tuple[str, ...]]:
+    """How the series is standardised, and what to say of it."""
+    from spec_opt.data.table_file import listed
+    from spec_opt.data.windows import Scaler
+
+    own, remarks = dataset.series, []
+    if set(series.columns) <= set(own.columns):
+        index = [own.columns.index(name) for name in series.columns]
+        scaler = Scaler(dataset.scaler.mean[index], dataset.scaler.std[index])
+    else:
+        scaler = Scaler.fit(series.values, series.columns)
+        remarks.append(
+            f"{series.label} has other channels ({listed(series.columns)}) than the study "
+            f"({listed(own.columns)}): they are standardised by their own mean and deviation"
+        )
+    if series.time and own.time and series.time.step != own.time.step:
+        remarks.append(
+            f"{series.label} is {series.time.step}, the study's series {own.time.step}: its models "
+            "were made and measured for that"
+        )
+    return scaler, tuple(remarks)
+
+
+def _check(table: StudyTable, config: StudyConfig, models: Models) -> None:
+    """Raise StudyError if the study's trials were measured with other models or decoding."""
+    from spec_opt.measure.evaluator import decoding_fingerprint
+
+    if (measured := table.fingerprints) is None:
+        return
+    pair = {"target": models.target.fingerprint, "draft": models.draft.fingerprint}
+    found = replace(measured, **pair)
+    before = None if table.config is None else decoding_fingerprint(table.config.decoding)
+    if before not in (None, decoding_fingerprint(config.decoding)):
+        found = replace(found, decoding="")
+    table.check_fingerprints(found)
+
+
+def _frame(series: Series, values: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    times = series.following(len(values))
+    frame = pd.DataFrame(values, columns=list(series.columns))
+    frame.insert(0, times.name, times)
+    return frame
