@@ -14,10 +14,17 @@ from pydantic import (
 )
 
 from spec_opt.config.paths import readable
-from spec_opt.config.values import PositiveInt, Seed, Size, Table, matching
-
-Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+from spec_opt.config.values import (
+    DraftKind,
+    Dropout,
+    PositiveInt,
+    Seed,
+    Share,
+    Size,
+    Table,
+    matching,
+)
+from spec_opt.config.variants import Variant
 
 
 class TrainingConfig(Table):
@@ -122,8 +129,6 @@ class DistillationConfig(Table):
     """Dropout rate of the teacher while it teaches."""
 
 
-DraftKind = Literal["timer-xl", "linear", "seasonal"]
-
 _NETWORK_KEYS: Final = frozenset({"activation", "scale", "distillation", "training"})
 _DRAFT_KEYS: Final[dict[DraftKind, frozenset[str]]] = {
     "timer-xl": _NETWORK_KEYS,
@@ -158,6 +163,43 @@ class DraftConfig(ModelConfig):
     def is_network(self) -> bool:
         """Whether it is a network to be distilled."""
         return self.is_made and self.kind_made == "timer-xl"
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """Its values of a variant's keys; those that have no effect on it are absent."""
+        if not self.is_made:
+            return {}
+        kind = {"draft_kind": self.kind_made}
+        if not self.is_network:
+            return kind
+        scales = {getattr(self.scale, name) for name in ScaleConfig.model_fields}
+        return {
+            **kind,
+            **dict(self.distillation),
+            "draft_epochs": self.training.epochs,
+            "draft_scale": scales.pop() if len(scales) == 1 else None,
+        }
+
+    def with_variant(self, variant: Variant) -> "DraftConfig":
+        """The draft that a variant makes of this one."""
+        draft = self._of_kind(variant.draft_kind or self.kind_made) if self.is_made else self
+        if not draft.is_network:
+            return draft
+        given = variant.given
+        scale = dict.fromkeys(ScaleConfig.model_fields, variant.draft_scale)
+        distillation = {n: given[n] for n in DistillationConfig.model_fields if n in given}
+        epochs = {} if variant.draft_epochs is None else {"epochs": variant.draft_epochs}
+        parts = {
+            "scale": draft.scale.model_copy(update={} if variant.draft_scale is None else scale),
+            "distillation": draft.distillation.model_copy(update=distillation),
+            "training": draft.training.model_copy(update=epochs),
+        }
+        return draft.model_copy(update=parts)
+
+    def _of_kind(self, kind: DraftKind) -> "DraftConfig":
+        """A draft of a kind, with the keys of this one that the kind has too."""
+        keys = self.model_fields_set & (_DRAFT_KEYS[kind] | {"context"})
+        return DraftConfig(kind=kind, **{key: getattr(self, key) for key in sorted(keys)})
 
     def _origin(self) -> tuple[str, frozenset[str]]:
         origin, keys = super()._origin()

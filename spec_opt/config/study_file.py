@@ -42,6 +42,7 @@ from spec_opt.config.values import (
     distinct,
     matching,
 )
+from spec_opt.config.variants import NETWORK_KEYS, Variant, VariantSpaces
 from spec_opt.errors import ConfigError
 
 SYNTHETIC = "synthetic"
@@ -121,7 +122,7 @@ class Constraints(Table):
         return ", ".join(parts)
 
 
-class SearchConfig(Table):
+class SearchConfig(VariantSpaces):
     """`[search]`: which settings are tried, and in what order."""
 
     sampler: Sampler = "grid"
@@ -159,10 +160,13 @@ class SearchConfig(Table):
         if self.sampler != "grid":
             if self.n_trials is None:
                 yield f"n_trials is needed with sampler = '{self.sampler}'"
+            if self.combine != "all":
+                yield f"combine = '{self.combine}' is for the grid sampler"
             if "seed" in self.options:
                 yield "options.seed: the sampler's seed follows from search.seed: give that"
             return
-        for name, space in (("sigma", self.sigma), ("bias", self.bias), ("k", self.k)):
+        knobs = {"sigma": self.sigma, "bias": self.bias, "k": self.k}
+        for name, space in (knobs | self.varied).items():
             if not isinstance(space, tuple):
                 yield (
                     f"{name} is a range, which the grid sampler cannot enumerate: "
@@ -335,10 +339,8 @@ class StudyConfig(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        bias = self.search.bias
-        lowest = min(bias) if isinstance(bias, tuple) else bias.low
-        if problem := _bias_problem(lowest, self.decoding.rule):
-            raise ValueError(f"search.bias = {lowest:g}: {problem}")
+        if problem := self._search_problem():
+            raise ValueError(problem)
         target = self.target
         if target.is_made and self.data.context % target.patch:
             raise ValueError(
@@ -356,6 +358,52 @@ class StudyConfig(Table):
                 f"data.context = {self.data.context}"
             )
         return self
+
+    def _search_problem(self) -> str | None:
+        """What in `[search]` does not fit the other tables."""
+        search, draft = self.search, self.draft
+        alone = search.combine == "one-at-a-time"
+        bias = search.bias
+        lowest = min(bias) if isinstance(bias, tuple) else bias.low
+        written = {self.decoding.rule} if alone or search.rule is None else set()
+        for rule in written | {*(search.rule or ())}:
+            if problem := _bias_problem(lowest, rule):
+                return f"search.bias = {lowest:g}: {problem}"
+        of_draft = [name for name in search.varied if name != "rule"]
+        if of_draft and not draft.is_made:
+            return f"search.{of_draft[0]} is for a draft that is made here: [draft] gives one"
+        if alone and not search.varied:
+            return "search.combine is given, but no key of [search] that it combines"
+        of_networks = [name for name in of_draft if name in NETWORK_KEYS]
+        kinds = {draft.kind_made} if alone or search.draft_kind is None else set()
+        if of_networks and "timer-xl" not in kinds | {*(search.draft_kind or ())}:
+            return (
+                f"search.{of_networks[0]} has no effect on a draft that is not a network: give "
+                "draft.kind = 'timer-xl', or 'timer-xl' in search.draft_kind"
+            )
+        return None
+
+    @property
+    def written(self) -> Variant:
+        """Its values of a variant's keys; those that have no effect are None."""
+        return Variant(rule=self.decoding.rule, **self.draft.written)
+
+    def with_variant(self, variant: Variant) -> Self:
+        """The study file that a variant makes of this one."""
+        rule = variant.rule or self.decoding.rule
+        decoding = self.decoding.model_copy(update={"rule": rule})
+        draft = self.draft.with_variant(variant) if variant.changes_draft else self.draft
+        return self.model_copy(update={"draft": draft, "decoding": decoding})
+
+    def changes(self, asked: Variant) -> Variant:
+        """A variant without the keys that change nothing here: equal ones make equal models.
+
+        A key changes nothing if the study file has that value, or if the kind of draft does not
+        have the key.
+        """
+        own, made = self.written, self.with_variant(asked).written
+        different = {n: v for n, v in made.given.items() if v != getattr(own, n)}
+        return Variant(**different)
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -21,6 +21,7 @@ ContextMode = Literal["rolling", "growing"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Split = Literal["train", "validation", "test"]
 GapFilling = Literal["forward-fill", "interpolate"]
+DraftKind = Literal["timer-xl", "linear", "seasonal"]
 ObjectiveName = Literal["acceptance_rate", "mse", "speedup"]
 
 
@@ -71,6 +72,9 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Factor = Annotated[float, Field(gt=0.0), AfterValidator(_in_proportion)]
 Proposals = Annotated[int, Field(ge=1, le=1000)]
 """k, proposals per round; counters are kept for each position of a round."""
+NonNegative = Annotated[float, Field(ge=0.0)]
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Table(BaseModel):
@@ -98,10 +102,14 @@ class _Range(Table, Generic[Value]):
         return self
 
 
-class FloatRange(_Range[Factor]):
+class ContinuousRange(_Range[Value], Generic[Value]):
     """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""
 
     log: bool = False
+
+
+class FloatRange(ContinuousRange[Factor]):
+    """Of sigma or bias."""
 
 
 class IntRange(_Range[Proposals]):
@@ -115,6 +123,10 @@ _Space = Annotated[
 ]
 FloatSpace = _Space[Factor, FloatRange]
 IntSpace = _Space[Proposals, IntRange]
+NonNegativeSpace = _Space[NonNegative, ContinuousRange[NonNegative]]
+DropoutSpace = _Space[Dropout, ContinuousRange[Dropout]]
+ShareSpace = _Space[Share, ContinuousRange[Share]]
+EpochSpace = _Space[PositiveInt, IntRange]
 
 
 ColumnName = Annotated[str, Field(min_length=1)]

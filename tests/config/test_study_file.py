@@ -321,8 +321,9 @@ BAD = {
     ),
     "unknown key, named like a kind of value": (
         SEARCH + "range = 1",
-        "search.range: unknown key; known here: sampler, options, objectives, sigma, bias, k, "
-        "constraints, n_trials, seed, max_attempts",
+        "search.range: unknown key; known here: draft_kind, teacher_noise, variance_regularizer, "
+        "teacher_dropout, draft_epochs, draft_scale, rule, combine, sampler, options, objectives, "
+        "sigma, bias, k, constraints, n_trials, seed, max_attempts",
     ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
