@@ -17,7 +17,13 @@ from torch import Tensor
 
 from spec_opt.errors import DecodingError, InputError
 from spec_opt.models.device import send
-from spec_opt.models.forecaster import Forecaster, Gaussian, RememberingForecaster
+from spec_opt.models.forecaster import (
+    Forecaster,
+    Gaussian,
+    RememberingForecaster,
+    input_patch_of,
+    remembers,
+)
 
 
 def patches_to_cover(horizon: int, patch: int) -> int:
@@ -36,10 +42,10 @@ def require_growing(target: Forecaster, context: int) -> None:
             "decoding.context = 'growing' needs a target that remembers what it has read; "
             f"{type(target).__name__} does not: use context = 'rolling'"
         )
-    if context % target.patch:
+    if not remembers(target, context):
         raise InputError(
-            f"data.context = {context} must be a multiple of the target's patch, {target.patch} "
-            "points, with decoding.context = 'growing'"
+            f"data.context = {context} must be a multiple of the target's input patch, "
+            f"{input_patch_of(target)} points, with decoding.context = 'growing'"
         )
 
 
@@ -252,17 +258,17 @@ class Growing(Contexts):
     """The observed L points and all patches emitted after them."""
 
     def reading(self, model: Forecaster, buffer: EmittedBuffer) -> Reading:
-        if isinstance(model, RememberingForecaster):
+        if remembers(model, buffer.length):
             return GrowingReading(model, buffer)
         return RollingReading(model, buffer)
 
     def forecast(self, model: Forecaster, series: Tensor, observed: int) -> Gaussian:
-        if not isinstance(model, RememberingForecaster):
+        if not remembers(model, observed):
             return ROLLING.forecast(model, series, observed)
         emitted = (series.shape[1] - observed) // model.patch
         memory = model.remember(series[:, :observed], emitted)
         rows = torch.arange(len(series))
-        answer = memory.read(rows, torch.zeros_like(rows), series, 1)
+        answer = memory.read(rows, torch.zeros_like(rows), series[:, observed % model.patch :], 1)
         return answer.map(lambda outputs: outputs[:, 0])
 
 

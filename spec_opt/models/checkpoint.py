@@ -41,6 +41,8 @@ from spec_opt.models.weights import Tensors
 
 logger = logging.getLogger(__name__)
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+"""Of files that are taken for weights in a folder."""
 FORMAT = "1"
 """Version of our own files' metadata."""
 
@@ -122,7 +124,8 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTi
     """A Timer-XL from a file of our own or another checkpoint, in float32 on the CPU.
 
     Args:
-        path: the file; its content decides how it is read, not its name.
+        path: the file, or a folder that holds one; its content decides how it is read, not its
+            name.
         activation: of an OpenLTM or STRIDE checkpoint, which does not record it. Our own files do.
 
     Raises:
@@ -139,10 +142,27 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTi
 def load_any_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
     """A model of any kind that has files, as `load_model`."""
     with _naming(path):
-        tensors, metadata = _read(Path(path))
+        file = _weights_of(Path(path))
+        tensors, metadata = _read(file)
         if "spec_opt_format" in metadata:
             return _own_model(tensors, metadata)
-        return load_published(tensors, Path(path), activation)
+        return load_published(tensors, file, activation)
+
+
+def _weights_of(path: Path) -> Path:
+    """The file of weights: the path itself, or the one in a folder as models are published."""
+    if not path.is_dir():
+        return path
+    found = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+    if "model.safetensors" in found:
+        return path / "model.safetensors"
+    if len(found) != 1:
+        names = f" ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})" if found else ""
+        raise CheckpointError(
+            f"the folder holds {len(found)} files of weights{names}, not one, and no "
+            "model.safetensors: name the file to use"
+        )
+    return path / found[0]
 
 
 def load_own_model(path: Path) -> FrozenTimerXL | LinearForecaster:

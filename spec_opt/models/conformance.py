@@ -23,8 +23,8 @@ def check_model(
     """Check a model in float32 on the CPU.
 
     Args:
-        context: `[B, L, C]` with at least three different rows; L is whole patches if the model
-            remembers.
+        context: `[B, L, C]` with at least three different rows; L is whole input patches if the
+            model remembers.
         changed: the same model with one weight changed.
         tolerance: largest difference between forecasts that must be equal, absolute and relative.
         one_scale: whether a memory's first forecast must be that of `predict`.
@@ -92,10 +92,11 @@ def _check_memory(
     later = context[:, -1:] + 0.5 * noise * context.std()
     rows, start = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
     series = torch.cat([context, later], dim=1)
-    once = model.remember(context, 3).read(rows, start, series, 4)
+    lead = length % patch  # comes before time 0
+    once = model.remember(context, 3).read(rows, start, series[:, lead:], 4)
 
     memory = model.remember(context, 3)
-    first = memory.read(rows, start, context, 1)
+    first = memory.read(rows, start, context[:, lead:], 1)
     _require_same(first, once.map(lambda part: part[:, :1]), tolerance, "a memory's first forecast")
     if one_scale:
         expected = model.predict(context).map(lambda part: part.unsqueeze(1))

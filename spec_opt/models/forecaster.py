@@ -7,7 +7,7 @@ one kind of network. docs/your_model.md shows how to bring one.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -60,7 +60,8 @@ class MovableForecaster(Forecaster, Protocol):
 class Memory(Protocol):
     """The patches of B growing series that a model has read, so that none is read twice.
 
-    Times count patches: the observed context has times 0 to N - 1, the first patch after it N.
+    Times count patches: the observed context has times 0 to N - 1, the first patch after it N. If
+    its length is not whole patches, what is left over comes before time 0.
     """
 
     def read(self, rows: Tensor, first: Tensor, series: Tensor, outputs: int) -> Gaussian:
@@ -89,6 +90,10 @@ class RememberingForecaster(Forecaster, Protocol):
         """An empty memory for series that begin with `context` [B, L, C] and grow by up to `room`
         patches.
 
+        L is a multiple of `input_patch`, if the model has such an attribute, or else of `patch`.
+        What L has beyond whole patches is at the beginning, before time 0, and is not read later:
+        the memory has it from here.
+
         What it forecasts must depend only on what was read before, as in one pass over the whole
         series; by which statistics a patch is scaled (the context's, or running ones) is the
         model's own affair.
@@ -101,6 +106,17 @@ class PositionForecaster(Forecaster, Protocol):
 
     def predict_positions(self, context: Tensor, dropout: float = 0.0) -> Gaussian:
         """After every patch of `[B, L, C]`, the patch that follows it: `[B, L, C]`."""
+
+
+def remembers(model: Forecaster, context: int) -> TypeGuard[RememberingForecaster]:
+    """Whether a model can continue series that begin with so many points."""
+    return isinstance(model, RememberingForecaster) and context % input_patch_of(model) == 0
+
+
+def input_patch_of(model: Forecaster) -> int:
+    """Points of which a remembered context must be a multiple: `patch`, unless the model says."""
+    points: int = getattr(model, "input_patch", model.patch)
+    return points
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor], settings: object = None) -> str:

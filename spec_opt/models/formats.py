@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from spec_opt.errors import CheckpointError
-from spec_opt.models import openltm
+from spec_opt.models import openltm, timer, timesfm
 from spec_opt.models.forecaster import MovableForecaster
 from spec_opt.models.layers import Activation
 from spec_opt.models.weights import Tensors, more
@@ -30,6 +30,8 @@ class Format:
 
 FORMATS: Final = (
     Format("Timer-XL", openltm.MARKS, lambda tensors, _, act: openltm.load_timer_xl(tensors, act)),
+    Format("Timer", timer.MARKS, lambda tensors, path, _: timer.load_timer(tensors, path)),
+    Format("TimesFM 2.5", timesfm.MARKS, lambda tensors, *_: timesfm.load_timesfm(tensors)),
 )
 
 WRAPPERS: Final = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

@@ -323,7 +323,7 @@ def test_what_a_pickle_holds_beside_tensors(
 def test_files_that_are_no_checkpoints(reference_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "model"
     assert "cannot be read: No such file" in refusal(path)
-    assert "cannot be read: Is a directory" in refusal(tmp_path)
+    assert "the folder holds 0 files of weights, not one" in refusal(tmp_path)
     for content, expected in (
         (b"", "the file is empty"),
         (b"hello, world: this is no model at all", "neither a torch nor a safetensors file"),
@@ -359,7 +359,9 @@ def test_torch_files_of_other_things(tmp_path: Path) -> None:
     ):
         assert "with 0 state dicts, not one" in refusal(written(thing, tmp_path))
     message = refusal(written(torch.nn.Linear(2, 3).state_dict(), tmp_path))
-    assert message == "not a Timer-XL checkpoint: it holds bias (and 1 more)"
+    assert (
+        message == "not a Timer-XL or Timer or TimesFM 2.5 checkpoint: it holds bias (and 1 more)"
+    )
     script = tmp_path / "model.pth"
     script.write_bytes(b"PK\x03\x04" + bytes(100))
     assert "not a readable torch file" in refusal(script)
