@@ -25,8 +25,8 @@ from spec_opt.study.database import parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, run_tasks
 from spec_opt.study.samplers import check_sampler
-from spec_opt.study.store import Store, check_store, look_at_store, open_store
-from spec_opt.study.study import Study, load_study, open_study, package_versions
+from spec_opt.study.store import Store, look_at_store, open_store
+from spec_opt.study.study import Study, check_study, load_study, open_study, package_versions
 from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     from spec_opt.measure.objective import StudyObjective  # brings torch
 
     check_sampler(config.search)
-    check_store(url)
+    check_study(url, config)
     objective = StudyObjective.prepare(config)
     baseline = objective.baseline
     store = open_store(url)
@@ -143,7 +143,7 @@ def run_processes(
         KeyboardInterrupt: interrupted before the study existed.
     """
     check_sampler(config.search)
-    check_store(url)
+    check_study(url, config)
     if gpus is None:
         places = cpu_environments(workers or 1)
     else:
@@ -164,7 +164,8 @@ def run_processes(
     if summary.given_up:
         logs = ", ".join(map(str, summary.given_up))
         kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
-        error = kind(f"{len(summary.given_up)} of {len(places)} workers {why}; see {logs}")
+        reason = f": {summary.reason}" if summary.reason else ""
+        error = kind(f"{len(summary.given_up)} of {len(places)} workers {why}{reason}; see {logs}")
     return _worked_on(view, error, summary.interrupted)
 
 
@@ -187,6 +188,7 @@ def run_on_ray(
             "give --storage postgresql://…"
         )
     check_sampler(config.search)
+    check_study(url, config)
     task = partial(work_in_task, config, url)
     on_first = _printing("workers give their trials back, then leave; again to leave at once")
     with cluster(address):

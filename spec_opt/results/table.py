@@ -392,7 +392,7 @@ def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
     values = np.apply_along_axis(without_rounding, 0, values)
-    config = _read_config(study.user_attrs.get("config"))
+    config = _read_config(study.study_name, study.user_attrs.get("config"))
     asked = np.asarray([_is_asked(*pair, search) for pair in done], dtype=np.bool_)
     on_front = np.zeros(len(done), dtype=np.bool_)
     fit = asked & np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
@@ -472,11 +472,11 @@ def _is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None)
     return search is None or imported or asks_for(search, setting)
 
 
-def _read_config(stored: Any) -> StudyConfig | None:
+def _read_config(name: str, stored: Any) -> StudyConfig | None:
     if stored is None:
         return None
-    try:
-        return StudyConfig.model_validate_json(json.dumps(stored))
-    except ValidationError:
+    try:  # a copy of a study under another name holds the file of the original
+        return StudyConfig.model_validate_json(json.dumps({**stored, "name": name}))
+    except (ValidationError, TypeError):
         log.warning("the study's stored configuration is not readable: defaults are used")
         return None

@@ -209,7 +209,7 @@ BUSY_S = 60
 LOOKING_BUSY_S = 2
 """The same for who only looks: a writer is in the way only with a rollback journal."""
 POSTGRES_OPTIONS = {
-    "connect_timeout": 5,
+    "connect_timeout": 3,
     "application_name": "spec-opt",
     # A peer that vanished from the network is noticed within a minute, not after two hours.
     "keepalives_idle": 20,

@@ -26,6 +26,10 @@ DONE = 0
 BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit codes of `spec-opt worker` after which it is not started again."""
+STARTS = "--- "
+"""Begins the line of a log that says when the worker started."""
+LONGEST_WORDS = 4096
+"""Bytes at the end of a log in which its last line is looked for."""
 SECONDS_BETWEEN_SIGNALS = 0.1
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -55,6 +59,8 @@ class LaunchSummary:
     given_up: tuple[Path, ...]
     """Logs of the workers that failed too often, or met bad input."""
     bad_input: bool
+    reason: str = ""
+    """What the first of them said last; empty if it said nothing, or none was given up."""
 
 
 def cpu_environments(workers: int) -> list[dict[str, str]]:
@@ -142,6 +148,7 @@ def launch(
         restarts=sum(worker.restarts for worker in workers),
         given_up=tuple(worker.path for worker in failed),
         bad_input=any(worker.code == BAD_INPUT for worker in failed),
+        reason=failed[0].last_words() if failed else "",
     )
 
 
@@ -214,7 +221,7 @@ class _Worker:
     def start(self) -> None:
         self._start_at = None
         self._started = time.monotonic()
-        self.file.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n".encode())
+        self.file.write(f"{STARTS}{datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n".encode())
         self.file.flush()
         # A session of its own, so that Ctrl-C in the terminal reaches the launcher alone, which
         # passes it on. From the terminal as well it would count as the second.
@@ -251,10 +258,20 @@ class _Worker:
             log.warning("worker ended with %s too often, see %s", how, self.path)
             return
         wait = min(policy.first_wait * 2 ** (self._failures - 1), policy.longest_wait)
+        if words := self.last_words():
+            how += f" ({words})"
         text = "worker ended with %s, is started again in %.0f s; see %s"
         log.warning(text, how, wait, self.path)
         self.restarts += 1
         self._start_at = time.monotonic() + wait
+
+    def last_words(self) -> str:
+        """The last line of the log, which says why the process left; empty if it said nothing."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_WORDS))
+            lines = file.read().decode(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return "" if last.startswith(STARTS) else last.removeprefix("spec-opt: error: ")
 
     def terminate(self) -> None:
         """Ask it to leave: after its trial the first time, at once the second time."""

@@ -4,7 +4,6 @@ Optuna's private parts are used in this file and in `trials.py` only. What they 
 layout of Optuna's tables, so a store with another schema revision is refused.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
@@ -258,16 +257,21 @@ def look_at_store(url: str) -> Store:
     return open_store(url, create=False, look=True)
 
 
-def check_store(url: str) -> None:
-    """Raise what `open_store` would, without making a store where there is none.
+def existing_store(url: str) -> Store | None:
+    """The store at a URL, to write to; None where there is none and one can be made.
 
     For the start of work that takes long before it needs the store.
+
+    Raises:
+        StoreURLError, StoreError: as `open_store`.
     """
     where = parse_url(url)
     if where.path is not None:
         check_file(where.masked, where.path, write=True)
-    with contextlib.suppress(StudyError):
-        open_store(url, create=False).close()
+    try:
+        return open_store(url, create=False)
+    except StudyError:
+        return None
 
 
 def _open(where: StoreURL, create: bool, patience_s: float) -> Store:
@@ -278,6 +282,8 @@ def _open(where: StoreURL, create: bool, patience_s: float) -> Store:
             tables = set(sqlalchemy.inspect(connection).get_table_names())
             check_tables(where.masked, tables, own=where.path is not None)
             is_set_up = _is_set_up(connection)
+            if where.kind == "postgresql" and where.access == "write":
+                _check_rights(connection, is_set_up)
         if not (is_set_up or create):
             raise StudyError(
                 f"store {where.masked}: it holds no study yet; `spec-opt run` makes one"
@@ -324,6 +330,16 @@ def _is_set_up(connection: Connection) -> bool:
         return False
     query = sqlalchemy.text("SELECT count(*) FROM alembic_version")
     return bool(connection.execute(query).scalar())
+
+
+def _check_rights(connection: Connection, is_set_up: bool) -> None:
+    """Try what writing to the store takes; the caller's transaction is not committed."""
+    if is_set_up:
+        nothing = trials.c.trial_id < 0
+        connection.execute(sqlalchemy.update(trials).where(nothing).values(number=0))
+    else:
+        connection.exec_driver_sql("CREATE TABLE spec_opt_rights (tried INTEGER)")
+        connection.rollback()
 
 
 def _make_storage(where: StoreURL) -> RDBStorage:

@@ -34,6 +34,7 @@ from spec_opt.study.space import distributions, grid_points, params_of
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
     Store,
+    existing_store,
     studies,
     study_directions,
     study_system_attributes,
@@ -151,11 +152,8 @@ def open_study(
         objectives = config.search.objectives
         study_id = find_or_create(connection, config.name, objectives, attributes)
         stored = attributes_of(connection, study_user_attributes, study_id)
-        for problem in _problems(connection, config, study_id, attributes, stored):
-            raise StudyError(
-                f"study {config.name}: {problem}; give the study another name, or use another "
-                "--storage"
-            )
+        _check(connection, config, study_id, stored)
+        _check_fingerprints(config.name, asdict(fingerprints), stored["fingerprints"])
         reconcile(connection, study_id, config.search, None)
         limits, of_target = config.search.constraints, stored["baseline"]["target_mse"]
         hold_against(connection, study_id, limits, of_target)
@@ -164,6 +162,26 @@ def open_study(
         return study_id, stored
 
     return _study(store, config, *store.transaction(work))
+
+
+def check_study(url: str, config: StudyConfig) -> None:
+    """Raise what opening store and study would, as far as that is known without models and data.
+
+    Raises:
+        StoreURLError, StoreError: the store cannot be used.
+        StudyError: the name is taken, or the search space does not fit the study of that name.
+    """
+
+    def work(connection: Connection) -> None:
+        study_id = _find(connection, config.name)
+        if study_id is not None:
+            stored = attributes_of(connection, study_user_attributes, study_id)
+            _check(connection, config, study_id, stored)
+
+    store = existing_store(url)
+    if store is not None:
+        with store:
+            store.read(work)
 
 
 def load_study(store: Store, name: str) -> Study:
@@ -204,8 +222,9 @@ def _study(store: Store, config: StudyConfig, study_id: int, stored: Mapping[str
 
 def _stored_config(name: str, stored: Mapping[str, Any]) -> StudyConfig:
     try:
-        return StudyConfig.model_validate_json(json.dumps(stored["config"]))
-    except ValidationError:
+        # A copy of a study under another name holds the file of the original.
+        return StudyConfig.model_validate_json(json.dumps({**stored["config"], "name": name}))
+    except (ValidationError, TypeError):
         raise _unreadable(name, "study file", stored) from None
 
 
@@ -273,36 +292,42 @@ def find_or_create(
     return found
 
 
-def _problems(
-    connection: Connection,
-    config: StudyConfig,
-    study_id: int,
-    asked: Mapping[str, Any],
-    stored: Mapping[str, Any],
-) -> Iterator[str]:
-    """Why new trials cannot be compared with those that the study holds."""
+def _check(
+    connection: Connection, config: StudyConfig, study_id: int, stored: Mapping[str, Any]
+) -> None:
+    """Raise unless a study in the store can go on with the search of this study file."""
     if not stored.keys() >= {*MADE_WITH}:
-        yield (
-            "the store holds imported results of that name, or a study that spec-opt did not make"
+        raise _misfit(
+            config.name,
+            "the store holds imported results of that name, or a study that spec-opt did not make",
         )
-    known = stored["fingerprints"]
-    changed = [name for name, value in asked["fingerprints"].items() if known.get(name) != value]
-    if changed:
-        yield (
-            f"was measured with another {', '.join(changed)} than this study file gives, so its "
-            "trials cannot be compared with new ones"
-        )
+    objectives = config.search.objectives
     held = select(func.count()).where(study_directions.c.study_id == study_id)
-    if connection.execute(held).scalar() != len(config.search.objectives):
-        yield (
-            f"search.objectives = {list(config.search.objectives)} are not those that the study "
-            "was made with"
-        )
+    if connection.execute(held).scalar() != len(objectives):
+        made = f"search.objectives = {list(objectives)} are not those that the study was made with"
+        raise _misfit(config.name, made)
     for name in _changed_parameters(connection, config.search, study_id):
-        yield (
+        raise _misfit(
+            config.name,
             f"search.{name} or search.sampler changed in a way that Optuna cannot keep in one "
-            "study (only ranges and grids may grow)"
+            "study (only ranges and grids may grow)",
         )
+
+
+def _check_fingerprints(name: str, asked: Mapping[str, str], stored: Mapping[str, str]) -> None:
+    """Raise unless new trials can be compared with those that the study holds."""
+    if changed := [key for key, value in asked.items() if stored.get(key) != value]:
+        raise _misfit(
+            name,
+            f"was measured with another {', '.join(changed)} than this study file gives, so its "
+            "trials cannot be compared with new ones",
+        )
+
+
+def _misfit(name: str, problem: str) -> StudyError:
+    return StudyError(
+        f"study {name}: {problem}; give the study another name, or use another --storage"
+    )
 
 
 def _changed_parameters(

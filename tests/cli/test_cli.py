@@ -208,6 +208,21 @@ def test_bad_input_with_many_workers_is_reported_once(capfd: pytest.CaptureFixtu
     assert not Path("storage").exists()
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", [["worker"], ["run"], ["run", "--workers", "2"]])
+def test_a_store_that_cannot_be_used_is_said_before_models_and_data(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = "sqlite:///taken.db"
+    with open_store(url) as store:
+        optuna.create_study(storage=store.storage, study_name="tiny")
+    for dear in ("spec_opt.cli.service.make_models", "spec_opt.cli.service.launch"):
+        monkeypatch.setattr(dear, None)
+    monkeypatch.setattr("spec_opt.measure.objective.StudyObjective.prepare", None)
+    assert main([command[0], "tiny.toml", *command[1:], "--storage", url]) == 2
+    assert "did not make" in capfd.readouterr().err
+
+
 def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Replace the worker processes by this outcome."""
     logs = (Path("logs/tiny/worker-1.log"),)
@@ -219,9 +234,9 @@ def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 def test_results_are_shown_although_a_worker_failed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    launched(monkeypatch)
+    launched(monkeypatch, reason="no room left")
     assert main(["run", "tiny.toml", "--workers", "2"]) == 1
-    failed = "1 of 2 workers failed; see logs/tiny/worker-1.log"
+    failed = "1 of 2 workers failed: no room left; see logs/tiny/worker-1.log"
     series, target, draft, error = capfd.readouterr().err.splitlines()
     assert (target.partition(":")[0], draft.partition(":")[0]) == ("target", "draft")
     assert series.startswith("synthetic: 1,000 rows, 3 channels")

@@ -85,6 +85,25 @@ def test_a_worker_that_always_fails_is_given_up(
     assert str(tmp_path / "worker-0.log") in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print('spec-opt: error: no such host'); raise SystemExit(1)", "no such host"),
+        ("raise ZeroDivisionError('in the middle')", "ZeroDivisionError: in the middle"),
+    ],
+)
+def test_why_a_worker_failed_is_said_by_the_launcher(
+    code: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    summary = run(code, tmp_path)
+    assert summary.reason == said
+    assert f"({said}), is started again" in caplog.text
+
+
+def test_a_worker_that_said_nothing_gives_no_reason(tmp_path: Path) -> None:
+    assert run("raise SystemExit(2)", tmp_path).reason == ""
+
+
 def test_a_worker_that_always_fails_late_is_given_up_too(tmp_path: Path) -> None:
     """Each of its failures begins a new row."""
     late = Restarts(at_most=3, in_all=5, first_wait=0.0, steady_seconds=0.0)

@@ -7,16 +7,19 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from spec_opt.config.models import DraftConfig, TargetConfig
 from spec_opt.config.study_file import DataConfig, SearchConfig, StudyConfig
 from spec_opt.config.values import FloatRange
-from spec_opt.errors import StudyError
+from spec_opt.errors import LastingStoreError, StoreError, StudyError
 from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
-from spec_opt.study.store import Store
-from spec_opt.study.study import Study, load_study, open_study, update_attribute
+from spec_opt.results.table import table_of
+from spec_opt.study.progress import progress
+from spec_opt.study.store import Store, open_store
+from spec_opt.study.study import Study, check_study, load_study, open_study, update_attribute
 from tests.study.stand_in import BASELINE, FINGERPRINTS, stand_in_study, study_config
 
 SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}
@@ -219,3 +222,91 @@ def test_an_attribute_is_changed_in_one_transaction(store: Store) -> None:
     assert study.optuna_study().user_attrs["seen"] == ["more", "more"]
     with pytest.raises(StudyError, match="no study 'other'"):
         update_attribute(store, "other", "seen", lambda old: old)
+
+
+def test_a_copy_of_a_study_is_a_study_of_its_own(
+    store_url: str, opened: Callable[..., Store]
+) -> None:
+    store = opened(store_url)
+    original = stand_in_study(store, "original", **SMALL)
+    optuna.copy_study(
+        from_study_name="original",
+        from_storage=store.storage,
+        to_storage=store.storage,
+        to_study_name="copy",
+    )
+    queue = original.optuna_study()
+    for _ in range(4):
+        queue.tell(queue.ask(), (0.5, 0.4))
+    copy = load_study(store, "copy")
+    assert (copy.name, copy.config.name) == ("copy", "copy")
+    assert progress(copy).name == "copy"
+    assert progress(copy).states.waiting == 4
+    assert [t.state for t in copy.optuna_study().trials] == [TrialState.WAITING] * 4
+    table = table_of(store, study_config("copy", **SMALL))
+    assert (table.name, len(table.points)) == ("copy", 0)
+    assert table.config is not None
+    assert table.config.name == "copy"
+
+
+def test_a_copy_outlives_its_original(store: Store) -> None:
+    stand_in_study(store, "original", **SMALL)
+    storage = store.storage
+    names = {"from_study_name": "original", "to_study_name": "copy"}
+    optuna.copy_study(from_storage=storage, to_storage=storage, **names)
+    optuna.delete_study(study_name="original", storage=storage)
+    assert len(load_study(store, "copy").optuna_study().trials) == 4
+    resumed = stand_in_study(store, "copy", **SMALL)
+    assert progress(resumed).states.waiting == 4
+
+
+def test_a_name_that_is_taken_is_said_before_anything_is_made(
+    store_url: str, opened: Callable[..., Store]
+) -> None:
+    check_study(store_url, study_config())
+    store = opened(store_url)
+    check_study(store_url, study_config())
+    optuna.create_study(storage=store.storage, study_name="stand-in", directions=["maximize"])
+    with pytest.raises(StudyError, match="did not make"):
+        check_study(store_url, study_config())
+    check_study(store_url, study_config("other"))
+
+
+def test_a_search_that_does_not_fit_is_said_before_anything_is_made(
+    store_url: str, opened: Callable[..., Store]
+) -> None:
+    stand_in_study(opened(store_url), **SMALL)
+    check_study(store_url, study_config(sigma=(0.1, 0.7)))
+    with pytest.raises(StudyError, match=r"search\.\w+ or search\.sampler"):
+        check_study(store_url, study_config(sampler="tpe", n_trials=5))
+    with pytest.raises(StudyError, match="objectives"):
+        check_study(store_url, study_config(objectives=("acceptance_rate", "mse", "speedup")))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("is_set_up", [True, False])
+def test_rights_that_lack_are_said_before_anything_is_made(
+    is_set_up: bool, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    if is_set_up:
+        open_store(url).close()
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE guest LOGIN")
+        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")
+    guest = sqlalchemy.make_url(url).set(username="guest").render_as_string(hide_password=False)
+    try:
+        with pytest.raises(LastingStoreError, match="permission denied for"):
+            check_study(guest, study_config())
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY guest; DROP ROLE guest")
+        engine.dispose()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "host.invalid"])
+def test_a_server_that_is_not_there_is_said(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.0)
+    with pytest.raises(StoreError, match=r"refused|resolve|not known|resolution"):
+        check_study(f"postgresql://me@{host}/db", study_config())
