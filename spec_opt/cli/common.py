@@ -93,12 +93,17 @@ def say(text: str) -> None:
 
 
 def show(result: object) -> None:
-    """A result on stdout: text as it is, anything else as one JSON document."""
+    """A result on stdout."""
+    click.echo(as_shown(result), nl=False)
+
+
+def as_shown(result: object) -> str:
+    """Text as it is, anything else as one JSON document; ends with a newline."""
     if not isinstance(result, str):
         from pydantic_core import to_json
 
-        result = to_json(result, indent=2, inf_nan_mode="null")
-    click.echo(result)
+        result = to_json(result, indent=2, inf_nan_mode="null").decode()
+    return f"{result}\n"
 
 
 def command_line() -> str:

@@ -12,6 +12,7 @@ import click
 
 from spec_opt.cli.common import (
     app,
+    as_shown,
     command_line,
     given_reference,
     json_option,
@@ -195,6 +196,46 @@ def bench(
     reference = given_reference()
     found = measure(config, url, batch_sizes=batch_sizes, repeats=repeats, reference=reference)
     show(bench_document(found) if as_json else bench_text(found, terminal_width()))
+
+
+@app.command()
+@click.argument("studies", metavar="STUDY STUDY…", nargs=-1, required=True)
+@storage_option
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json", "html"]),
+    help="By default the output's suffix, or else text.",
+)
+@json_option
+@click.option("-o", "--output", type=Path, help="A file, instead of stdout.")
+def compare(
+    studies: tuple[str, ...], url: str, style: str | None, as_json: bool, output: Path | None
+) -> None:
+    """Compare studies: their fronts, what they recommend, and the differences with their noise.
+
+    Each is a study file, the name of one that ships, or the name of a study in the store; NAME@URL
+    is one in another store.
+    """
+    from spec_opt.results.comparison import compare_studies, comparison_document
+    from spec_opt.results.comparison_page import comparison_page, comparison_text
+    from spec_opt.results.export import write_atomically
+
+    suffixes = {".html": "html", ".htm": "html", ".json": "json"}
+    by_suffix = suffixes.get("" if output is None else output.suffix.lower(), "text")
+    style = "json" if as_json else style or by_suffix
+    if style == "html" and output is None and sys.stdout.isatty():
+        raise click.UsageError("a page is long: give a file with -o, or send stdout to one")
+    found = compare_studies(studies, url)
+    shown: object = comparison_document(found)
+    if style != "json":
+        width = terminal_width() if output is None else None
+        shown = comparison_page(found) if style == "html" else comparison_text(found, width)
+    if output is None:
+        show(shown)
+    else:
+        write_atomically(output, as_shown(shown).encode())
+        say(f"wrote {output}")
 
 
 @study_command

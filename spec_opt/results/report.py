@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.errors import WorkError
@@ -24,12 +20,12 @@ from spec_opt.results.document import (
     Section,
     Table,
     Text,
-    as_html,
     as_markdown,
 )
 from spec_opt.results.export import csv_of, parquet_of, write_atomically
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
+from spec_opt.results.page import page
 from spec_opt.results.recommend import (
     Recommendation,
     closing_choice,
@@ -109,7 +105,7 @@ def write_report(
     ]
     results = results_frame(table)
     contents = {
-        "report.html": _page(f"{table.name}: spec-opt report", blocks).encode(),
+        "report.html": page(f"{table.name}: spec-opt report", blocks).encode(),
         "results.csv": csv_of(results),
         "results.parquet": parquet_of(results),
         "summary.md": summary(table, verdict, recommendations, limits).encode(),
@@ -351,21 +347,6 @@ def _listed(about: object) -> str:
     if isinstance(about, dict):
         return ", ".join(f"{name} {_listed(value)}" for name, value in about.items())
     return str(about)
-
-
-def _page(title: str, blocks: Sequence[Block]) -> str:
-    """A page with everything in it, so that no request leaves it; light and dark."""
-    assets = files("spec_opt.results") / "assets"
-    parts = {
-        "title": escape(title),
-        "style": (assets / "page.css").read_text(encoding="utf-8"),
-        "script": (assets / "page.js").read_text(encoding="utf-8"),
-        "body": as_html(blocks),
-        "plotly": get_plotlyjs(),
-    }
-    template = (assets / "page.html").read_text(encoding="utf-8")
-    # In one pass: text that looks like a place to fill stays as it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
 
 
 def results_frame(table: StudyTable) -> pd.DataFrame:

@@ -55,6 +55,8 @@ CASES = [
     bad("bench study.toml --sigma 0 --bias 1 --k 1", "sigma"),
     bad("bench study.toml --trial 0 --sigma 0.5 --bias 1 --k 1", "--trial"),
     bad("bench study.toml", "there is none yet"),
+    bad("compare study.toml study.toml", "there is none yet"),
+    bad("compare", "STUDY"),
     bad("copy study.toml", "--to", "SPEC_OPT_COPY_TO"),
     bad("copy study.toml --to sqlite:///other.db", "there is none yet"),
     bad("forecast study.toml --horizon 0", "--horizon"),
