@@ -321,12 +321,11 @@ def _refuse_gaps(table: Table, grid: Grid) -> None:
     i = int(np.flatnonzero(steps > 1)[0])
     before, after = int(grid.order[i]), int(grid.order[i + 1])
     count, gaps = int(steps[i]) - 1, int((steps > 1).sum())
-    missing = f"{count:,} {grid.unit}{'s' if count > 1 else ''}"
-    if gaps > 1:
-        missing += f" (in all {gaps:,} gaps and {grid.missing:,} rows)"
+    missing = f"{count:,} {grid.unit}{'s are' if count > 1 else ' is'} missing"
+    total = f" (in all {gaps:,} gaps and {grid.missing:,} rows)" if gaps > 1 else ""
     raise DataError(
-        f"{table.path}: {axis.label}, {table.at(after)}: between {axis.text(before)} and "
-        f"{axis.text(after)} are missing {missing}: set data.gaps to 'forward-fill' or "
+        f"{table.path}: {axis.label}, {table.at(after)}: {missing} between "
+        f"{axis.text(before)} and {axis.text(after)}{total}: set data.gaps to 'forward-fill' or "
         f"'interpolate', or data.time = false to take rows as evenly spaced"
         + _summer_time(axis, axis.ticks[grid.order])
     )

@@ -158,7 +158,14 @@ TIMES = [
     ),
     good("a gap, filled", without(5, 6, 70), "; 3 missing rows", data='gaps = "interpolate"'),
     good("time declared even", without(5, 6, 70), "297 rows, 2 channels", data="time = false"),
-    bad("a gap", without(5, 6, 70), "line 7", "missing 2 hours (in all 2 gaps and 3 rows)", "gaps"),
+    bad(
+        "a gap",
+        without(5, 6, 70),
+        "line 7",
+        "2 hours are missing between",
+        "(in all 2 gaps and 3 rows)",
+        "gaps",
+    ),
     bad("a repeated row", csv({"date": [*HOURS[:9], *HOURS[8:-1]]}), "line 11 repeats", "line 10"),
     bad(
         "two stations in one file",
@@ -171,12 +178,17 @@ TIMES = [
         "not even",
     ),
     bad("clocks go back", csv({"date": berlin("2016-10-28")}), "repeats", "summer time?", "UTC"),
-    bad("clocks go forward", csv({"date": berlin("2017-03-24")}), "missing 1 hour", "summer time?"),
+    bad(
+        "clocks go forward",
+        csv({"date": berlin("2017-03-24")}),
+        "1 hour is missing",
+        "summer time?",
+    ),
     bad(
         "a holiday",
         csv({"date": [*every("B")[:9], *every("B", start="2016-07-15")]}),
         "line 11",
-        "missing 1 business day",
+        "1 business day is missing",
     ),
     bad(
         "a misprint in a date",
@@ -204,7 +216,7 @@ TIMES = [
         "a counter with rows left out",
         table({"No": range(ROWS)}).drop(index=[8]).to_csv(index=False),
         "'No', line 10",
-        "missing 1 row",
+        "1 row is missing",
     ),
     bad(
         "a shuffled counter",

@@ -174,7 +174,7 @@ def test_no_time_at_all(tmp_path: Path) -> None:
             [
                 "line 32",
                 "between 2016-07-02 05:00 and 2016-07-02 07:00",
-                "missing 1 hour:",
+                "1 hour is missing between",
                 "data.gaps",
             ],
         ),
@@ -201,7 +201,7 @@ def test_no_time_at_all(tmp_path: Path) -> None:
             ["1 business day"],
         ),
         ({"x": EPOCH / 1e9 + RNG.random(ROWS)}, ["'x'", "not even", "data.channels"]),
-        ({"No": [*range(30), *range(35, 65)]}, ["'No', line 32", "missing 5 rows"]),
+        ({"No": [*range(30), *range(35, 65)]}, ["'No', line 32", "5 rows are missing"]),
         (
             {"month": HOURS.month, "day": HOURS.day, "hour": HOURS.hour},
             ["'month', 'day', 'hour'", "no year"],
@@ -223,7 +223,7 @@ def test_no_time_at_all(tmp_path: Path) -> None:
         ),
         (
             {"d": wall_clock(SPRING)},
-            ["line 28", "missing 1 hour", "summer time?"],
+            ["line 28", "1 hour is missing", "summer time?"],
         ),
         ({"rank": RNG.permutation(ROWS)}, ["'rank' holds 0 to 59, not rising", "data.channels"]),
     ],
@@ -243,7 +243,7 @@ def test_dates_that_may_be_read_both_ways(tmp_path: Path) -> None:
     assert "line 3 is 2016-01-02 with the day first and 2016-02-01 with the month first" in message
     longer = pd.DataFrame({"date": [*dates, "13/01/2016"], "a": [*frame["a"], 6.0]})
     # There is no thirteenth month; with the day first, days are missing.
-    assert "between 2016-01-07 and 2016-01-13 are missing 5 days" in refused(tmp_path, longer)
+    assert "5 days are missing between 2016-01-07 and 2016-01-13" in refused(tmp_path, longer)
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_the_command(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short, holes = written(plant.parent, PLANT[:50], "short.csv"), written(plant.parent, bad)
     for arguments, message in (
         (["--input", str(short)], "short.csv: 50 rows are fewer than the 96 that the models see"),
-        (["--input", str(holes)], "are missing 1 hour: set data.gaps to 'forward-fill'"),
+        (["--input", str(holes)], "1 hour is missing between"),
         (["--input", "absent.csv"], "absent.csv: cannot be read"),
         (["--trial", "7"], "it has no completed trial 7"),
         (["--trial", "0", "--scenario", "speed"], "--trial and --scenario exclude each other"),
