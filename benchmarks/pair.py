@@ -10,7 +10,7 @@ from spec_opt.config.study_file import DataConfig, DecodingConfig
 from spec_opt.config.values import ContextMode, Rule
 from spec_opt.data.windows import Windows, load_dataset
 from spec_opt.measure.evaluator import Evaluator
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.frozen import FrozenTimerXL
 
 CONTEXT = 672
@@ -28,7 +28,7 @@ def windows(horizon: int) -> Windows:
 
 
 def model(role: str) -> FrozenTimerXL:
-    return load_model(shared() / "checkpoints" / f"etth1_{role}_checkpoint.pth")
+    return load_timer_xl(shared() / "checkpoints" / f"etth1_{role}_checkpoint.pth")
 
 
 def evaluator(rule: Rule, context: ContextMode, horizon: int = 336) -> Evaluator:

@@ -20,7 +20,7 @@ from spec_opt.config.study_file import DataConfig, DecodingConfig, Setting
 from spec_opt.config.values import Rule
 from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.measure.evaluator import Evaluator
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.frozen import FrozenTimerXL
 
@@ -65,7 +65,7 @@ def measure(
     dataset: Dataset, pair: list[Path], rule: Rule, settings: list[Setting], count: int
 ) -> str:
     windows = dataset.windows("test", CONTEXT, HORIZON, max_windows=count)
-    target, draft = (load_model(path) for path in pair)
+    target, draft = (load_timer_xl(path) for path in pair)
     evaluator = Evaluator(target, draft, windows, DecodingConfig(rule=rule))
     model_seconds = 0.0
     predict = FrozenTimerXL.predict

@@ -28,7 +28,7 @@ from spec_opt.data.windows import load_dataset
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Counters, Workload
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.study.space import grid_points
 
 WINDOWS = 255
@@ -143,7 +143,7 @@ def without_cache(config: StudyConfig) -> Plain:
     )
     assert config.target.checkpoint is not None
     assert config.draft.checkpoint is not None
-    target, draft = load_model(config.target.checkpoint), load_model(config.draft.checkpoint)
+    target, draft = load_timer_xl(config.target.checkpoint), load_timer_xl(config.draft.checkpoint)
     rule, size = RULES[config.decoding.rule], config.decoding.batch_size
     workload = Workload(target, draft, rule, windows, config.decoding.seed)
     cache = PrefixCache(workload, batch_size=size)

@@ -120,8 +120,8 @@ def save_model(model: StoredModel, path: Path, provenance: Provenance) -> None:
         raise CheckpointError(f"{path}: cannot write the model: {error.strerror}") from error
 
 
-def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTimerXL:
-    """A Timer-XL from a file of our own or another checkpoint, in float32 on the CPU.
+def load_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
+    """A model from a file of our own or another checkpoint, in float32 on the CPU.
 
     Args:
         path: the file, or a folder that holds one; its content decides how it is read, not its
@@ -132,21 +132,21 @@ def load_model(path: str | Path, *, activation: Activation = "relu") -> FrozenTi
         CheckpointError: no such file, not a checkpoint, or one that does not fit its network:
             the message names the tensor, the shape that was expected and the one that was found.
     """
-    model = load_any_model(path, activation=activation)
-    if not isinstance(model, FrozenTimerXL):
-        what = getattr(model, "description", type(model).__name__)
-        raise CheckpointError(f"{path}: it holds a {what} model, not a Timer-XL")
-    return model
-
-
-def load_any_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
-    """A model of any kind that has files, as `load_model`."""
     with _naming(path):
         file = _weights_of(Path(path))
         tensors, metadata = _read(file)
         if "spec_opt_format" in metadata:
             return _own_model(tensors, metadata)
         return load_published(tensors, file, activation)
+
+
+def load_timer_xl(path: str | Path, *, activation: Activation = "relu") -> FrozenTimerXL:
+    """As `load_model`; a model that is no Timer-XL is an error too."""
+    model = load_model(path, activation=activation)
+    if not isinstance(model, FrozenTimerXL):
+        what = getattr(model, "description", type(model).__name__)
+        raise CheckpointError(f"{path}: it holds a {what} model, not a Timer-XL")
+    return model
 
 
 def _weights_of(path: Path) -> Path:

@@ -29,7 +29,7 @@ class Format:
 
 
 FORMATS: Final = (
-    Format("Timer-XL", openltm.MARKS, lambda tensors, _, act: openltm.load_timer_xl(tensors, act)),
+    Format("Timer-XL", openltm.MARKS, lambda tensors, _, act: openltm.timer_xl_from(tensors, act)),
     Format("Timer", timer.MARKS, lambda tensors, path, _: timer.load_timer(tensors, path)),
     Format("TimesFM 2.5", timesfm.MARKS, lambda tensors, *_: timesfm.load_timesfm(tensors)),
 )

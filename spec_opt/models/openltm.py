@@ -43,7 +43,7 @@ MARKS: Final = (
 """The names of layers by which a Timer-XL is recognised: theirs, and ours."""
 
 
-def load_timer_xl(tensors: Tensors, activation: Activation) -> FrozenTimerXL:
+def timer_xl_from(tensors: Tensors, activation: Activation) -> FrozenTimerXL:
     """A Timer-XL from a state dict whose names have no prefix.
 
     Raises:

@@ -19,7 +19,7 @@ from spec_opt.config.study_file import StudyConfig
 from spec_opt.data.windows import Dataset
 from spec_opt.models.adapted import adapted
 from spec_opt.models.cache import Stored, cached_model
-from spec_opt.models.checkpoint import Origin, Provenance, load_any_model
+from spec_opt.models.checkpoint import Origin, Provenance, load_model
 from spec_opt.models.device import resolve_device
 from spec_opt.models.factory import check_forecast, model_from
 from spec_opt.models.forecaster import MovableForecaster
@@ -78,7 +78,7 @@ def prepare_models(config: StudyConfig, dataset: Dataset) -> Models:
 def _given(config: ModelConfig, role: str) -> tuple[MovableForecaster, Source] | None:
     """The model that the user has; None if it is to be made."""
     if config.checkpoint is not None:
-        return load_any_model(config.checkpoint, activation=config.activation), config.checkpoint
+        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
     if config.factory is not None:
         return model_from(config.factory, config.options, role), config.factory
     return None

@@ -237,9 +237,11 @@ def distil_draft(
     """
     patch, seen = target.patch, config.context or context
     if seen % patch:
+        shorter = seen // patch * patch
         raise ConfigError(
             f"{'draft' if config.context else 'data'}.context = {seen}: a draft of kind 'timer-xl' "
             f"sees whole patches: a multiple of the target's, {patch}"
+            f"{f'; draft.context = {shorter} is the next smaller one' if shorter else ''}"
         )
     task = Task.of("draft", config.training, dataset, context, patch, device, config.context)
     if isinstance(target, FrozenTimerXL):

@@ -11,7 +11,7 @@ from spec_opt.config.study_file import DecodingConfig, Setting
 from spec_opt.decoding.speculative import Batches
 from spec_opt.errors import DecodingError
 from spec_opt.measure.evaluator import Evaluator
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.frozen import FrozenTimerXL
 
@@ -70,8 +70,8 @@ def test_measuring_goes_on_with_the_same_numbers(
     setting = Setting(sigma=1.9, bias=1.0, k=2)
 
     def measure() -> tuple[object, ...]:
-        target = load_model(reference_dir / "tiny_target.pth").to(dtype=torch.float64)
-        draft = load_model(reference_dir / "tiny_draft.pth").to(dtype=torch.float64)
+        target = load_timer_xl(reference_dir / "tiny_target.pth").to(dtype=torch.float64)
+        draft = load_timer_xl(reference_dir / "tiny_draft.pth").to(dtype=torch.float64)
         evaluator = Evaluator(target, draft, windows, DecodingConfig(device="cpu", batch_size=16))
         found = (evaluator.measure_plainly if plainly else evaluator.measure)(setting)
         counters = (found.accepted_by_position, found.tested_by_position, found.rounds)

@@ -12,7 +12,7 @@ from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.prefix_cache import PrefixCache
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Counters, Workload
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 
 from .stubs import decode, random_windows
 
@@ -38,8 +38,8 @@ def test_decoding_is_the_same(reference_dir: Path, rule: str, contexts: str) -> 
     setting = Setting(sigma=1.9, bias=2.0, k=3)
     decoded = []
     for device in ("cpu", "cuda"):
-        target = load_model(reference_dir / "tiny_target.pth").to(device)
-        draft = load_model(reference_dir / "tiny_draft.pth").to(device)
+        target = load_timer_xl(reference_dir / "tiny_target.pth").to(device)
+        draft = load_timer_xl(reference_dir / "tiny_draft.pth").to(device)
         mode, place = CONTEXTS[contexts], torch.device(device)
         work = Workload(target, draft, RULES[rule], windows, 5, mode, place)
         plain = decode(work, setting)

@@ -18,7 +18,7 @@ from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.prefix_cache import PrefixCache, Walk
 from spec_opt.decoding.speculative import Counters
 from spec_opt.errors import DecodingError
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 from .stubs import Constant, Counting, Near, Stub, decode, decode_alone, random_windows, workload
@@ -34,14 +34,14 @@ Pair = tuple[Forecaster, Forecaster]
 
 @pytest.fixture(scope="module")
 def target(reference_dir: Path) -> Forecaster:
-    return load_model(reference_dir / "tiny_target.pth")
+    return load_timer_xl(reference_dir / "tiny_target.pth")
 
 
 @pytest.fixture(scope="module")
 def drafts(target: Forecaster, reference_dir: Path) -> dict[str, Forecaster]:
     """The tiny draft, which is far off, and drafts near enough to be accepted."""
     return {
-        "own": load_model(reference_dir / "tiny_draft.pth"),
+        "own": load_timer_xl(reference_dir / "tiny_draft.pth"),
         "near": Near(target, 0.08, 0.25),
         "near, without variance": Near(target, 0.08, None),
     }

@@ -14,7 +14,7 @@ from spec_opt.decoding.contexts import patches_to_cover
 from spec_opt.decoding.philox import Draws, Purpose
 from spec_opt.decoding.speculative import Counters, Decoded
 from spec_opt.errors import DecodingError
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.forecaster import Forecaster, Gaussian
 
 from . import stubs
@@ -50,8 +50,8 @@ def decode(
 @pytest.fixture(scope="module")
 def tiny(reference_dir: Path) -> tuple[Forecaster, Forecaster]:
     return (
-        load_model(reference_dir / "tiny_target.pth"),
-        load_model(reference_dir / "tiny_draft.pth"),
+        load_timer_xl(reference_dir / "tiny_target.pth"),
+        load_timer_xl(reference_dir / "tiny_draft.pth"),
     )
 
 

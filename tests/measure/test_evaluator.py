@@ -20,7 +20,7 @@ from spec_opt.errors import ConfigError, InputError
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Measurement
 from spec_opt.measure.uncertainty import draft_against_target
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 from tests.models.factories import Own
@@ -40,8 +40,8 @@ def torch_as_it_was() -> Iterator[None]:
 
 def tiny_pair(reference_dir: Path) -> tuple[FrozenTimerXL, FrozenTimerXL]:
     return (
-        load_model(reference_dir / "tiny_target.pth"),
-        load_model(reference_dir / "tiny_draft.pth"),
+        load_timer_xl(reference_dir / "tiny_target.pth"),
+        load_timer_xl(reference_dir / "tiny_draft.pth"),
     )
 
 
@@ -365,8 +365,8 @@ def real(shared_dir: Path) -> Evaluator:
     data = DataConfig(source=str(shared_dir / "data" / "ETTh1.csv"), context=672, horizon=336)
     windows = load_dataset(data).windows("test", data.context, data.horizon, stride=10)
     folder = shared_dir / "checkpoints"
-    target = load_model(folder / "etth1_target_checkpoint.pth")
-    return Evaluator(target, load_model(folder / "etth1_draft_checkpoint.pth"), windows, CPU)
+    target = load_timer_xl(folder / "etth1_target_checkpoint.pth")
+    return Evaluator(target, load_timer_xl(folder / "etth1_draft_checkpoint.pth"), windows, CPU)
 
 
 @pytest.fixture(scope="module")

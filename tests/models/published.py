@@ -7,24 +7,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spec_opt.models.timesfm import TimesFMConfig, module_of
 
 State = dict[str, Tensor]
-
-
-def randomised(network: nn.Module, seed: int) -> None:
-    """Weights far enough from zero that every one of them shows in the forecasts."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            wide = weight.dim() == 2
-            weight.normal_(generator=generator).mul_(
-                1.5 * weight.shape[-1] ** -0.5 if wide else 0.3
-            )
-            if name.endswith(("scale", "norm.weight", "norm1.weight", "norm2.weight")) and not wide:
-                weight.add_(1.0)
 
 
 def timer_state(
@@ -73,10 +60,15 @@ SMALL_TIMESFM = TimesFMConfig(
 
 
 def timesfm_module(config: TimesFMConfig = SMALL_TIMESFM, seed: int = 0) -> Any:
-    """The package's own network."""
+    """The package's own network, with weights so far from zero that each shows in a forecast."""
     module = module_of(config).eval()
-    randomised(module, seed)
-    with torch.no_grad():  # or else its own forecasts, fed back, grow without bounds
-        for weight in module.output_projection_point.parameters():
-            weight.mul_(0.3)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            size = 1.5 / math.sqrt(weight.shape[-1]) if weight.dim() == 2 else 0.3
+            if name.startswith("output_projection_point"):
+                size *= 0.3  # or else its own forecasts, fed back, grow without bounds
+            weight.normal_(generator=generator).mul_(size)
+            if name.endswith(".scale"):
+                weight.add_(1.0)
     return module

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from spec_opt.errors import CheckpointError
-from spec_opt.models.checkpoint import Origin, Provenance, load_model, save_model
+from spec_opt.models.checkpoint import Origin, Provenance, load_timer_xl, save_model
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
@@ -56,7 +56,7 @@ def written(state: object, folder: Path, name: str = "model.pth") -> Path:
 def refusal(path: Path) -> str:
     """The one line with which a file is refused."""
     with pytest.raises(CheckpointError) as caught:
-        load_model(path)
+        load_timer_xl(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -64,9 +64,9 @@ def refusal(path: Path) -> str:
 
 
 def test_sizes_follow_from_shapes(reference_dir: Path) -> None:
-    target = load_model(reference_dir / "tiny_target.pth")
+    target = load_timer_xl(reference_dir / "tiny_target.pth")
     assert target.config == TimerXLConfig(24, 32, 4, 64, 2)
-    draft = load_model(reference_dir / "tiny_draft.pth", activation="gelu")
+    draft = load_timer_xl(reference_dir / "tiny_draft.pth", activation="gelu")
     assert draft.config == TimerXLConfig(24, 16, 2, 64, 1, activation="gelu", stochastic=True)
     assert not target.network.training
     assert {p.dtype for p in target.network.parameters()} == {torch.float32}
@@ -75,23 +75,23 @@ def test_sizes_follow_from_shapes(reference_dir: Path) -> None:
 
 def test_both_kinds_of_file_give_the_same_model(reference_dir: Path) -> None:
     for role in ("target", "draft"):
-        torch_file = load_model(reference_dir / f"tiny_{role}.pth")
-        other = load_model(str(reference_dir / f"tiny_{role}.safetensors"))
+        torch_file = load_timer_xl(reference_dir / f"tiny_{role}.pth")
+        other = load_timer_xl(str(reference_dir / f"tiny_{role}.safetensors"))
         assert torch_file.fingerprint == other.fingerprint
-    gelu = load_model(reference_dir / "tiny_draft.pth", activation="gelu")
+    gelu = load_timer_xl(reference_dir / "tiny_draft.pth", activation="gelu")
     assert gelu.fingerprint != torch_file.fingerprint
 
 
 def test_the_name_of_the_file_does_not_matter(reference_dir: Path, tmp_path: Path) -> None:
     for source, name in (("tiny_draft.pth", "a.safetensors"), ("tiny_draft.safetensors", "b")):
         (tmp_path / name).write_bytes((reference_dir / source).read_bytes())
-        assert load_model(tmp_path / name).config.stochastic
+        assert load_timer_xl(tmp_path / name).config.stochastic
 
 
 def test_old_torch_files(state: State, tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    assert load_model(path).config.layers == 2
+    assert load_timer_xl(path).config.layers == 2
 
 
 def test_deterministic_draft(draft_state: State, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_deterministic_draft(draft_state: State, tmp_path: Path) -> None:
         for name, tensor in draft_state.items()
         if "logvar" not in name
     }
-    model = load_model(written(draft_state, tmp_path))
+    model = load_timer_xl(written(draft_state, tmp_path))
     assert not model.config.stochastic
     assert model.predict(torch.randn(1, 48, 2)).variance is None
 
@@ -146,14 +146,14 @@ def test_any_length_of_header(state: State, tmp_path: Path) -> None:
         metadata = {"format": "pt", "note": "x" * length}
         safetensors.torch.save_file(state, tmp_path / "model", metadata)
         starts.add((tmp_path / "model").read_bytes()[:1])
-        assert load_model(tmp_path / "model").config.layers == 2
+        assert load_timer_xl(tmp_path / "model").config.layers == 2
     assert b"\x80" in starts
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrapped_state_dicts(wrapper: str, state: State, tmp_path: Path) -> None:
     path = written(WRAPPERS[wrapper](state), tmp_path)
-    assert load_model(path).fingerprint == load_model(written(state, tmp_path)).fingerprint
+    assert load_timer_xl(path).fingerprint == load_timer_xl(written(state, tmp_path)).fingerprint
 
 
 def test_two_state_dicts_are_ambiguous(state: State, tmp_path: Path) -> None:
@@ -168,37 +168,37 @@ def test_two_state_dicts_are_ambiguous(state: State, tmp_path: Path) -> None:
 def test_state_dicts_by_our_names(
     role: str, prefix: str, reference_dir: Path, tmp_path: Path
 ) -> None:
-    model = load_model(reference_dir / f"tiny_{role}.pth")
+    model = load_timer_xl(reference_dir / f"tiny_{role}.pth")
     path = written({"state_dict": below(prefix, model.network.state_dict())}, tmp_path)
-    assert load_model(path).fingerprint == model.fingerprint
+    assert load_timer_xl(path).fingerprint == model.fingerprint
 
 
 def test_a_dict_that_contains_itself(state: State, tmp_path: Path) -> None:
     loop: dict[str, object] = {"model": state}
     loop["self"] = loop
-    assert load_model(written(loop, tmp_path)).config.layers == 2
+    assert load_timer_xl(written(loop, tmp_path)).config.layers == 2
 
 
 def test_half_precision_is_widened(state: State, tmp_path: Path) -> None:
     half = {name: tensor.bfloat16() for name, tensor in state.items()}
-    model = load_model(written(half, tmp_path))
+    model = load_timer_xl(written(half, tmp_path))
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
 
 
 def test_unused_adapter_is_left_out_with_a_note(
     draft_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = load_model(written(draft_state, tmp_path)).fingerprint
+    plain = load_timer_xl(written(draft_state, tmp_path)).fingerprint
     draft_state["adapter_to_target.weight"] = torch.zeros(32, 16)
     draft_state["adapter_to_target.bias"] = torch.zeros(32)
     with caplog.at_level(logging.INFO):
-        assert load_model(written(draft_state, tmp_path)).fingerprint == plain
+        assert load_timer_xl(written(draft_state, tmp_path)).fingerprint == plain
     assert "adapter_to_target.bias, adapter_to_target.weight" in caplog.text
 
 
 def test_tied_memory_is_not_shared(state: State, tmp_path: Path) -> None:
     state["blocks.norm.weight"] = state["blocks.attn_layers.0.norm1.weight"]
-    model = load_model(written(state, tmp_path))
+    model = load_timer_xl(written(state, tmp_path))
     with torch.no_grad():
         model.network.norm.weight.zero_()
     assert model.network.layers[0].get_parameter("attention_norm.weight").abs().sum() > 0
@@ -266,7 +266,7 @@ def test_weights_must_be_floating_point(state: State, tmp_path: Path) -> None:
     message = refusal(written(state, tmp_path))
     assert message == "tensor head.bias is of type torch.int64, expected float32"
     state["head.bias"] = torch.zeros(24).to(torch.float8_e4m3fn)
-    assert load_model(written(state, tmp_path)).config.layers == 2
+    assert load_timer_xl(written(state, tmp_path)).config.layers == 2
     state["head.bias"] = torch.zeros(24).to_sparse()
     assert "tensor head.bias is of type" in refusal(written(state, tmp_path))
 
@@ -374,7 +374,7 @@ def test_damaged_files_are_refused_in_one_line(
     """Whatever is flipped, cut or repeated, there is a model or a CheckpointError."""
     path = tmp_path / "model"
     if kind == "own":
-        save_model(load_model(reference_dir / "tiny_draft.pth"), path, PROVENANCE)
+        save_model(load_timer_xl(reference_dir / "tiny_draft.pth"), path, PROVENANCE)
         whole = path.read_bytes()
     else:
         whole = (reference_dir / f"tiny_draft.{kind}").read_bytes()
@@ -387,7 +387,7 @@ def test_damaged_files_are_refused_in_one_line(
             content[place] = chance.randrange(256)
         path.write_bytes(content)
         with contextlib.suppress(CheckpointError):
-            load_model(path)
+            load_timer_xl(path)
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ def rewritten(path: Path, **changes: str) -> Path:
 def test_our_own_files(own: Path) -> None:
     torch.manual_seed(0)
     config = TimerXLConfig(8, 16, 2, 64, 2, dropout=0.2, activation="gelu", stochastic=True)
-    original, loaded = FrozenTimerXL(TimerXL(config)), load_model(own, activation="relu")
+    original, loaded = FrozenTimerXL(TimerXL(config)), load_timer_xl(own, activation="relu")
     assert loaded.config == config
     assert loaded.fingerprint == original.fingerprint
     assert not loaded.network.training
@@ -425,9 +425,9 @@ def test_our_own_files(own: Path) -> None:
 
 
 def test_import_and_save(reference_dir: Path, tmp_path: Path) -> None:
-    imported = load_model(reference_dir / "tiny_target.pth", activation="gelu")
+    imported = load_timer_xl(reference_dir / "tiny_target.pth", activation="gelu")
     save_model(imported, tmp_path / "own", PROVENANCE)
-    again = load_model(tmp_path / "own")
+    again = load_timer_xl(tmp_path / "own")
     assert again.fingerprint == imported.fingerprint
     assert again.config == imported.config
 
@@ -499,7 +499,7 @@ def test_a_tensor_file_in_memory_order(state: State, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     (tmp_path / "model").write_bytes(buffer.getvalue())
-    model = load_model(tmp_path / "model")
+    model = load_timer_xl(tmp_path / "model")
     assert torch.equal(
         model.network.layers[0].get_parameter("expand.weight"), state[name].squeeze(-1)
     )

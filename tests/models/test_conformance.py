@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spec_opt.models.adapted import adapted
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.conformance import check_model
 from spec_opt.models.forecaster import Gaussian, MovableForecaster, RememberingForecaster
 from spec_opt.models.frozen import FrozenTimerXL
@@ -69,7 +69,9 @@ def test_a_model(name: str) -> None:
 
 
 def test_checkpoints(reference_dir: Path) -> None:
-    target, draft = (load_model(reference_dir / f"tiny_{role}.pth") for role in ("target", "draft"))
+    target, draft = (
+        load_timer_xl(reference_dir / f"tiny_{role}.pth") for role in ("target", "draft")
+    )
     check_model(target, context(), changed=draft)
     check_model(draft, context())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.errors import CheckpointError, ConfigError, InputError
-from spec_opt.models.checkpoint import load_any_model, load_model
+from spec_opt.models.checkpoint import load_model, load_timer_xl
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.linear import (
@@ -158,9 +158,9 @@ def test_a_fitted_draft_can_be_a_checkpoint(dataset: Dataset, cache: Path) -> No
     path = next(cache.glob("*.safetensors"))
     given = prepare_models(study({"checkpoint": path}), dataset)
     assert given.draft.fingerprint == made.draft.fingerprint
-    assert isinstance(load_any_model(path), LinearForecaster)
+    assert isinstance(load_model(path), LinearForecaster)
     with pytest.raises(CheckpointError, match="it holds a linear model, not a Timer-XL"):
-        load_model(path)
+        load_timer_xl(path)
 
 
 def test_an_altered_file(dataset: Dataset, cache: Path) -> None:
@@ -170,7 +170,7 @@ def test_an_altered_file(dataset: Dataset, cache: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="the file was altered"):
-        load_any_model(path)
+        load_model(path)
 
 
 def test_a_network_is_distilled_from_any_target(dataset: Dataset, cache: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXLConfig
 
@@ -27,12 +27,12 @@ def arrays(reference_dir: Path) -> Arrays:
 
 @pytest.fixture(params=["pth", "safetensors"])
 def target(reference_dir: Path, request: pytest.FixtureRequest) -> FrozenTimerXL:
-    return load_model(reference_dir / f"tiny_target.{request.param}")
+    return load_timer_xl(reference_dir / f"tiny_target.{request.param}")
 
 
 @pytest.fixture(params=["pth", "safetensors"])
 def draft(reference_dir: Path, request: pytest.FixtureRequest) -> FrozenTimerXL:
-    return load_model(reference_dir / f"tiny_draft.{request.param}")
+    return load_timer_xl(reference_dir / f"tiny_draft.{request.param}")
 
 
 def assert_parity(found: Tensor | None, arrays: Arrays, name: str, tolerance: float) -> None:
@@ -89,6 +89,6 @@ def test_exact_rotation_tables(target: FrozenTimerXL, draft: FrozenTimerXL, arra
     ],
 )
 def test_real_pair(shared_dir: Path, role: str, config: TimerXLConfig, parameters: int) -> None:
-    model = load_model(shared_dir / "checkpoints" / f"etth1_{role}_checkpoint.pth")
+    model = load_timer_xl(shared_dir / "checkpoints" / f"etth1_{role}_checkpoint.pth")
     assert model.config == config
     assert model.parameters == parameters

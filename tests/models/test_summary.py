@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.summary import counted, summarise_model
 
 
 def test_the_pair(reference_dir: Path) -> None:
     path = reference_dir / "tiny_target.pth"
-    target, draft = load_model(path), load_model(reference_dir / "tiny_draft.pth")
+    target, draft = load_timer_xl(path), load_timer_xl(reference_dir / "tiny_draft.pth")
     line = f"target: Timer-XL 32/4/64/2, 19 k parameters, from {path}"
     assert str(summarise_model("target", target, path)) == line
     small = summarise_model("draft", draft, Path("d.pth"), target)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import spec_opt
 from spec_opt.errors import CheckpointError, ConfigError, InputError
-from spec_opt.models.checkpoint import load_any_model, load_model
+from spec_opt.models.checkpoint import load_model, load_timer_xl
 from spec_opt.models.conformance import check_model
 from spec_opt.models.forecaster import PositionForecaster, RememberingForecaster
+from spec_opt.models.summary import summarise_model
 from spec_opt.models.univariate import UnivariateForecaster
 
 from .published import State, timer_folder, timer_state
@@ -20,7 +22,7 @@ HEADS = 2
 
 
 def loaded(path: Path) -> UnivariateForecaster:
-    model = load_any_model(path)
+    model = load_model(path)
     assert isinstance(model, UnivariateForecaster)
     return model
 
@@ -151,7 +153,8 @@ def test_a_torch_file_and_a_wrapped_one(model: UnivariateForecaster, tmp_path: P
 def test_the_published_width_needs_no_config(tmp_path: Path) -> None:
     state = timer_state(width=1024, feedforward=8, layers=1)
     torch.save(state, tmp_path / "timer.pth")
-    assert loaded(tmp_path / "timer.pth").description == "Timer 1024/8/8/1"
+    model = spec_opt.load_model(tmp_path / "timer.pth")
+    assert summarise_model("target", model, "timer.pth").description == "Timer 1024/8/8/1"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_what_a_folder_lacks(tmp_path: Path, config: object, message: str) -> No
         text = config if isinstance(config, str) else json.dumps(config)
         (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError) as caught:
-        load_any_model(folder)
+        load_model(folder)
     assert f"{folder}: {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -180,12 +183,12 @@ def test_tensors_are_checked(tmp_path: Path) -> None:
     state = timer_state()
     del state["model.layers.1.norm2.bias"]
     with pytest.raises(CheckpointError, match=r"tensor model.layers.1.norm2.bias is missing"):
-        load_any_model(timer_folder(tmp_path / "missing", state))
+        load_model(timer_folder(tmp_path / "missing", state))
     surplus = timer_state() | {"lm_heads.1.weight": torch.ones(48, 16)}
     with pytest.raises(CheckpointError, match=r"tensor lm_heads.1.weight \[48, 16\] is surplus"):
-        load_any_model(timer_folder(tmp_path / "surplus", surplus))
+        load_model(timer_folder(tmp_path / "surplus", surplus))
     with pytest.raises(CheckpointError, match="it holds a Timer 16/2/24/2 model, not a Timer-XL"):
-        load_model(timer_folder(tmp_path / "good"))
+        load_timer_xl(timer_folder(tmp_path / "good"))
 
 
 def test_what_it_cannot_read(model: UnivariateForecaster) -> None:

@@ -17,7 +17,7 @@ from spec_opt.decoding.contexts import GROWING, ROLLING, Contexts
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Workload
 from spec_opt.errors import CheckpointError, InputError
-from spec_opt.models.checkpoint import load_any_model
+from spec_opt.models.checkpoint import load_model
 from spec_opt.models.conformance import check_model
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.linear import LinearForecaster
@@ -42,7 +42,7 @@ def module() -> Any:
 
 @pytest.fixture(scope="module")
 def model(module: Any, tmp_path_factory: pytest.TempPathFactory) -> UnivariateForecaster:
-    loaded = load_any_model(saved(module, tmp_path_factory.mktemp("timesfm") / "published"))
+    loaded = load_model(saved(module, tmp_path_factory.mktemp("timesfm") / "published"))
     assert isinstance(loaded, UnivariateForecaster)
     return loaded
 
@@ -132,7 +132,7 @@ def test_decoding_is_its_native_forecast(
 
 @pytest.mark.parametrize("length", [CONTEXT, CONTEXT + TOKEN])
 def test_it_conforms(model: UnivariateForecaster, tmp_path: Path, length: int) -> None:
-    changed = load_any_model(saved(timesfm_module(seed=1), tmp_path / "changed"))
+    changed = load_model(saved(timesfm_module(seed=1), tmp_path / "changed"))
     check_model(model, contexts(length), changed=changed)
 
 
@@ -158,11 +158,11 @@ def test_what_cannot_be_loaded_or_read(
     del state["stacked_xf.1.ff1.weight"]
     torch.save(state, tmp_path / "missing.pth")
     with pytest.raises(CheckpointError, match=r"tensor stacked_xf.1.ff1.weight is missing"):
-        load_any_model(tmp_path / "missing.pth")
+        load_model(tmp_path / "missing.pth")
     folder = saved(module, tmp_path / "published")
     monkeypatch.setitem(sys.modules, "timesfm.timesfm_2p5.timesfm_2p5_torch", None)
     with pytest.raises(CheckpointError, match=r"pip install 'timesfm>=2.0'"):
-        load_any_model(folder)
+        load_model(folder)
 
 
 def test_running_statistics_do_not_see_the_future(model: UnivariateForecaster) -> None:

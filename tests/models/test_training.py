@@ -17,7 +17,7 @@ from spec_opt.config.study_file import StudyConfig
 from spec_opt.data.windows import Dataset, load_dataset
 from spec_opt.errors import CheckpointError, DataError, InputError, TrainingError
 from spec_opt.models import training
-from spec_opt.models.checkpoint import load_model
+from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.preparation import prepare_models
 from spec_opt.models.training import Fit, distil_draft, train_target
@@ -369,7 +369,7 @@ def only(table: dict[str, Any], *, context: int = 96, **others: dict[str, Any]) 
 def test_checkpoints_are_loaded(dataset: Dataset, reference_dir: Path, cache: Path) -> None:
     tables = checkpoints(reference_dir)
     models = prepare_models(only(tables["target"], draft=tables["draft"]), dataset)
-    expected = load_model(reference_dir / "tiny_target.pth")
+    expected = load_timer_xl(reference_dir / "tiny_target.pth")
     assert models.target.fingerprint == expected.fingerprint
     assert isinstance(models.draft, FrozenTimerXL)
     assert models.draft.config.stochastic
