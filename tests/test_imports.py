@@ -12,11 +12,22 @@ import spec_opt
 
 PACKAGE = Path(spec_opt.__file__).parent
 
-ROOMS = ["cli", "results", "study", "measure", "decoding", "models", "data", "config", "errors"]
+ROOMS = [
+    "cli",
+    "api",
+    "results",
+    "study",
+    "measure",
+    "decoding",
+    "models",
+    "data",
+    "config",
+    "errors",
+]
 """A file imports from its own room and from rooms to the right."""
 
 HOMES = {
-    "optuna": ("study", "results"),
+    "optuna": ("study", "results", "api"),
     "sqlalchemy": ("study", "results"),
     "click": ("cli",),
     "torch": ("data", "models", "decoding", "measure"),
@@ -26,7 +37,7 @@ HOMES = {
 PRIVATE_OPTUNA = ("study.store", "study.trials")
 """Files that may import Optuna's private modules."""
 
-TORCH_FREE = ("cli", "config", "results", "study", "measure.measurement")
+TORCH_FREE = ("cli", "api", "config", "results", "study", "measure.measurement")
 """Importing these, and all files of these rooms, does not bring torch."""
 
 
@@ -101,3 +112,15 @@ def test_help_needs_no_heavy_package() -> None:
     heavy = "{'torch', 'optuna', 'pandas', 'pydantic'}"
     code = f"import sys, spec_opt.cli; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_itself_needs_no_heavy_package() -> None:
+    heavy = "{'torch', 'optuna', 'pandas', 'pydantic', 'plotly', 'tqdm'}"
+    code = f"import sys, spec_opt; dir(spec_opt); sys.exit(bool({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", spec_opt.__all__)
+def test_what_the_package_offers_is_there_and_documented(name: str) -> None:
+    offered = getattr(spec_opt, name)
+    assert name == "__version__" or offered.__doc__

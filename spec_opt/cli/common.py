@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from spec_opt import __version__
-from spec_opt.config.paths import readable
+from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE, readable
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -34,8 +35,8 @@ KEPT = "interrupted: finished work is kept, the same command resumes"
 def app(verbose: bool) -> None:
     """Tune speculative decoding of autoregressive time-series models.
 
-    STUDY is a study file (TOML), or the name of one that ships: quickstart, etth1_grid, etth1_tpe,
-    etth1_paper.
+    STUDY is a study file (TOML), the name of one that ships (quickstart, etth1_grid, etth1_tpe,
+    etth1_paper), or the name of a study in the store.
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -51,12 +52,12 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def study_file(reference: str) -> StudyConfig:
-    """Read a study file by its path, or by the name of one that ships; remember what was given."""
-    from spec_opt.config.study_file import read_study
+def study_settings(reference: str, url: str) -> StudyConfig:
+    """The settings of a study, by its file or its name; remembers what was given."""
+    from spec_opt.api import find_settings
 
     click.get_current_context().meta["study"] = reference
-    return read_study(reference)
+    return find_settings(reference, url)
 
 
 def given_reference() -> str:
@@ -69,22 +70,27 @@ def pasted(argument: str) -> str:
     return readable(shlex.quote(argument))
 
 
-study_argument = click.argument("config", metavar="STUDY", type=study_file)
+study_argument = click.argument("reference", metavar="STUDY")
 storage_option = click.option(
     "--storage",
     "url",
     metavar="URL",
-    envvar="SPEC_OPT_STORAGE",
+    envvar=STORAGE_VARIABLE,
     show_envvar=True,
-    default="sqlite:///storage/spec_opt.db",
+    default=DEFAULT_STORAGE,
     help="The store: sqlite:///FILE or postgresql://…",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
-def study_command(command: Callable[..., int | None]) -> click.Command:
+def study_command(command: Callable[..., int | None], name: str | None = None) -> click.Command:
     """A command on a study in a store, which it gets as `config: StudyConfig` and `url: str`."""
-    return app.command()(study_argument(storage_option(command)))
+
+    @functools.wraps(command)
+    def with_settings(reference: str, url: str, **options: Any) -> int | None:
+        return command(config=study_settings(reference, url), url=url, **options)
+
+    return app.command(name)(study_argument(storage_option(with_settings)))
 
 
 def say(text: str) -> None:

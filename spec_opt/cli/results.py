@@ -19,9 +19,8 @@ from spec_opt.cli.common import (
     say,
     show,
     storage_option,
-    study_argument,
     study_command,
-    study_file,
+    study_settings,
     terminal_width,
 )
 from spec_opt.errors import OutputError
@@ -263,10 +262,8 @@ def copy(config: StudyConfig, url: str, target: str, as_json: bool) -> None:
     show(found if as_json else f"{config.name}: {trials} trials copied to {where}")
 
 
-@app.command("import")
-@study_argument
+@partial(study_command, name="import")
 @click.argument("tables", metavar="CSV…", nargs=-1, required=True, type=Path)
-@storage_option
 @json_option
 def import_(config: StudyConfig, url: str, tables: tuple[Path, ...], as_json: bool) -> None:
     """Import tables of old sweeps as trials, each row once."""
@@ -286,14 +283,15 @@ def import_(config: StudyConfig, url: str, tables: tuple[Path, ...], as_json: bo
 
 
 @app.command()
-@click.argument("config", metavar="[STUDY]", required=False, type=study_file)
+@click.argument("reference", metavar="[STUDY]", required=False)
 @storage_option
 @click.option("--host", default="127.0.0.1")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080)
-def dashboard(config: StudyConfig | None, url: str, host: str, port: int) -> None:
+def dashboard(reference: str | None, url: str, host: str, port: int) -> None:
     """Serve optuna-dashboard on the store, with our figures in it."""
     from spec_opt.results.dashboard import serve
 
+    config = None if reference is None else study_settings(reference, url)
     with suppress(KeyboardInterrupt):  # the usual way to end it
         serve(
             url,

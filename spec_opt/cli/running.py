@@ -20,8 +20,8 @@ from spec_opt.cli.common import (
     say,
     show,
     storage_option,
-    study_argument,
     study_command,
+    study_settings,
     terminal_width,
 )
 from spec_opt.errors import OutputError
@@ -61,7 +61,6 @@ def run(
     the offline quickstart. Without --workers, --gpus and --ray: one worker, in this process.
     """
     from spec_opt.cli import service
-    from spec_opt.config.study_file import read_study
     from spec_opt.results.render import study_document, study_text
     from spec_opt.results.report import write_report
     from spec_opt.results.table import table_of
@@ -69,7 +68,7 @@ def run(
 
     if gpus is not None and (workers is not None or ray is not None):
         raise click.UsageError("--gpus goes with neither --workers nor --ray")
-    config, reference, objective = read_study(study), pasted(study), None
+    config, reference, objective = study_settings(study, url), pasted(study), None
     if ray is not None:
         opened, interrupted = service.run_on_ray(study, config, url, ray, workers)
     elif workers is None and gpus is None:
@@ -126,13 +125,13 @@ def worker(config: StudyConfig, url: str) -> int:
     return 0
 
 
-@app.command()
-@study_argument
+@study_command
 @json_option
-def train(config: StudyConfig, as_json: bool) -> None:
+def train(config: StudyConfig, url: str, as_json: bool) -> None:
     """Make target and draft only, and say where they are."""
     from spec_opt.measure.objective import load_inputs
 
+    del url  # only names of studies are looked up there
     _, models, inputs = load_inputs(config)
     document = inputs.as_document()
     document |= document.pop("models")

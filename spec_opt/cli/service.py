@@ -5,6 +5,7 @@ Commands import this file only when they run, as what it imports takes a second.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spec_opt.api import prepare
 from spec_opt.cli.common import say
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
+from spec_opt.config.paths import STORAGE_VARIABLE
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.study.database import parse_url
@@ -26,7 +29,7 @@ from spec_opt.study.launch import cpu_environments, gpu_environments, launch, pa
 from spec_opt.study.ray_cluster import cluster, run_tasks
 from spec_opt.study.samplers import check_sampler
 from spec_opt.study.store import Store, look_at_store, open_store
-from spec_opt.study.study import Study, check_study, load_study, open_study, package_versions
+from spec_opt.study.study import Study, check_study, load_study
 from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
@@ -59,29 +62,6 @@ def _found(store: Store, config: StudyConfig) -> Study:
     except SpecOptError:
         store.close()
         raise
-
-
-def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
-    """Everything a worker needs; bad input is found before anything is written.
-
-    Raises:
-        SpecOptError: the URL, the series, a checkpoint or the store is wrong.
-    """
-    from spec_opt.measure.objective import StudyObjective  # brings torch
-
-    check_sampler(config.search)
-    check_study(url, config)
-    objective = StudyObjective.prepare(config)
-    baseline = objective.baseline
-    store = open_store(url)
-    inputs, versions = objective.inputs.as_document(), package_versions()
-    try:
-        study = open_study(store, config, objective.fingerprints, baseline, versions, inputs)
-    except SpecOptError:
-        store.close()
-        raise
-    objective.share_costs = study.shared_costs
-    return study, objective
 
 
 def work(
@@ -150,13 +130,13 @@ def run_processes(
         from spec_opt.models.device import gpu_count  # brings torch
 
         places = gpu_environments(parse_gpus(gpus, gpu_count))
-    make_models(reference)
+    make_models(reference, url)
     on_first = _printing("workers finish their trials, then leave; again to leave at once")
     with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
         summary = launch(
             [*PROGRAM, "worker", reference],
             # The URL may hold a password, and other users see command lines.
-            [{**place, "SPEC_OPT_STORAGE": url} for place in places],
+            [{**place, STORAGE_VARIABLE: url} for place in places],
             Path("logs") / config.name,
             stop,
         )
@@ -192,7 +172,7 @@ def run_on_ray(
     task = partial(work_in_task, config, url)
     on_first = _printing("workers give their trials back, then leave; again to leave at once")
     with cluster(address):
-        make_models(reference)
+        make_models(reference, url)
         with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
             summary = run_tasks(task, tasks, config.decoding.device != "cpu", stop)
     error: SpecOptError | None = None
@@ -208,7 +188,7 @@ def _printing(text: str) -> partial[None]:
     return partial(click.echo, text, err=True)
 
 
-def make_models(reference: str) -> None:
+def make_models(reference: str, url: str) -> None:
     """Train in a process of its own, so that this one holds no device.
 
     Raises:
@@ -216,7 +196,10 @@ def make_models(reference: str) -> None:
         WorkError: it was killed.
     """
     command = [*PROGRAM, "train", reference]
-    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    environment = {**os.environ, STORAGE_VARIABLE: url}
+    code = subprocess.run(
+        command, stdout=subprocess.DEVNULL, env=environment, check=False
+    ).returncode
     if code < 0:
         raise WorkError(
             f"training was ended by {signal.Signals(-code).name}; the system's log may say why "

@@ -1,6 +1,11 @@
-"""File names, which are bytes, where text is needed."""
+"""File names, which are bytes, where text is needed; and where the store is by default."""
 
 import os
+from typing import Final
+
+DEFAULT_STORAGE: Final = "sqlite:///storage/spec_opt.db"
+STORAGE_VARIABLE: Final = "SPEC_OPT_STORAGE"
+"""The environment variable that names another store."""
 
 
 def readable(name: str | os.PathLike[str]) -> str:

@@ -415,20 +415,28 @@ def shipped_studies() -> dict[str, Path]:
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def study_path(reference: str) -> Path | None:
+    """The study file that a path names, with or without `.toml`, or the shipped one of that name.
+
+    None if there is none: then it may be the name of a study in the store.
+    """
+    for path in (Path(reference), Path(f"{reference}.toml")):
+        if path.is_file():
+            return path
+    return shipped_studies().get(reference)
+
+
 def find_study(reference: str) -> Path:
-    """The study file at a path, or the shipped one of that name.
+    """As `study_path`.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is no such file.
     """
-    path = Path(reference)
-    if path.is_file():
+    if (path := study_path(reference)) is not None:
         return path
-    shipped = shipped_studies()
-    if reference in shipped:
-        return shipped[reference]
     raise ConfigError(
-        f"{reference}: no such study file; a path, or one of those that ship: {', '.join(shipped)}"
+        f"{reference}: no such study file; a path, or one of those that ship: "
+        f"{', '.join(shipped_studies())}"
     )
 
 

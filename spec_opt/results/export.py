@@ -39,13 +39,13 @@ def export(
     """
     match style:
         case "csv":
-            return csv_of(_selected(table, all_trials))
+            return csv_of(selected_frame(table, all_trials))
         case "json":
             document = document_of(table, all_trials=all_trials, storage=storage, command=command)
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
             return f"{text}\n".encode()
         case "parquet":
-            return parquet_of(_selected(table, all_trials))
+            return parquet_of(selected_frame(table, all_trials))
 
 
 def format_of(path: Path | None) -> ExportFormat:
@@ -115,7 +115,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _selected(table: StudyTable, all_trials: bool) -> pd.DataFrame:
+def selected_frame(table: StudyTable, all_trials: bool) -> pd.DataFrame:
+    """The Pareto trials, best acceptance first, or all trials by number; columns as `frame_of`."""
     frame = frame_of(table)
     if all_trials:
         return frame

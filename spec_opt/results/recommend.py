@@ -71,6 +71,11 @@ class Recommendation:
     advice: tuple[str, ...]
     """What to try if nothing meets the scenario, by this study's own numbers."""
 
+    def __repr__(self) -> str:
+        """The setting and what it gives, on one line."""
+        found = "no trial meets it" if self.point is None else described(self.point)
+        return f"<Recommendation {self.scenario}: {found}>"
+
     @property
     def trial(self) -> int | None:
         return None if self.point is None else self.point.number

@@ -93,6 +93,10 @@ class Verdict:
     reason: str
     """One sentence that says what to do, and what it rests on."""
 
+    def __repr__(self) -> str:
+        """What is decided, and why."""
+        return f"<Verdict {self.decision}: {self.reason}>"
+
     def document(self) -> dict[str, Any]:
         """For `--json`."""
         return {

@@ -64,7 +64,7 @@ def main() -> int:
     replaced: dict[str, Any] = {
         "PROGRAM": (sys.executable, "-m", "tests.study.stand_in_program"),
         "prepare": prepare,
-        "make_models": lambda reference: None,
+        "make_models": lambda reference, url: None,
         "launch": partial(launch, restarts=restarts),
         "run_worker": work,
         # Ray runs it in another process, where nothing is replaced.

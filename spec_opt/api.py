@@ -1,0 +1,391 @@
+"""Studies from Python: open one, run it, read its results.
+
+    study = spec_opt.open_study("etth1_grid")
+    study.run(workers=2)
+    study.front()
+    study.recommend("balanced")
+
+What the command line does with a study, this does too: both share stores and results.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tqdm import tqdm
+
+from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE
+from spec_opt.config.study_file import StudyConfig, read_study, shipped_studies, study_path
+from spec_opt.config.toml import toml_of
+from spec_opt.errors import ConfigError, InputError, SpecOptError, StudyError, WorkError
+from spec_opt.results.document import Block, Text, as_html
+from spec_opt.results.export import selected_frame
+from spec_opt.results.recommend import (
+    SCENARIOS,
+    Recommendation,
+    Scenario,
+    recommend,
+    recommend_all,
+)
+from spec_opt.results.render import front
+from spec_opt.results.table import StudyTable, load_table
+from spec_opt.results.verdict import Verdict, verdict_of
+from spec_opt.study.catalogue import stored_studies
+from spec_opt.study.database import parse_url
+from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
+from spec_opt.study.progress import StudyProgress, progress
+from spec_opt.study.samplers import check_sampler
+from spec_opt.study.store import look_at_store, open_store
+from spec_opt.study.study import Study, check_study, load_study, package_versions
+from spec_opt.study.study import open_study as open_in_store
+from spec_opt.study.worker import run_worker
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from spec_opt.measure.objective import StudyObjective
+
+log = logging.getLogger(__name__)
+
+PROGRAM = (sys.executable, "-m", "spec_opt")
+FRONT_ROWS = 12
+"""Of the front, in a notebook."""
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def open_study(study: str | Path | StudyConfig, storage: str | None = None) -> TuningStudy:
+    """Open a study to run it or to read its results; nothing is read from the store or written.
+
+    Args:
+        study: A study file's path, the name of one that ships, the name of a study in the store,
+            or the settings themselves.
+        storage: URL of the store, `sqlite:///FILE` or `postgresql://…`; by default that of the
+            environment variable SPEC_OPT_STORAGE, or else `sqlite:///storage/spec_opt.db`.
+
+    Raises:
+        ConfigError: there is no such study, or its file holds something that is not allowed.
+        StoreURLError: the URL is malformed or unsupported.
+    """
+    url = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE if storage is None else storage
+    parse_url(url)
+    if isinstance(study, StudyConfig):
+        return TuningStudy(study, url, study.name)
+    reference = os.fspath(study)
+    return TuningStudy(find_settings(reference, url), url, reference)
+
+
+def find_settings(reference: str, url: str) -> StudyConfig:
+    """The settings of a study: from its file, or as the store holds them under that name.
+
+    A file goes first, with or without `.toml`; then the files that ship, by their names; then the
+    store, and last the names that shipped files give their studies.
+
+    Raises:
+        ConfigError: there is no such study, or its file holds something that is not allowed.
+        StudyError: the store holds only results of that name, which were imported.
+        StoreError: the store cannot be reached.
+    """
+    if study_path(reference) is not None:
+        return read_study(reference)
+    if any(mark in reference for mark in ("/", "\\", ".toml")):
+        return read_study(reference)  # which says that there is no such file
+    stored = [study.name for study in stored_studies(url)]
+    if reference in stored:
+        log.info("study %s: with the settings that the store holds", reference)
+        with look_at_store(url) as store:
+            return load_study(store, reference).config
+    shipped = {read_study(name).name: name for name in shipped_studies()}
+    if reference in shipped:
+        return read_study(shipped[reference])
+    raise ConfigError(
+        f"{reference}: no such study file; a path, or one of those that ship: "
+        f"{', '.join(shipped_studies())}"
+        + (f"; or one in the store: {', '.join(stored)}" if stored else "")
+    )
+
+
+def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
+    """Everything a worker needs; bad input is found before anything is written.
+
+    Raises:
+        SpecOptError: the URL, the series, a checkpoint or the store is wrong.
+    """
+    from spec_opt.measure.objective import StudyObjective  # brings torch
+
+    check_sampler(config.search)
+    check_study(url, config)
+    objective = StudyObjective.prepare(config)
+    baseline = objective.baseline
+    store = open_store(url)
+    inputs, versions = objective.inputs.as_document(), package_versions()
+    try:
+        study = open_in_store(store, config, objective.fingerprints, baseline, versions, inputs)
+    except SpecOptError:
+        store.close()
+        raise
+    objective.share_costs = study.shared_costs
+    return study, objective
+
+
+@dataclass(frozen=True, repr=False)
+class TuningStudy:
+    """A study: what is tuned, and the store that keeps its trials. `open_study` makes one.
+
+    In a notebook it shows its Pareto front.
+    """
+
+    config: StudyConfig
+    """Its settings."""
+    storage: str
+    """URL of its store."""
+    reference: str
+    """As it was named, for commands to paste."""
+
+    def __repr__(self) -> str:
+        """Name, store and number of trials; the store's password is not shown."""
+        store = parse_url(self.storage).masked
+        try:
+            states = self.table().states
+        except StudyError:
+            found = "not run yet"
+        except SpecOptError as error:
+            found = str(error)
+        else:
+            found = f"{states.get('complete', 0)} of {sum(states.values())} trials complete"
+        return f"<TuningStudy {self.name} in {store}: {found}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and the front, for notebooks."""
+        try:
+            table = self.table()
+        except StudyError as error:
+            return as_html([Text(str(error))])
+        blocks: list[Block] = [Text(self._verdict(table).reason)]
+        return as_html([*blocks, *front(table, FRONT_ROWS)])
+
+    @property
+    def name(self) -> str:
+        """Under which the store keeps it."""
+        return self.config.name
+
+    def run(
+        self, workers: int | None = None, *, gpus: str | None = None, show_progress: bool = True
+    ) -> Self:
+        """Run the study to its end, then time what it recommends; run again, it resumes.
+
+        Makes the models first if need be. Interrupted, it keeps what was finished.
+
+        Args:
+            workers: Processes on the CPU, which log to `logs/<study>`; by default one worker, in
+                this process.
+            gpus: Instead one process per GPU, "0,1" or "all".
+            show_progress: On stderr, as a bar.
+
+        Raises:
+            InputError: the series, a checkpoint, a GPU or the store's URL is wrong.
+            StudyError: the store holds the study with other models, data or decoding.
+            WorkError: training, the store or a worker failed.
+        """
+        if workers is not None and gpus is not None:
+            raise InputError("workers and gpus exclude each other: give one of them")
+        objective = None
+        with _Bar(self, show_progress) as bar:
+            if workers is None and gpus is None:
+                objective = self._run_here(bar)
+            else:
+                self._run_processes(workers, gpus, bar)
+        self._bench(objective)
+        now = self.progress()
+        if now.missing:
+            log.warning("study %s: %d of %d missing", self.name, now.missing, now.total)
+        return self
+
+    def _run_here(self, bar: _Bar) -> StudyObjective:
+        study, objective = prepare(self.config, self.storage)
+        with study.store:
+            bar.look(study)
+            summary = run_worker(
+                study, objective, threading.Event(), on_trial=lambda _: bar.look(study)
+            )
+            bar.look(study, now=True)
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        return objective
+
+    def _run_processes(self, workers: int | None, gpus: str | None, bar: _Bar) -> None:
+        check_sampler(self.config.search)
+        check_study(self.storage, self.config)
+        if gpus is None:
+            places = cpu_environments(workers or 1)
+        else:
+            from spec_opt.models.device import gpu_count  # brings torch
+
+            places = gpu_environments(parse_gpus(gpus, gpu_count))
+        folder = Path("logs") / self.name
+        file = _write_settings(self.config, folder)
+        _train(file, self.storage)
+        summary = launch(
+            [*PROGRAM, "worker", str(file)],
+            # The URL may hold a password, and other users see command lines.
+            [{**place, STORAGE_VARIABLE: self.storage} for place in places],
+            folder,
+            threading.Event(),
+            on_tick=bar.find,
+        )
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        bar.find(now=True)
+        if summary.given_up and not self.progress().is_done:
+            logs = ", ".join(map(str, summary.given_up))
+            kind = InputError if summary.bad_input else WorkError
+            raise kind(f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}")
+
+    def _bench(self, objective: StudyObjective | None) -> None:
+        if self.config.bench.seconds == 0 or not self.progress().is_done:
+            return
+        from spec_opt.measure.objective import StudyObjective
+        from spec_opt.results.bench import bench_run
+
+        make = (
+            partial(StudyObjective.prepare, self.config) if objective is None else lambda: objective
+        )
+        try:
+            with open_store(self.storage, create=False) as store:
+                bench_run(self.config, store, make, self.reference)
+        except SpecOptError as error:
+            log.warning("no speedup was measured: %s", error)
+
+    def progress(self) -> StudyProgress:
+        """How far it is, and who works on it.
+
+        Raises:
+            StudyError: it was not run yet.
+        """
+        with look_at_store(self.storage) as store:
+            return progress(load_study(store, self.name), asked=self.config.search)
+
+    def table(self) -> StudyTable:
+        """All trials, and what the study holds about itself; the other results rest on it.
+
+        Raises:
+            StudyError: it was not run yet.
+        """
+        return load_table(self.storage, self.config)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a trial, by number, with the columns of docs/export.md."""
+        return selected_frame(self.table(), all_trials=True)
+
+    def front(self) -> pd.DataFrame:
+        """The Pareto trials, best acceptance first; columns as in `frame`."""
+        return selected_frame(self.table(), all_trials=False)
+
+    def verdict(self) -> Verdict:
+        """Whether speculation pays, with which setting, and what that rests on."""
+        return self._verdict(self.table())
+
+    def _verdict(self, table: StudyTable) -> Verdict:
+        return verdict_of(table, self.config.recommend, self.reference)
+
+    def recommend(self, scenario: Scenario = "balanced") -> Recommendation:
+        """The setting to use, and why.
+
+        Args:
+            scenario: "speed", "quality" or "balanced".
+
+        Raises:
+            InputError: there is no such scenario.
+        """
+        if scenario not in SCENARIOS:
+            raise InputError(f"scenario {scenario!r}: must be one of {', '.join(SCENARIOS)}")
+        return recommend(self.table(), scenario, self.config.recommend)
+
+    def figures(self) -> dict[str, go.Figure]:
+        """The report's figures by name."""
+        from spec_opt.results.figures import figures  # brings plotly
+
+        table = self.table()
+        return figures(table, recommend_all(table, self.config.recommend))
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The study as Optuna's own, for everything else.
+
+        Raises:
+            StudyError: it was not run yet.
+        """
+        return open_store(self.storage, create=False).optuna_study(self.name)
+
+
+class _Bar:
+    """A study's trials as a bar on stderr, which looks at the store now and then."""
+
+    def __init__(self, study: TuningStudy, shown: bool) -> None:
+        self._study = study
+        self._bar = tqdm(desc=study.name, unit=" trials", disable=not shown)
+        self._looked = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def look(self, study: Study, *, now: bool = False) -> None:
+        self._show(lambda: progress(study), now)
+
+    def find(self, *, now: bool = False) -> None:
+        """As `look`, but the study may not be there yet."""
+        try:
+            self._show(self._study.progress, now)
+        except StudyError:
+            return
+
+    def _show(self, read: Callable[[], StudyProgress], now: bool) -> None:
+        began = time.monotonic()
+        if began - self._looked < SECONDS_BETWEEN_LOOKS and not now:
+            return
+        self._looked = began
+        found = read()
+        self._bar.total, self._bar.n = found.total, found.total - found.missing
+        self._bar.refresh()
+
+
+def _given(objective: StudyObjective) -> StudyObjective:
+    return objective
+
+
+def _write_settings(config: StudyConfig, folder: Path) -> Path:
+    """A study file for worker processes."""
+    path = folder / "study.toml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(toml_of(config), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}; work in another folder"
+        ) from error
+    return path
+
+
+def _train(file: Path, url: str) -> None:
+    """Make the models in a process of their own, so that this one holds no device."""
+    command = [*PROGRAM, "train", str(file)]
+    environment = {**os.environ, STORAGE_VARIABLE: url}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        kind = InputError if done.returncode == 2 else WorkError
+        raise kind(f"making the models failed: {last.removeprefix('spec-opt: error: ')}")
