@@ -20,6 +20,10 @@ RECOMMENDED = (
     "speedup",
 )  # fmt: skip
 DIFFERENCES = ("scenario", "study", "acceptance", "MSE", "windows")
+READING = (
+    "Better: a lower MSE and a higher acceptance. The page draws the fronts over each other; lines "
+    "across are the target alone (dashes) and the draft alone (dots)."
+)
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "pentagon")
 
 
@@ -42,7 +46,7 @@ def _blocks(found: Comparison) -> list[Block]:
     parts: list[tuple[str, Sequence[Block]]] = [
         ("What is compared", [Bullets(stores), _about(found.studies), Text(_pairing(found))]),
         ("Verdicts", [Bullets(verdicts)]),
-        ("Fronts", [Plot("fronts", fronts(found)), _spans(found.studies)]),
+        ("Fronts", [Text(READING, "note"), Plot("fronts", fronts(found)), _spans(found.studies)]),
         ("Recommended settings", [Table(RECOMMENDED, _recommended(found.studies))]),
         (f"Differences from {found.studies[0].label}", _differences(found)),
     ]
@@ -177,12 +181,7 @@ def fronts(found: Comparison) -> go.Figure:
     figure.update_xaxes(title_text="acceptance rate (%)")
     mse = "MSE (standardised units)" if found.same_windows else "MSE / target's"
     figure.update_yaxes(title_text=mse)
-    subtitle = "better is down and right; lines across: target alone (dashes), draft alone (dots)"
-    return figure.update_layout(
-        title_text="Fronts",
-        title_subtitle_text=subtitle,
-        margin={"l": 64, "r": 24, "t": 76, "b": 64},
-    )
+    return figure.update_layout(margin={"t": 16, "l": 8, "r": 12})
 
 
 def _levels(table: StudyTable, same_windows: bool) -> dict[str, float]:

@@ -38,7 +38,7 @@ def speedup_by_batch_size(table: StudyTable) -> go.Figure | str:
     figure.update_xaxes(tickvals=sizes, ticktext=[str(size) for size in sizes])
     figure.update_yaxes(title_text="speedup (times the target alone)", rangemode="tozero")
     at = ", ".join(map(str, schedule.learnt_at))
-    subtitle = f"{schedule.device}; {schedule.bounds}; costs learnt at batch size {at}"
+    subtitle = f"with {schedule.bounds}; costs learnt on {schedule.device} at batch size {at}"
     return figure.update_layout(title_subtitle_text=subtitle)
 
 

@@ -61,6 +61,9 @@ DIRECTIONS: Final[dict[ObjectiveName, StudyDirection]] = {
     "mse": StudyDirection.MINIMIZE,
     "speedup": StudyDirection.MAXIMIZE,
 }
+SCHEMA_KEY: Final = "schema"
+SCHEMA: Final = 1
+"""Version of what attributes mean: docs/attributes.md."""
 COSTS: Final = "costs"
 """Key of the user attribute that holds what decoding costs."""
 MADE_WITH = ("config", "fingerprints", "baseline", "versions")
@@ -285,7 +288,8 @@ def find_or_create(
         connection.execute(insert(study_directions), directions)
         names = {METRIC_NAMES_KEY: objectives}
         put_attributes(connection, study_system_attributes, {study_id: names})
-        put_attributes(connection, study_user_attributes, {study_id: attributes})
+        own = {**attributes, SCHEMA_KEY: SCHEMA}
+        put_attributes(connection, study_user_attributes, {study_id: own})
         return study_id
     found = _find(connection, name)
     assert found is not None
