@@ -19,10 +19,11 @@ DATA = Path(__file__).parent / "files"
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """No test reads or writes the user's caches, stores or settings."""
+    """No test reads or writes the user's caches, stores or settings, or others' passwords."""
     for name in [name for name in os.environ if name.startswith("SPEC_OPT_")]:
         if name != "SPEC_OPT_SHARED":
             monkeypatch.delenv(name)
+    monkeypatch.setattr("spec_opt.config.outgoing._secrets", set())
     monkeypatch.setenv("SPEC_OPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

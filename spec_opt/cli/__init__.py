@@ -14,6 +14,7 @@ from spec_opt.cli.common import INTERRUPTED, KEPT, app, say
 from spec_opt.cli.interrupts import terminate_as_interrupt
 from spec_opt.cli.streams import abandon_stdout, prepare_streams
 from spec_opt.config.machine import set_up_threads
+from spec_opt.config.outgoing import remember, remember_value
 from spec_opt.errors import SpecOptError
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     prepare_streams()
+    _remember_passwords(sys.argv[1:] if arguments is None else arguments)
     set_up_threads()
     stdout = sys.stdout
     try:
@@ -60,6 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _remember_passwords(arguments: list[str]) -> None:
+    """Those that this process was given, so that nothing which it prints shows them."""
+    for text in (*arguments, os.environ.get("SPEC_OPT_STORAGE", "")):
+        remember(text)
+    remember_value(os.environ.get("PGPASSWORD", ""))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

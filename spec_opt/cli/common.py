@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spec_opt import __version__
+from spec_opt.config.outgoing import mask, outgoing, printable
 from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE, readable
 
 if TYPE_CHECKING:
@@ -38,13 +39,18 @@ def app(verbose: bool) -> None:
     STUDY is a study file (TOML), the name of one that ships (quickstart, etth1_grid, etth1_tpe,
     etth1_paper), or the name of a study in the store.
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if verbose else "%(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s" if verbose else None))
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("spec_opt").setLevel(logging.INFO)
+
+
+class _Lines(logging.Formatter):
+    """Messages, and tracebacks where they have one, as they may be printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return outgoing(super().format(record))
 
 
 def terminal_width() -> int | None:
@@ -95,7 +101,12 @@ def study_command(command: Callable[..., int | None], name: str | None = None) -
 
 def say(text: str) -> None:
     """One line to the user, on stderr."""
-    click.echo(f"spec-opt: {text}", err=True)
+    note(f"spec-opt: {text}")
+
+
+def note(text: str) -> None:
+    """Text on stderr that accompanies the work."""
+    click.echo(outgoing(text), err=True)
 
 
 def show(result: object) -> None:
@@ -104,8 +115,10 @@ def show(result: object) -> None:
 
 
 def as_shown(result: object) -> str:
-    """Text as it is, anything else as one JSON document; ends with a newline."""
-    if not isinstance(result, str):
+    """Text without control characters, else one JSON document; ends with a newline."""
+    if isinstance(result, str):
+        result = printable(result)
+    else:
         from pydantic_core import to_json
 
         result = to_json(result, indent=2, inf_nan_mode="null").decode()
@@ -113,11 +126,11 @@ def as_shown(result: object) -> str:
 
 
 def command_line() -> str:
-    """The command as it was given, without `--storage URL`, which may hold a password."""
+    """The command as it was given, without `--storage URL` and any other password."""
     shown: list[str] = []
     for argument in sys.argv[1:]:
         if shown and shown[-1] == "--storage":
             shown.pop()
         elif not argument.startswith("--storage="):
             shown.append(argument)
-    return readable(shlex.join(["spec-opt", *shown]))
+    return mask(readable(shlex.join(["spec-opt", *shown])))

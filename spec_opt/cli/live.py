@@ -11,14 +11,14 @@ from functools import partial
 from itertools import islice
 from typing import Any, Self
 
-import click
 from pydantic_core import to_jsonable_python
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn
 from rich.text import Text
 
-from spec_opt.cli.common import terminal_width
+from spec_opt.cli.common import note, terminal_width
+from spec_opt.config.outgoing import outgoing, printable
 from spec_opt.errors import SpecOptError
 from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
@@ -167,13 +167,13 @@ def panel_of(snapshot: Snapshot) -> RenderableType:
     now, table = snapshot.now, snapshot.table
     bar = Progress(BarColumn(), TaskProgressColumn())
     bar.add_task("", total=max(1, now.total), completed=now.total - now.missing)
-    parts: list[RenderableType] = [bar, Text("\n".join(_progress_lines(now)))]
+    parts: list[RenderableType] = [bar, Text(printable("\n".join(_progress_lines(now))))]
     if table.front:
         rows = [cells(point) for point, *_ in table.distinct_front[:FRONT_ROWS]]
         parts.append(Text(f"front so far\n{document.as_text([document.Table(COLUMNS, rows)])}"))
     failed = (row for row in reversed(table.trials) if row.error is not None)
     parts += [
-        Text(f"  failed: trial {row.number} ({row.setting}): {row.error}", style="red")
+        Text(outgoing(f"  failed: trial {row.number} ({row.setting}): {row.error}"), style="red")
         for row in islice(failed, ERROR_ROWS)
     ]
     return Group(*parts)
@@ -188,7 +188,7 @@ def print_trial(trial: TrialReport) -> None:
         outcome = (
             f"{trial.outcome}: {percent(acceptance)} accepted, MSE {mse:.4f}, {trial.seconds:.1f} s"
         )
-    click.echo(f"trial {trial.number} ({trial.setting}) {outcome}", err=True)
+    note(f"trial {trial.number} ({trial.setting}) {outcome}")
 
 
 def print_failure(trial: TrialReport) -> None:
@@ -276,7 +276,7 @@ class LiveView:
 
     def _print_line(self) -> None:
         if self._snapshot is not None:
-            click.echo(line_of(self._snapshot), err=True)
+            note(line_of(self._snapshot))
 
     def _panel(self) -> RenderableType:
         return Text("") if self._snapshot is None else panel_of(self._snapshot)

@@ -46,7 +46,8 @@ def export(
     config: StudyConfig, url: str, all_trials: bool, style: ExportFormat | None, output: Path | None
 ) -> None:
     """Export the Pareto trials, or all of them, as a table."""
-    from spec_opt.results.export import export, format_of, write_atomically
+    from spec_opt.config.files import write_file
+    from spec_opt.results.export import export, format_of
     from spec_opt.results.table import load_table
 
     style = style or format_of(output)
@@ -57,7 +58,7 @@ def export(
     if output is None:
         click.echo(content, nl=False)
     else:
-        write_atomically(output, content)
+        write_file(output, content)
         say(f"wrote {output}")
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spec_opt.api import prepare
-from spec_opt.cli.common import say
+from spec_opt.cli.common import note, say
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.paths import STORAGE_VARIABLE
@@ -185,7 +185,7 @@ def run_on_ray(
 
 
 def _printing(text: str) -> partial[None]:
-    return partial(click.echo, text, err=True)
+    return partial(note, text)
 
 
 def make_models(reference: str, url: str) -> None:
@@ -217,7 +217,7 @@ def _worked_on(view: LiveView, error: SpecOptError | None, interrupted: bool) ->
     if error is not None:
         if not interrupted and not view.done.is_set():
             raise error
-        click.echo(str(error), err=True)
+        note(str(error))
     try:
         return view.study or view.find(), interrupted
     except StudyError:

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from spec_opt.config.outgoing import mask
+
 
 def prepare_streams() -> None:
     """Make stdin, stdout and stderr fit to work with; for the start of a process.
@@ -27,7 +29,7 @@ def prepare_streams() -> None:
     if sys.stdout is sys.__stdout__:
         sys.stdout = _stream(_Stdout(1, "w", closefd=False), sys.__stdout__)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(_Stderr(2, "w", closefd=False), sys.__stderr__)
+        sys.stderr = _stream(_Stderr(2, "w", closefd=False), sys.__stderr__, _MaskedText)
 
 
 ERRORS = "spec_opt"
@@ -42,10 +44,20 @@ def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
-def _stream(raw: io.FileIO, before: TextIO | None) -> TextIO:
+def _stream(
+    raw: io.FileIO, before: TextIO | None, kind: type[io.TextIOWrapper] = io.TextIOWrapper
+) -> TextIO:
     encoding = getattr(before, "encoding", None)
     buffer = io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffer, encoding, ERRORS, line_buffering=raw.isatty() or raw.name == 2)
+    return kind(buffer, encoding, ERRORS, line_buffering=raw.isatty() or raw.name == 2)
+
+
+class _MaskedText(io.TextIOWrapper):
+    """Shows no password, not even in a traceback."""
+
+    def write(self, text: str, /) -> int:
+        super().write(mask(text))
+        return len(text)
 
 
 class _Stdout(io.FileIO):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 _LONGEST_VALUE: Final = 60
+_LONGEST_PART: Final = 300
 
 _ALLOWED: Final = {
     "greater_than": "must be greater than {gt}",
@@ -43,14 +44,16 @@ def first_problem(error: ValidationError, table: type[BaseModel]) -> str:
 def _describe(problem: ErrorDetails, table: type[BaseModel]) -> str:
     kind, place, value = problem["type"], problem["loc"], problem["input"]
     parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in place if not _is_tag(p))
-    key = "".join(parts).removeprefix(".")
+    key = brief("".join(parts).removeprefix("."))
     if kind == "missing":
         return f"{key}: missing"
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {_keys_instead(place, table)}"
     context = {name: _short(v) for name, v in problem.get("ctx", {}).items()}
-    message = _ALLOWED.get(kind, "{message}").format(
-        message=problem["msg"][:1].lower() + problem["msg"][1:], **context
+    message = brief(
+        _ALLOWED.get(kind, "{message}").format(
+            message=problem["msg"][:1].lower() + problem["msg"][1:], **context
+        )
     )
     if kind == "tuple_type" and place[-1] == "<list>":
         message += ", or a range, {low = ..., high = ...}"
@@ -58,6 +61,11 @@ def _describe(problem: ErrorDetails, table: type[BaseModel]) -> str:
         # Keys of a table contradict each other: the message names them and their values.
         return f"{key}: {message}" if key else message
     return f"{key} = {_as_written(value)}: {message}"
+
+
+def brief(text: str) -> str:
+    """The beginning of a text that a study file may have made endless."""
+    return text if len(text) <= _LONGEST_PART else f"{text[:_LONGEST_PART]}..."
 
 
 def _is_tag(part: str | int) -> bool:
@@ -82,7 +90,7 @@ def _keys_instead(place: tuple[str | int, ...], table: type[BaseModel]) -> str:
             # The first will do: a range of numbers has much the same keys as one of integers.
             table = next(_tables(table.model_fields[str(part)].annotation), table)
     keys = list(table.model_fields)
-    close = difflib.get_close_matches(str(place[-1]), keys, n=1)
+    close = difflib.get_close_matches(brief(str(place[-1])), keys, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(keys)}"
 
 

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from spec_opt.config.messages import first_problem
+from spec_opt.config.messages import brief, first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
 from spec_opt.config.paths import readable
 from spec_opt.config.values import (
@@ -47,6 +47,8 @@ from spec_opt.errors import ConfigError
 
 SYNTHETIC = "synthetic"
 """The source that is generated instead of read."""
+LARGEST_FILE: Final = 8_000_000
+"""Bytes; a list of 100,000 values takes two million."""
 QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
 OBJECTIVES: Final[tuple[tuple[ObjectiveName, ...], ...]] = (
@@ -448,16 +450,23 @@ def read_study(reference: str) -> StudyConfig:
     """
     path = find_study(reference)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ConfigError(f"{path}: {size:,} bytes are more than a study file has")
+        # Editors of some systems put a byte-order mark first.
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        # As JSON, where strict mode reads an array as a tuple and a string as a path.
+        content = json.dumps(document, default=str)
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path}: not a readable TOML file: no text in UTF-8; save it as that"
         ) from error
-    except (tomllib.TOMLDecodeError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a readable TOML file: too deeply nested") from error
+    # A ValueError is of TOML, or of an integer with thousands of digits.
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {brief(str(error))}") from error
     try:
-        # From JSON, where strict mode reads an array as a tuple and a string as a path.
-        config = StudyConfig.model_validate_json(json.dumps(document, default=str))
+        config = StudyConfig.model_validate_json(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
     try:
@@ -496,4 +505,4 @@ def _beside(key: str, path: str | Path, folder: Path) -> tuple[Path, bool]:
         is_beside = beside.exists() and not given.exists()
         return (beside if is_beside else given).resolve(), is_beside
     except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"{key}: not a path: {error}") from error
+        raise ConfigError(f"{key}: not a path: {brief(str(error))}") from error

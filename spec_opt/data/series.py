@@ -31,8 +31,7 @@ class KnownSeries:
 
     url: str
     rows_per_hour: int
-    sha256: str | None
-    """None where no checksum is published: the computed one is logged on download."""
+    sha256: str
 
 
 _ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
@@ -42,9 +41,21 @@ KNOWN = {
         rows_per_hour=1,
         sha256="f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
     ),
-    "ETTh2": KnownSeries(url=f"{_ETT}/ETTh2.csv", rows_per_hour=1, sha256=None),
-    "ETTm1": KnownSeries(url=f"{_ETT}/ETTm1.csv", rows_per_hour=4, sha256=None),
-    "ETTm2": KnownSeries(url=f"{_ETT}/ETTm2.csv", rows_per_hour=4, sha256=None),
+    "ETTh2": KnownSeries(
+        url=f"{_ETT}/ETTh2.csv",
+        rows_per_hour=1,
+        sha256="a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+    ),
+    "ETTm1": KnownSeries(
+        url=f"{_ETT}/ETTm1.csv",
+        rows_per_hour=4,
+        sha256="6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+    ),
+    "ETTm2": KnownSeries(
+        url=f"{_ETT}/ETTm2.csv",
+        rows_per_hour=4,
+        sha256="db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
+    ),
 }
 
 
@@ -132,7 +143,7 @@ def find_series(source: str) -> Path:
 
 def _warn_if_changed(path: Path) -> None:
     known = KNOWN.get(path.stem)
-    if known is None or known.sha256 is None:
+    if known is None:
         return
     if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
         logger.warning("%s differs from the published %s (other sha256)", path, path.stem)
@@ -150,7 +161,7 @@ def _download(name: str) -> Path:
         path = Path(
             pooch.retrieve(
                 url=known.url,
-                known_hash=known.sha256 and f"sha256:{known.sha256}",
+                known_hash=f"sha256:{known.sha256}",
                 fname=f"{name}.csv",
                 path=folder,
                 # Read at once (10 MB at most), because a stream refused leaves its socket open.
@@ -165,5 +176,4 @@ def _download(name: str) -> Path:
             f"{name} is not here and its download failed: put {name}.csv into {folder}, or set "
             f"SPEC_OPT_DATA to the folder that holds it ({shown(error, 200)})"
         ) from error
-    logger.info("sha256 of %s: %s", path, hashlib.sha256(path.read_bytes()).hexdigest())
     return path

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from spec_opt.config.files import check_unpacked, open_plain
 from spec_opt.errors import DataError
 
 HEAD_BYTES: Final = 1 << 20
@@ -202,7 +203,9 @@ def _checked(table: Table) -> Table:
 def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet  # here, because hardly any series is one
 
-    _check_width(path, len(parquet.read_schema(path).names))
+    about = parquet.read_metadata(path)
+    _check_width(path, about.num_columns)
+    check_unpacked(path, 8 * about.num_rows * about.num_columns)
     frame = pd.read_parquet(path)
     if not isinstance(frame.index, pd.RangeIndex) or frame.index.name is not None:
         frame = frame.reset_index(names=_index_names(frame))
@@ -249,9 +252,15 @@ _MARKS: Final = {
 
 
 def _read_head(path: Path) -> bytes:
-    """The beginning of the file, unpacked."""
-    with _opener(path)(path, "rb") as file:
+    """The beginning of the file, unpacked, once it is known not to be endless."""
+    opener = _opener(path)
+    with opener(path, "rb") as file:
         head: bytes = file.read(HEAD_BYTES)
+        if opener is not open:
+            unpacked = len(head)
+            while piece := file.read(HEAD_BYTES):
+                unpacked += len(piece)
+                check_unpacked(path, unpacked)
     for start, what in _OTHER_KINDS.items():
         if head.startswith(start):
             raise DataError(f"{path}: is {what}")
@@ -259,7 +268,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _opener(path: Path) -> Callable[..., IO[Any]]:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         magic = file.read(8)
     return next((opener for start, opener in _OPENERS.items() if magic.startswith(start)), open)
 

@@ -2,16 +2,25 @@
 
 import errno
 import fcntl
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
+from spec_opt.config.files import open_lock
 from spec_opt.data.series import cache_folder
 from spec_opt.errors import CheckpointError
-from spec_opt.models.checkpoint import Provenance, load_own_model, save_model
+from spec_opt.models.checkpoint import (
+    Origin,
+    Provenance,
+    load_own_model,
+    save_model,
+    stored_origin,
+)
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.linear import LinearForecaster
 
@@ -20,12 +29,15 @@ logger = logging.getLogger(__name__)
 Stored = FrozenTimerXL | LinearForecaster
 
 
-def cached_model(key: str, make: Callable[[], tuple[Stored, Provenance]]) -> tuple[Stored, Path]:
+def cached_model(
+    key: str, origin: Origin, make: Callable[[], tuple[Stored, Provenance]]
+) -> tuple[Stored, Path]:
     """The model that is kept under a key, or else a new one from `make`; and its file.
 
     A model that is there is only read, so a cache may belong to another user or be mounted
-    read-only. If several processes miss one, one makes it and the others wait. A damaged file is
-    replaced, with a warning. An interruption leaves nothing behind.
+    read-only. If several processes miss one, one makes it and the others wait. A file that is
+    damaged, or whose model was made from something else than `origin`, is replaced, with a warning.
+    An interruption leaves nothing behind.
 
     Raises:
         CheckpointError: the model is not there, and the cache cannot be written.
@@ -34,11 +46,11 @@ def cached_model(key: str, make: Callable[[], tuple[Stored, Provenance]]) -> tup
     path = folder / f"{key}.safetensors"
     # Files appear here only once they are whole, so reading needs no lock.
     with suppress(CheckpointError):
-        return load_own_model(path), path
+        return _load(path, origin), path
     with _lock(folder, key) as lock, _held(lock):
         if path.exists():
             try:
-                return load_own_model(path), path
+                return _load(path, origin), path
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
         model, provenance = make()
@@ -47,16 +59,26 @@ def cached_model(key: str, make: Callable[[], tuple[Stored, Provenance]]) -> tup
     return model, path
 
 
-def _lock(folder: Path, key: str) -> IO[str]:
+def _load(path: Path, origin: Origin) -> Stored:
+    """The model in a file of the cache, whose name alone proves nothing: files get swapped.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or was made from something else.
+    """
+    model = load_own_model(path)
+    if stored_origin(path) != json.loads(json.dumps(asdict(origin))):
+        raise CheckpointError(f"{path}: it holds a model that was made from something else")
+    return model
+
+
+def _lock(folder: Path, key: str) -> IO[bytes]:
     """The open lock file of a model that is to be made."""
     lock = folder / f"{key}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            lock.touch(exist_ok=False)
         if not os.access(folder, os.W_OK):  # before hours of training
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return lock.open()  # to read: another user may have made it
+        return open_lock(lock)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: trained models cannot be kept here ({error.strerror}): "
@@ -65,7 +87,7 @@ def _lock(folder: Path, key: str) -> IO[str]:
 
 
 @contextmanager
-def _held(lock: IO[str]) -> Iterator[None]:
+def _held(lock: IO[bytes]) -> Iterator[None]:
     """Lock an open file against other processes until it is closed.
 
     On a file system without locks, two processes may train the same model; the file that they
@@ -77,5 +99,5 @@ def _held(lock: IO[str]) -> Iterator[None]:
         logger.info("another process is making this model: waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        logger.debug("%s: no lock: %s", Path(lock.name), error)
+        logger.debug("no lock: %s", error)
     yield

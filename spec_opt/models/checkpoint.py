@@ -15,8 +15,8 @@ it.
 import json
 import logging
 import re
-import uuid
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,10 +26,11 @@ from typing import Any, Literal, Protocol
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from spec_opt.errors import CheckpointError, InputError
+from spec_opt.config.files import check_unpacked, open_plain, write_file
+from spec_opt.errors import CheckpointError, InputError, OutputError
 from spec_opt.models.forecaster import MovableForecaster
 from spec_opt.models.formats import load_published, models_in
 from spec_opt.models.frozen import FrozenTimerXL
@@ -64,7 +65,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a trained model comes from: kept in its file for people, not needed to load it."""
+    """Where a trained model comes from, kept in its file."""
 
     origin: Origin
     spec_opt_version: str
@@ -107,17 +108,24 @@ def save_model(model: StoredModel, path: Path, provenance: Provenance) -> None:
         "provenance": json.dumps(asdict(provenance)),
     }
     tensors = {name: part.detach().cpu().contiguous() for name, part in model.tensors.items()}
-    content = safetensors.torch.save(tensors, metadata)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot write the model: {error.strerror}") from error
+        write_file(path, safetensors.torch.save(tensors, metadata))
+    except OutputError as error:
+        raise CheckpointError(f"cannot write the model: {error}") from error
+
+
+def stored_origin(path: Path) -> Mapping[str, object] | None:
+    """What a file of our own says that its model was made from, as JSON has an `Origin`.
+
+    None if the file cannot be read, or does not say.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            provenance = json.loads((file.metadata() or {})["provenance"])
+        origin: Mapping[str, object] = provenance["origin"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    return origin
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
@@ -225,6 +233,8 @@ _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     """All tensors of a file, on the CPU, and its metadata if it has any."""
     kind = _kind(path)
+    if kind == "torch":
+        _check_archive(path)
     try:
         if kind == "safetensors":
             with safe_open(path, framework="pt") as tensors:
@@ -236,13 +246,31 @@ def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can make the readers raise nearly anything
         raise CheckpointError(_why_not_read(kind, str(error))) from error
-    return _state_dict(loaded), {}
+    tensors = _state_dict(loaded)
+    _check_size(path, sum(tensor.nbytes for tensor in tensors.values()))
+    return tensors, {}
+
+
+def _check_archive(path: Path) -> None:
+    """Raise if what a torch file unpacks to is out of proportion: torch itself packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(entry.file_size for entry in archive.infolist()))
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # not a zip, as older files are not, or damaged, which torch says
+
+
+def _check_size(path: Path, unpacked: int) -> None:
+    try:
+        check_unpacked(path, unpacked)
+    except OSError as error:
+        raise CheckpointError(str(error.strerror)) from error
 
 
 def _kind(path: Path) -> Literal["safetensors", "torch"]:
     """How to read a file, by its first bytes."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             start = file.read(64)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -121,7 +121,7 @@ def _trained(origin: Origin, train: Callable[[], Fit]) -> tuple[Stored, Path]:
         provenance = Provenance(origin, SPEC_OPT_VERSION, fit.best_epoch, fit.validation_losses)
         return fit.model, provenance
 
-    return cached_model(_key(TRAINING_VERSION, origin), make)
+    return cached_model(_key(TRAINING_VERSION, origin), origin, make)
 
 
 def _fitted(
@@ -149,7 +149,7 @@ def _fitted(
             draft = fit_seasonal(dataset, training, points, config.period)
         return draft, Provenance(origin, SPEC_OPT_VERSION)
 
-    return cached_model(_key(FITTING_VERSION, origin), make)
+    return cached_model(_key(FITTING_VERSION, origin), origin, make)
 
 
 def _key(version: int, origin: Origin) -> str:

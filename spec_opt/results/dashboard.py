@@ -53,6 +53,11 @@ MOST_NOTES = 1000
 REFRESH_SECONDS = 5.0
 """Seconds between two looks for trials that have ended."""
 LOCAL_NAMES = ("127.0.0.1", "localhost")
+NO_FRAMES = (
+    ("Content-Security-Policy", "frame-ancestors 'self'"),
+    ("X-Frame-Options", "SAMEORIGIN"),  # for older browsers
+)
+"""Headers of every answer: only a page of the dashboard itself may frame another."""
 OUTAGES = (SpecOptError, SQLAlchemyError, StorageInternalError)
 """Errors of a store that does not answer, which is asked again."""
 
@@ -228,15 +233,19 @@ def guarded(application: WSGIApplication) -> WSGIApplication:
     """The application, closed to other sites that the browser may have open.
 
     A forged Host (DNS rebinding) is refused, and so is any request that another site's page sends.
+    No other page may show it in a frame, where a click meant for that page could delete a study.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, *NO_FRAMES], *rest)
+
         host = environ.get("HTTP_HOST", "")
         origin = environ.get("HTTP_ORIGIN", f"http://{host}")
         if host.rsplit(":", 1)[0] not in LOCAL_NAMES or origin != f"http://{host}":
-            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            start("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"This dashboard answers only pages of its own, on this machine.\n"]
-        return application(environ, start_response)
+        return application(environ, start)
 
     return answer
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import uuid
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from spec_opt.errors import OutputError
+from spec_opt.config.outgoing import printable
 from spec_opt.results.frame import LISTS, frame_of
 from spec_opt.results.table import StudyTable, TrialRow
 from spec_opt.study.database import parse_url
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 
 ExportFormat = Literal["csv", "json", "parquet"]
 FORMATS: Final[dict[str, ExportFormat]] = {".json": "json", ".parquet": "parquet", ".pq": "parquet"}
+_FORMULA: Final = re.compile(r"\s*[=+\-@]")
+"""How a text begins that a spreadsheet would compute."""
 
 
 def export(
@@ -75,8 +75,13 @@ def document_of(
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
-    """CSV with a header; lists are written as JSON, missing values are empty."""
+    """CSV with a header; lists are written as JSON, missing values are empty.
+
+    Texts hold no control characters, and what a spreadsheet would take for a formula is quoted.
+    """
     text = frame.copy(deep=False)
+    for column in frame.select_dtypes("string").columns:
+        text[column] = frame[column].map(_as_cell, na_action="ignore")
     for name in LISTS:
         if name in text:
             text[name] = [
@@ -85,34 +90,15 @@ def csv_of(frame: pd.DataFrame) -> bytes:
     return text.to_csv(index=False, lineterminator="\n").encode()
 
 
+def _as_cell(text: str) -> str:
+    text = printable(text)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 def parquet_of(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a reader never sees half of it.
-
-    A device or a pipe is written to as it is.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    if os.path.isdir(path):
-        raise OutputError(f"{path}: cannot be written: it is a folder")
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            path.write_bytes(content)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def selected_frame(table: StudyTable, all_trials: bool) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, select, update
 
+from spec_opt.config.files import open_plain
 from spec_opt.config.messages import first_problem
 from spec_opt.config.study_file import Constraints, Setting
 from spec_opt.errors import DataError, StudyError
@@ -118,7 +120,7 @@ def rejection_text(rejected: Sequence[Rejected], at_most: int = 5) -> str:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows of a CSV file, by column name."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_plain(path), "utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))

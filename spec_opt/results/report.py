@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from spec_opt.config.files import write_file
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.errors import WorkError
 from spec_opt.results import statistics
@@ -22,7 +23,7 @@ from spec_opt.results.document import (
     Text,
     as_markdown,
 )
-from spec_opt.results.export import csv_of, parquet_of, write_atomically
+from spec_opt.results.export import csv_of, parquet_of
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
 from spec_opt.results.page import page
@@ -111,7 +112,7 @@ def write_report(
         "summary.md": summary(table, verdict, recommendations, limits).encode(),
     }
     for name, content in contents.items():
-        write_atomically(folder / name, content)
+        write_file(folder / name, content)
     written = [folder / name for name in contents]
     if not png:
         return Report(tuple(written), None)

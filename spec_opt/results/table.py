@@ -32,6 +32,7 @@ from spec_opt.study.constraints import is_feasible
 from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.store import Store, look_at_store
 from spec_opt.study.study import DIRECTIONS
+from spec_opt.study.times import utc_times
 from spec_opt.study.trials import IMPORTED, all_attributes
 
 log = logging.getLogger(__name__)
@@ -411,7 +412,7 @@ def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
 
 
 def _is_finite(trial: FrozenTrial) -> bool:
-    if all(map(math.isfinite, trial.values)):
+    if trial.values is not None and all(map(math.isfinite, trial.values)):
         return True
     log.warning("trial %d left out: its values %s are not finite", trial.number, trial.values)
     return False
@@ -447,8 +448,7 @@ def _read_row(trial: FrozenTrial, setting: Setting | None, result: Result | None
         "state": trial.state.name.lower(),
         "setting": setting,
         "result": result,
-        "started": trial.datetime_start,
-        "finished": trial.datetime_complete,
+        **utc_times(trial),
         "attributes": all_attributes(trial.user_attrs, trial.system_attrs),
     }
     return _read(TrialRow if result is None else Point, trial.user_attrs | own)

@@ -6,7 +6,6 @@ Nothing here knows of Optuna's tables.
 import logging
 import os
 import random
-import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import psycopg
 import sqlalchemy
@@ -27,6 +26,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from spec_opt.config.outgoing import mask, remember
 from spec_opt.config.paths import readable
 from spec_opt.errors import StoreError, StoreURLError
 from spec_opt.study.diagnosis import Access, remedy_of, store_error
@@ -105,7 +105,6 @@ NO_HEARTBEATS = "it keeps no heartbeats, so the work of a dead worker would neve
 WHY_NOT = dict.fromkeys(("mysql", "mariadb"), NOT_TRIED) | dict.fromkeys(
     ("grpc", "journal", "redis", "rediss", "file"), NO_HEARTBEATS
 )
-SECRET_OPTIONS = ("password", "sslpassword")
 
 
 @dataclass(frozen=True)
@@ -121,20 +120,10 @@ class StoreURL:
     """The file of an SQLite store."""
     access: Access = "write"
     """To that file; of a database on a server, whether it is written to or looked at."""
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    def mask(self, text: str) -> str:
-        """`text` without the passwords, in whatever spelling."""
-        for secret in self.secrets:
-            spellings = {secret, quote(secret), quote_plus(secret), quote(secret, safe="")}
-            # The longest first: one spelling may be a part of another.
-            for spelling in sorted(spellings, key=len, reverse=True):
-                text = text.replace(spelling, "***")
-        return text
 
     def failure(self, error: BaseException) -> StoreError:
         """What the driver or the system said, on one line, without passwords."""
-        return store_error(self.masked, str(error), self.mask)
+        return store_error(self.masked, mask(str(error)))
 
 
 def parse_url(text: str) -> StoreURL:
@@ -143,6 +132,7 @@ def parse_url(text: str) -> StoreURL:
     Raises:
         StoreURLError: one line, without password, that says what is supported and why.
     """
+    remember(text)
     try:
         url = sqlalchemy.make_url(text)
     except (exc.ArgumentError, ValueError):
@@ -163,14 +153,17 @@ def parse_url(text: str) -> StoreURL:
     if backend in ("postgres", "postgresql"):
         return _postgres(url, driver)
     if backend == "sqlite" and driver in ("", "pysqlite"):
+        name, mark, options = text.partition("?")
+        if mark and "=" not in options:  # no options: part of the file's name
+            url = sqlalchemy.make_url(name)
+            url = url.set(database=f"{url.database}?{options}")
         return _sqlite(url.set(drivername="sqlite"))
     reason = f"is not supported: {WHY_NOT[backend]}" if backend in WHY_NOT else "is unknown"
     raise StoreURLError(f"storage URL {_masked(url)}: {url.drivername}:// {reason}; {SUPPORTED}")
 
 
 def _masked(url: URL) -> str:
-    shown = url.render_as_string(hide_password=True)
-    return re.sub(rf"([?&](?:{'|'.join(SECRET_OPTIONS)})=)[^&]*", r"\1***", shown)
+    return mask(url.render_as_string(hide_password=True))
 
 
 def _postgres(url: URL, driver: str) -> StoreURL:
@@ -180,15 +173,15 @@ def _postgres(url: URL, driver: str) -> StoreURL:
             "write postgresql:// (psycopg 3 is used)"
         )
     url = url.set(drivername="postgresql+psycopg")
-    passwords = [url.password, *(url.query.get(key) for key in SECRET_OPTIONS)]
-    secrets = tuple(str(password) for password in passwords if password)
-    shown = url.render_as_string(hide_password=False)
-    return StoreURL("postgresql", shown, _masked(url), secrets=secrets)
+    return StoreURL("postgresql", url.render_as_string(hide_password=False), _masked(url))
 
 
 def _sqlite(url: URL) -> StoreURL:
     database = url.database or ""
-    path = Path(database).expanduser()
+    try:
+        path = Path(database).expanduser()
+    except RuntimeError as error:
+        raise StoreURLError(f"storage URL {_masked(url)}: {error}; {SUPPORTED}") from None
     if url.host:
         problem = f"a file's path starts after three slashes (sqlite:///{url.host}/{database})"
     elif database in ("", ":memory:") or url.query.get("mode") == "memory":

@@ -6,10 +6,10 @@ failed work again must not try it for ever.
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from spec_opt.config.files import open_plain
 from spec_opt.errors import LastingStoreError, StoreError
 
 LASTING: Final = {
@@ -46,12 +46,10 @@ def remedy_of(message: str) -> str | None:
     return next((remedy for text, remedy in LASTING.items() if re.search(text, message)), None)
 
 
-def store_error(
-    masked_url: str, said: str, mask: Callable[[str], str] = lambda text: text
-) -> StoreError:
-    """The error for what a database said, with passwords masked."""
+def store_error(masked_url: str, said: str) -> StoreError:
+    """The error for what a database said."""
     remedy = remedy_of(said)
-    line = " ".join(mask(said).split())
+    line = " ".join(said.split())
     message = f"store {masked_url}: {line if len(line) <= 300 else f'{line[:297]}...'}"
     if LOCKED in said:
         message += ", by another program that works on it; try again when that has ended"
@@ -90,7 +88,7 @@ def check_file(masked_url: str, path: Path, *, write: bool) -> None:
         if path.exists():
             if not os.access(path, os.R_OK):
                 refuse(path, "permission denied")
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 if file.read(16) not in (b"", b"SQLite format 3\0"):
                     refuse(path, "exists but is not an SQLite database")
             if write and access_of(path) != "write":

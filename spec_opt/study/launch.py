@@ -10,12 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from spec_opt.config.files import open_plain
 from spec_opt.config.machine import usable_cores
 from spec_opt.errors import InputError
 from spec_opt.study.worker import Stop
@@ -30,6 +31,8 @@ STARTS = "--- "
 """Begins the line of a log that says when the worker started."""
 LONGEST_WORDS = 4096
 """Bytes at the end of a log in which its last line is looked for."""
+STDERR = 2
+"""Descriptor of this process's stderr."""
 SECONDS_BETWEEN_SIGNALS = 0.1
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -118,20 +121,20 @@ def launch(
     Args:
         command: the worker's command line.
         environments: each worker's variables, in addition to this process's own.
-        log_folder: gets `worker-0.log`, ..., appended to.
+        log_folder: gets `worker-0.log`, ..., appended to; where that cannot be, a worker prints to
+            stderr.
         stop: set to end the work early.
         on_tick: called about five times a second, to show progress.
         restarts: see there.
-
-    Raises:
-        InputError: a log cannot be written.
     """
     policy = restarts or Restarts()
     with ExitStack() as stack:
         workers = []
         for index, environment in enumerate(environments):
             path = log_folder / f"worker-{index}.log"
-            file = stack.enter_context(_open_log(path))
+            file = _open_log(path)
+            if file is not None:
+                stack.enter_context(file)
             workers.append(_Worker(command, environment, path, file, policy))
             stack.callback(workers[-1].kill)
         interrupted = False
@@ -152,14 +155,15 @@ def launch(
     )
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def _open_log(path: Path) -> IO[bytes] | None:
+    """A worker's log; None, with a warning, if it cannot be written: the work does not need it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
+        # Without a buffer, whose content would fail again when it is closed; a pipe never blocks.
+        return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK), "ab", 0)
     except OSError as error:
-        raise InputError(
-            f"log {path}: cannot be written: {error.strerror}; work in another folder"
-        ) from None
+        log.warning("log %s: cannot be written (%s): its worker prints here", path, error.strerror)
+        return None
 
 
 def _watch(workers: Sequence["_Worker"], stop: Stop, on_tick: Callable[[], None]) -> bool:
@@ -197,7 +201,8 @@ class _Worker:
     command: Sequence[str]
     environment: Mapping[str, str]
     path: Path
-    file: IO[bytes]
+    file: IO[bytes] | None
+    """The log; None if it cannot be written."""
     policy: Restarts
     restarts: int = 0
     given_up: bool = False
@@ -221,15 +226,17 @@ class _Worker:
     def start(self) -> None:
         self._start_at = None
         self._started = time.monotonic()
-        self.file.write(f"{STARTS}{datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n".encode())
-        self.file.flush()
+        if self.file is not None:
+            line = f"{STARTS}{datetime.now():%Y-%m-%d %H:%M:%S} worker starts\n"
+            with suppress(OSError):  # a full disk does not keep the worker from its work
+                self.file.write(line.encode())
         # A session of its own, so that Ctrl-C in the terminal reaches the launcher alone, which
         # passes it on. From the terminal as well it would count as the second.
         self._process = subprocess.Popen(
             self.command,
             env=os.environ | dict(self.environment),
             stdin=subprocess.DEVNULL,
-            stdout=self.file,
+            stdout=self.file or STDERR,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -267,9 +274,12 @@ class _Worker:
 
     def last_words(self) -> str:
         """The last line of the log, which says why the process left; empty if it said nothing."""
-        with self.path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_WORDS))
-            lines = file.read().decode(errors="replace").splitlines()
+        try:
+            with open_plain(self.path) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_WORDS))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:  # the log could not be written
+            return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return "" if last.startswith(STARTS) else last.removeprefix("spec-opt: error: ")
 

@@ -13,7 +13,8 @@ from spec_opt.study.claims import Heartbeat
 from spec_opt.study.silence import Watch, seconds_ahead
 from spec_opt.study.space import distributions, grid_points, setting_count, setting_of
 from spec_opt.study.study import Study, key_of, settled_keys, spent
-from spec_opt.study.trials import INTERRUPTED, Trial, clock, history
+from spec_opt.study.times import clock
+from spec_opt.study.trials import INTERRUPTED, Trial, history
 
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0

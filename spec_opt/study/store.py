@@ -4,6 +4,7 @@ Optuna's private parts are used in this file and in `trials.py` only. What they 
 layout of Optuna's tables, so a store with another schema revision is refused.
 """
 
+import logging
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
@@ -42,6 +43,7 @@ from spec_opt.study.diagnosis import (
     make_folder,
 )
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KNOWN_REVISIONS = ("v3.2.0.a",)
@@ -67,6 +69,9 @@ FIXED_PARAMS_KEY = "fixed_params"
 
 TIMES_ARE_UTC = hasattr(models.TrialModel, "_datetime_start_utc")
 """Whether the times of a trial are naive UTC; Optuna 4 keeps naive local time in these columns."""
+
+UNREADABLE = (ValueError, TypeError, LookupError, AssertionError)
+"""What rows raise that were damaged or edited: JSON, numbers, times and states that are none."""
 
 OPENING_PATIENCE_S = 8.0
 """A store that does not answer at the start is more likely misspelled than restarting."""
@@ -143,6 +148,7 @@ class Store:
 
         Raises:
             StoreError: as for `transaction`.
+            LastingStoreError: a row holds what neither spec-opt nor Optuna writes.
         """
         failed = False
 
@@ -152,7 +158,15 @@ class Store:
             self.storage.remove_session()
 
         patience_s = self._patience_s if patience_s is None else patience_s
-        result = retrying(work, patience_s, clean_up)
+        try:
+            result = retrying(work, patience_s, clean_up)
+        except UNREADABLE as error:
+            log.debug("", exc_info=error)
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise LastingStoreError(
+                f"store {self.masked_url}: a row in it cannot be read ({said[:200]}); restore the "
+                "store from a copy, or give another --storage"
+            ) from error
         if failed:
             self._recovered_at = time.monotonic()
         return result
@@ -169,12 +183,14 @@ class Store:
         Raises:
             StudyError: there is no study of that name.
         """
-        try:
-            return self.patiently(
-                lambda: optuna.load_study(study_name=name, storage=self.storage, sampler=sampler)
-            )
-        except KeyError:
-            raise StudyError(f"store {self.masked_url}: it holds no study {name!r}") from None
+
+        def load() -> optuna.Study:
+            try:
+                return optuna.load_study(study_name=name, storage=self.storage, sampler=sampler)
+            except KeyError:
+                raise StudyError(f"store {self.masked_url}: it holds no study {name!r}") from None
+
+        return self.patiently(load)
 
     def close(self) -> None:
         """Drop all connections."""

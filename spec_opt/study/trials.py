@@ -7,7 +7,7 @@ Optuna's would be a transaction each; here a claim is one, and so is a result wi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -37,7 +37,6 @@ from spec_opt.study.space import PARAMETERS
 from spec_opt.study.store import (
     FINITE,
     FIXED_PARAMS_KEY,
-    TIMES_ARE_UTC,
     studies,
     trial_heartbeats,
     trial_params,
@@ -46,6 +45,7 @@ from spec_opt.study.store import (
     trial_values,
     trials,
 )
+from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, as_utc, clock, stamp
 
 CLAIM_KEY = "spec_opt:claim"
 """System attribute of a claimed trial: the token of the worker that claimed it."""
@@ -175,13 +175,9 @@ def _trial(row: Any) -> Trial:
         error=row.error and json.loads(row.error),
         worker=row.worker and json.loads(row.worker),
         ended=row.datetime_complete,
-        last_sign=row.heartbeat or (row.datetime_start and _utc(row.datetime_start)),
+        last_sign=row.heartbeat or (row.datetime_start and as_utc(row.datetime_start)),
         now=row.now,
     )
-
-
-def _utc(stored: datetime) -> datetime:
-    return stored if TIMES_ARE_UTC else stored.astimezone(UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -329,7 +325,8 @@ def start_new(connection: Connection, study_id: int, claimant: Claimant, number:
 
 def _sign(connection: Connection, trial_id: int, claimant: Claimant) -> None:
     """Put the claimant's name, token and first heartbeat on a trial that begins."""
-    put_attributes(connection, trial_system_attributes, {trial_id: {CLAIM_KEY: claimant.token}})
+    mark = {CLAIM_KEY: claimant.token, STARTED_KEY: stamp()}
+    put_attributes(connection, trial_system_attributes, {trial_id: mark})
     put_attributes(connection, trial_user_attributes, {trial_id: {WORKER_KEY: claimant.name}})
     beats = insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=next_beat(connection))
     connection.execute(beats)
@@ -359,7 +356,8 @@ def finish(
         return state is TrialState.COMPLETE and connection.execute(done).first() is not None
     _set_values(connection, {trial_id: values})
     long = {f"{LONG_PREFIX}{name}": attributes[name] for name in LONG if name in attributes}
-    put_attributes(connection, trial_system_attributes, {trial_id: long})
+    system = long | {FINISHED_KEY: stamp()}
+    put_attributes(connection, trial_system_attributes, {trial_id: system})
     user = {name: value for name, value in attributes.items() if name not in LONG}
     put_attributes(connection, trial_user_attributes, {trial_id: user})
     return True
@@ -377,6 +375,8 @@ def give_up(connection: Connection, trial: Trial, silent_seconds: float) -> Tria
     reason = f"worker {trial.worker} gave no sign of life for {silent_seconds:.0f} s"
     attributes = {trial.trial_id: failure(WORKER_DIED, reason)}
     put_attributes(connection, trial_user_attributes, attributes)
+    end = {trial.trial_id: {FINISHED_KEY: stamp()}}
+    put_attributes(connection, trial_system_attributes, end)
     return trial._replace(state=TrialState.FAIL, failure=WORKER_DIED, error=reason)
 
 
@@ -432,6 +432,9 @@ def add_trials(
         # What marks a trial of Optuna's queue.
         queue = {i: {FIXED_PARAMS_KEY: dict(trial.params)} for i, trial in by_id.items()}
         put_attributes(connection, trial_system_attributes, queue)
+    elif state is TrialState.COMPLETE:
+        now = {STARTED_KEY: stamp(), FINISHED_KEY: stamp()}
+        put_attributes(connection, trial_system_attributes, dict.fromkeys(ids, now))
     attributes = {i: trial.user_attributes for i, trial in by_id.items()}
     put_attributes(connection, trial_user_attributes, attributes)
     set_params(connection, {i: trial.params for i, trial in by_id.items()}, distributions)
@@ -486,8 +489,3 @@ def put_attributes(
         new = {"value_json": statement.excluded.value_json}
         put = statement.on_conflict_do_update(index_elements=[owner, "key"], set_=new)
         connection.execute(put, rows)
-
-
-def clock() -> datetime:
-    """Now, as Optuna keeps the times of a trial: naive UTC (or local), by the worker's clock."""
-    return datetime.now(UTC).replace(tzinfo=None) if TIMES_ARE_UTC else datetime.now()

@@ -7,9 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from spec_opt.config.outgoing import mask
 from spec_opt.config.study_file import Setting
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import SpecOptError, WorkError
@@ -97,7 +99,8 @@ def run_worker(
     def on_end(report: TrialReport) -> None:
         counts[report.outcome] += 1
         if on_trial is not None:
-            on_trial(report)
+            with suppress(OSError):  # of a stream: what is shown only accompanies the work
+                on_trial(report)
 
     started = time.monotonic()
     try:
@@ -220,7 +223,7 @@ def _values(measurement: Measurement, objectives: Sequence[ObjectiveName]) -> tu
 
 def describe(error: BaseException) -> str:
     """An exception as one line: its own text if it is spec-opt's, else with its type."""
-    text = " ".join(str(error).split())
+    text = mask(" ".join(str(error).split()))
     line = text if isinstance(error, SpecOptError) and text else f"{type(error).__name__}: {text}"
     line = line.removesuffix(": ")
     return line if len(line) <= LONGEST_ERROR else line[: LONGEST_ERROR - 3] + "..."

@@ -2,14 +2,11 @@
 
 import io
 import json
-import os
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from spec_opt.errors import InputError
-from spec_opt.results.export import ExportFormat, document_of, export, write_atomically
+from spec_opt.results.export import ExportFormat, document_of, export
 from spec_opt.results.frame import COLUMNS
 from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
@@ -119,26 +116,16 @@ def test_a_study_on_checkpoints_exports_no_sizes() -> None:
     assert "scale" not in document["config"]["draft"]
 
 
-def test_a_file_is_written_whole_with_usual_permissions(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "front.csv"
-    write_atomically(path, b"one")
-    write_atomically(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert os.listdir(path.parent) == ["front.csv"]
-    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def test_an_unwritable_path_is_an_input_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_atomically(tmp_path / "file" / "front.csv", b"")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
-        write_atomically(tmp_path / "folder", b"")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def test_csv_texts_do_nothing_to_a_terminal_or_a_spreadsheet() -> None:
+    for text, cell in (
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("  -1+1", "'  -1+1"),
+        ("host\x1b]0;owned\x07", "host\\x1b]0;owned\\x07"),
+        ("host:1", "host:1"),
+    ):
+        first = GRID.trials[0].model_copy(update={"worker": text})
+        table = GRID.model_copy(update={"trials": (first, *GRID.trials[1:])})
+        frame = pd.read_csv(io.BytesIO(exported(table, "csv", all_trials=True)))
+        assert frame["worker"][0] == cell
+        assert frame["sigma"].dtype == "float64"

@@ -1,5 +1,6 @@
 """Worker processes: started, restarted, stopped; with small programs in place of workers."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -112,10 +113,26 @@ def test_a_worker_that_always_fails_late_is_given_up_too(tmp_path: Path) -> None
     assert summary.given_up
 
 
-def test_logs_that_cannot_be_written_are_bad_input(tmp_path: Path) -> None:
-    (tmp_path / "logs").touch()
-    with pytest.raises(InputError, match="cannot be written"):
-        run("", tmp_path / "logs")
+@pytest.mark.parametrize("fault", ["a file in place of the folder", "a full disk", "a pipe"])
+def test_logs_that_cannot_be_written_do_not_keep_workers_from_their_work(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    if fault == "a file in place of the folder":
+        logs.touch()
+    else:
+        logs.mkdir()
+        log = logs / "worker-0.log"
+        log.symlink_to("/dev/full") if fault == "a full disk" else os.mkfifo(log)
+    done = tmp_path / "done"
+    speaks = fault != "a full disk"
+    lines = ["import os, pathlib, sys", f"pathlib.Path({str(done)!r}).touch()"]
+    lines += ["sys.stderr.write('said')"] if speaks else ["os._exit(0)"]
+    code = "; ".join(lines)
+    assert run(code, logs).given_up == ()
+    assert done.exists()
+    assert ("cannot be written" in caplog.text) == speaks
+    assert ("said" in capfd.readouterr().err) == speaks
 
 
 def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from spec_opt.config.outgoing import mask
 from spec_opt.errors import StoreURLError
 from spec_opt.study.database import parse_url
 
@@ -27,6 +28,8 @@ def test_a_sqlite_url_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert parse_url("sqlite:///folder/a.db").path == Path("folder/a.db")
     assert parse_url("sqlite:////folder/a.db").path == Path("/folder/a.db")
     assert parse_url("sqlite:///~/a.db").path == tmp_path / "a.db"
+    assert parse_url("sqlite:///folder/what?.db").path == Path("folder/what?.db")
+    assert parse_url("sqlite:///what?").path == Path("what?")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_a_sqlite_url_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_the_password_shows_nowhere(url: str) -> None:
     parsed = parse_url(url)
-    shown = [parsed.masked, repr(parsed), parsed.mask("said: p@ss/w, p%40ss%2Fw, p%40ss/w")]
+    shown = [parsed.masked, repr(parsed), mask("said: p@ss/w, p%40ss%2Fw, p%40ss/w")]
     for text in shown:
         assert "p@ss" not in text
         assert "p%40ss" not in text
@@ -69,6 +72,7 @@ def test_the_password_shows_nowhere(url: str) -> None:
         ("store.db", "sqlite:///store.db"),
         ("", "supported are"),
         ("sqlite:////tmp", "is a folder"),
+        ("sqlite:///~nobody_here/a.db", "home directory"),
     ],
 )
 def test_what_is_not_supported_is_said_in_one_line(url: str, reason: str) -> None:
