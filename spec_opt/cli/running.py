@@ -159,10 +159,11 @@ def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     from spec_opt.study.progress import progress
 
     study = service.look(config, url)
-    if watch:  # Ctrl-C ends the watching, nothing else
-        with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
-            view.done.wait()
-    table = table_of(study.store, config)
-    verdict = verdict_of(table, config.recommend, given_reference())
-    snapshot = live.Snapshot(progress(study, asked=config.search), table, verdict)
+    with study.store:
+        if watch:  # Ctrl-C ends the watching, nothing else
+            with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
+                view.done.wait()
+        table = table_of(study.store, config)
+        verdict = verdict_of(table, config.recommend, given_reference())
+        snapshot = live.Snapshot(progress(study, asked=config.search), table, verdict)
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

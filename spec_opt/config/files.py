@@ -165,12 +165,11 @@ def check_unpacked(path: Path, unpacked: int) -> None:
     """Raise if a file unpacks to `unpacked` bytes or more, and that is out of all proportion.
 
     Raises:
-        OSError: it does.
+        ValueError: it does.
     """
     size = path.stat().st_size
     if unpacked > max(LARGEST_UNPACKED, MOST_TIMES * size):
-        reason = f"its {size:,} bytes unpack to {unpacked:,} or more, which is refused"
-        raise OSError(errno.EFBIG, reason, str(path))
+        raise ValueError(f"its {size:,} bytes unpack to {unpacked:,} or more, which is refused")
 
 
 def open_lock(path: Path) -> IO[bytes]:

@@ -247,7 +247,8 @@ def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     except Exception as error:  # damage can make the readers raise nearly anything
         raise CheckpointError(_why_not_read(kind, str(error))) from error
     tensors = _state_dict(loaded)
-    _check_size(path, sum(tensor.nbytes for tensor in tensors.values()))
+    # A view may show a few numbers as many.
+    _check_size(path, sum(t.numel() * t.element_size() for t in tensors.values()))
     return tensors, {}
 
 
@@ -263,8 +264,8 @@ def _check_archive(path: Path) -> None:
 def _check_size(path: Path, unpacked: int) -> None:
     try:
         check_unpacked(path, unpacked)
-    except OSError as error:
-        raise CheckpointError(str(error.strerror)) from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _kind(path: Path) -> Literal["safetensors", "torch"]:

@@ -80,7 +80,8 @@ def csv_of(frame: pd.DataFrame) -> bytes:
     Texts hold no control characters, and what a spreadsheet would take for a formula is quoted.
     """
     text = frame.copy(deep=False)
-    for column in frame.select_dtypes("string").columns:
+    texts: list[str] = [*frame.select_dtypes("string").columns]
+    for column in texts:
         text[column] = frame[column].map(_as_cell, na_action="ignore")
     for name in LISTS:
         if name in text:

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -87,6 +88,13 @@ class Module(torch.nn.Module):
     """A model that is pickled whole."""
 
 
+def bomb(path: Path) -> None:
+    """An archive that says of itself that it unpacks to a terabyte."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(100))
+        archive.infolist()[0].file_size = 1 << 40
+
+
 def shared_state() -> dict[str, Any]:
     state = target()
     return {"model": state, "ema": {name: tensor.clone() for name, tensor in state.items()}}
@@ -121,6 +129,13 @@ CASES = [
     bad("arrays of numpy", arrays, "damaged, or it holds more than tensors"),
     bad("TorchScript", script, "TorchScript"),
     bad("NUL bytes", bytes(4096), "neither a torch nor a safetensors file"),
+    bad("a bomb", bomb, "unpack to 1,099,511,627,776"),
+    bad_object(
+        "a view of one number as a billion",
+        lambda: changed(embedding_weight=torch.zeros(1).expand(30_000, 30_000)),
+        "unpack to 3,600,",
+    ),
+    bad("a pipe", os.mkfifo, "a pipe or a device, not a file"),
     bad_object(
         "a numpy scalar", lambda: {"model": target(), "loss": np.float64(1)}, "numpy", "trust"
     ),

@@ -1,5 +1,6 @@
 """Series as people bring them: from pandas, Excel, R, loggers, exchanges, weather services."""
 
+import bz2
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -361,6 +362,8 @@ FILES = [
     bad("100,000 columns", ",".join(f"c{i}" for i in range(100_000)) + "\n1\n", "100,000 columns"),
     bad("a line without end", "9" * 2_000_000, "longer than"),
     bad("a gzip bomb", gzip.compress(bytes(50_000_000)), "plant.csv"),
+    bad("a gzip bomb with lines", gzip.compress(b"1,2\n" * (1 << 18)) * 300, "unpack to 269,"),
+    bad("a bz2 bomb with lines", bz2.compress(b"1,2\n" * (1 << 18)) * 300, "unpack to 269,"),
     bad("half a gzip", gzip.compress(TEXT.encode())[:-50], "cannot be read"),
     bad("a workbook", workbook, "Excel workbook", source="plant.xlsx"),
     bad("an array", b"\x93NUMPY\x01\x00", "NumPy array", source="plant.npy"),

@@ -1,6 +1,7 @@
 """Stores as people name them: URLs, other programs' databases, other versions, other users."""
 
 import functools
+import os
 import sqlite3
 import tempfile
 from collections.abc import Sequence
@@ -97,6 +98,9 @@ URLS: Sequence[Case] = [
     url("postgresql://me:pw@no-such-host.invalid/db", "no-such-host.invalid", "host"),
     url("postgresql://me:pw@127.0.0.1:1/db", "refused", exit_code=1),
     url("postgresql:///db?host=/nowhere", "/nowhere", exit_code=1),
+    url(f"sqlite:///{'x' * 300}.db", "File name too long", "another --storage"),
+    url(f"sqlite:///{'x' * 300}/s.db", "File name too long"),
+    url("sqlite:///~nobody_here/s.db", "home directory", "supported are"),
 ]
 
 
@@ -113,6 +117,12 @@ def damaged(path: Path) -> None:
     path.write_bytes(finished()[:4096] + b"\x07" * 60_000)
 
 
+DAMAGE = {
+    "JSON of a trial": "UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'worker'",
+    "JSON of a study": "UPDATE study_user_attributes SET value_json = '[' WHERE key = 'baseline'",
+    "an unknown state": "UPDATE trials SET state = 'ASLEEP' WHERE number = 1",
+    "a time": "UPDATE trials SET datetime_complete = 'yesterday' WHERE number = 1",
+}
 OTHER_PRINTS = '{"target": "0", "draft": "0", "data": "0", "decoding": "0"}'
 STATUS = "status study.toml"
 
@@ -155,6 +165,32 @@ DATABASES: Sequence[Case] = [
         "another version's study file",
         attribute("config", '{"a": 1}'),
         "cannot be read by this version",
+        command=STATUS,
+    ),
+    *(
+        database(
+            f"damaged, {what}, {c.split()[0]}", changed(statement), "a row in it cannot", command=c
+        )
+        for what, statement in DAMAGE.items()
+        for c in (STATUS, "export study.toml")
+    ),
+    database(
+        "a trial without values",
+        changed("DELETE FROM trial_values WHERE trial_id = 1"),
+        "trial 0 left out",
+        command="recommend study.toml",
+        exit_code=0,
+    ),
+    database(
+        "a pipe",
+        os.mkfifo,
+        "a pipe or a device",
+        "another --storage",
+    ),
+    database(
+        "a pipe, looked at",
+        os.mkfifo,
+        "a pipe or a device",
         command=STATUS,
     ),
     database("finished", whole, "2 of 2 trials complete", command=STATUS, exit_code=0),

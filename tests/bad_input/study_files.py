@@ -52,6 +52,20 @@ FILES = [
         more("target", 'checkpoint = "~nobody_here/x.pth"'),
         "target.checkpoint",
     ),
+    bad("an integer of 5,000 digits", f"x = {'9' * 5000}\n{TOML}", "not a readable TOML file"),
+    bad("a hexadecimal one", f"x = 0x{'f' * 5000}\n{TOML}", "not a readable TOML file"),
+    bad("a key of 3,000 parts", f"{'.'.join(['a'] * 3000)} = 1\n{TOML}", "too deeply nested"),
+    bad("a table of 3,000 parts", f"{TOML}\n[{'.'.join(['a'] * 3000)}]\n", "study.toml"),
+    bad("a value of 2 MB", TOML.replace('"case"', f'"{"a" * 2_000_000}"'), "name = 'aaa"),
+    bad("a key of 2 MB", f"{'a' * 2_000_000} = 1\n{TOML}", "unknown key"),
+    bad("a table twice, of 2 MB", f"[{'a' * 2_000_000}]\n" * 2 + TOML, "not a readable TOML file"),
+    bad("9 MB", f"#{'a' * 9_000_000}\n{TOML}", "9,000,", "more than a study file has"),
+    Case(
+        "study file: a byte-order mark",
+        {"study.toml": b"\xef\xbb\xbf" + TOML.encode(), "plant.csv": TEXT},
+        ("target:",),
+        exit_code=0,
+    ),
     bad("a Git LFS pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "TOML"),
 ]
 
