@@ -43,7 +43,8 @@ def forecast(
 
     Without --trial or --scenario: as the verdict says, else by the balanced recommendation.
     """
-    from spec_opt.results.export import format_of, write_atomically
+    from spec_opt.config.files import write_file
+    from spec_opt.results.export import format_of
     from spec_opt.results.forecasting import forecast_study, plan_of
     from spec_opt.results.table import load_table
 
@@ -58,5 +59,5 @@ def forecast(
     if output is None:
         click.echo(content, nl=False)
     else:
-        write_atomically(output, content)
+        write_file(output, content)
         say(f"wrote {output}")

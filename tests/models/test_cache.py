@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_models_that_were_swapped_are_made_again(
 
 def test_every_part_of_the_origin_counts(cache: Path) -> None:
     get("one")
-    changes = (
+    changes: tuple[dict[str, Any], ...] = (
         {"role": "draft"},
         {"context": 48},
         {"data": "other"},
