@@ -217,9 +217,9 @@ def compare(
     Each is a study file, the name of one that ships, or the name of a study in the store; NAME@URL
     is one in another store.
     """
+    from spec_opt.config.files import write_file
     from spec_opt.results.comparison import compare_studies, comparison_document
     from spec_opt.results.comparison_page import comparison_page, comparison_text
-    from spec_opt.results.export import write_atomically
 
     suffixes = {".html": "html", ".htm": "html", ".json": "json"}
     by_suffix = suffixes.get("" if output is None else output.suffix.lower(), "text")
@@ -227,14 +227,16 @@ def compare(
     if style == "html" and output is None and sys.stdout.isatty():
         raise click.UsageError("a page is long: give a file with -o, or send stdout to one")
     found = compare_studies(studies, url)
-    shown: object = comparison_document(found)
-    if style != "json":
-        width = terminal_width() if output is None else None
-        shown = comparison_page(found) if style == "html" else comparison_text(found, width)
-    if output is None:
-        show(shown)
+    if style == "html":
+        content = f"{comparison_page(found)}\n"
+    elif style == "json":
+        content = as_shown(comparison_document(found))
     else:
-        write_atomically(output, as_shown(shown).encode())
+        content = as_shown(comparison_text(found, terminal_width() if output is None else None))
+    if output is None:
+        click.echo(content, nl=False)
+    else:
+        write_file(output, content.encode())
         say(f"wrote {output}")
 
 
