@@ -31,6 +31,7 @@ HOMES = {
     "sqlalchemy": ("study", "results"),
     "click": ("cli",),
     "torch": ("data", "models", "decoding", "measure"),
+    "timesfm": ("models",),
 }
 """Rooms that may import a library."""
 

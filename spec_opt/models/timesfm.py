@@ -112,11 +112,16 @@ def load_timesfm(tensors: Tensors) -> UnivariateForecaster:
         CheckpointError: the tensors are not those of a TimesFM 2.5, or the package is missing.
     """
     with torch.device("meta"):
-        module = module_of(_sizes_of(tensors))
+        module = module_of(sizes_of(tensors))
     return UnivariateForecaster(TimesFM(filled(module, tensors)))
 
 
-def _sizes_of(tensors: Tensors) -> TimesFMConfig:
+def sizes_of(tensors: Tensors) -> TimesFMConfig:
+    """The sizes of a network, from the shapes of its tensors.
+
+    Raises:
+        CheckpointError: a tensor is missing, or the sizes do not fit together.
+    """
     _, inputs = shape_of(tensors, "tokenizer.hidden_layer.weight", "[D, 2p]")
     width, _ = shape_of(tensors, "tokenizer.output_layer.weight", "[D, D]")
     (head_width,) = shape_of(tensors, "stacked_xf.0.attn.query_ln.scale", "[D/H]")

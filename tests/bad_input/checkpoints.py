@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.bad_input.case import PAIR, Case, Content, study
 from tests.bad_input.series import TEXT
+from tests.models.published import timer_state
 
 State = dict[str, Tensor]
 
@@ -161,6 +162,8 @@ CASES = [
         lambda: {k: v for k, v in target().items() if k != "head.bias"},
         "head.bias",
     ),
+    bad_object("a Timer without config.json", timer_state, "needs its config.json in the same fo"),
+    bad("an empty folder", lambda path: path.mkdir(), "holds 0 files of weights"),
     bad("another version of ours", safe({"spec_opt_format": "99"}), "spec_opt_format", "'1'"),
     bad("ours without sizes", safe({"spec_opt_format": "1"}), "metadata is damaged"),
     Case(

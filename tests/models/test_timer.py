@@ -14,6 +14,7 @@ from spec_opt.models.checkpoint import load_model, load_timer_xl
 from spec_opt.models.conformance import check_model
 from spec_opt.models.forecaster import PositionForecaster, RememberingForecaster
 from spec_opt.models.summary import summarise_model
+from spec_opt.models.timer import Timer, TimerConfig
 from spec_opt.models.univariate import UnivariateForecaster
 
 from .published import State, timer_folder, timer_state
@@ -139,6 +140,12 @@ def test_heads_and_rotary_base_are_part_of_the_fingerprint(tmp_path: Path) -> No
         for i, options in enumerate(({"heads": 2}, {"heads": 4}, {"heads": 2, "rope_theta": 500}))
     }
     assert len(prints) == 3
+
+
+def test_the_published_sizes() -> None:
+    with torch.device("meta"):
+        network = Timer(TimerConfig(patch=96, width=1024, heads=8, feedforward=2048, layers=8))
+    assert UnivariateForecaster(network).parameters == 84_142_080
 
 
 def test_a_torch_file_and_a_wrapped_one(model: UnivariateForecaster, tmp_path: Path) -> None:

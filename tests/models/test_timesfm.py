@@ -21,6 +21,7 @@ from spec_opt.models.checkpoint import load_model
 from spec_opt.models.conformance import check_model
 from spec_opt.models.forecaster import Gaussian
 from spec_opt.models.linear import LinearForecaster
+from spec_opt.models.timesfm import TimesFMConfig, module_of, sizes_of
 from spec_opt.models.univariate import UnivariateForecaster
 
 from .published import SMALL_TIMESFM, timesfm_module
@@ -139,6 +140,17 @@ def test_it_conforms(model: UnivariateForecaster, tmp_path: Path, length: int) -
 def test_what_it_is(model: UnivariateForecaster) -> None:
     assert model.description == "TimesFM 2.5 16/2/24/2"
     assert (model.patch, model.input_patch) == (24, 8)
+
+
+def test_the_published_sizes() -> None:
+    from timesfm.timesfm_2p5.timesfm_2p5_torch import TimesFM_2p5_200M_torch_module
+
+    with torch.device("meta"):
+        published = TimesFM_2p5_200M_torch_module()
+        ours = module_of(TimesFMConfig())
+    shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes
+    assert sizes_of(published.state_dict()) == TimesFMConfig()
 
 
 def test_a_constant_series_stays_constant(model: UnivariateForecaster) -> None:

@@ -109,7 +109,14 @@ class StandIn(nn.Module):
         quantiles = context[:, -1, None, None] + chosen.expand(len(context), prediction_length, -1)
         return quantiles, quantiles.mean(dim=2)
 
-    def forecast(self, inputs: dict[str, Tensor], horizon: int, has_missing_values: bool) -> Tensor:
+    def forecast(
+        self,
+        inputs: dict[str, Tensor],
+        horizon: int,
+        decode_block_size: None,
+        has_missing_values: bool,
+    ) -> Tensor:
+        assert decode_block_size is None
         assert not has_missing_values
         assert inputs["target_mask"].all()
         assert inputs["series_ids"].shape == inputs["target"].shape[:2]
