@@ -4,8 +4,10 @@ Errors are in the data's standardised units, acceptance lies in [0, 1], times ar
 docs/method.md, "What is counted", defines the counters.
 """
 
+import math
 import statistics
 from dataclasses import dataclass
+from typing import Final
 
 from spec_opt.config.study_file import Setting
 
@@ -79,6 +81,10 @@ class Measurement:
     from costs learnt on the worker's device. `spec-opt bench` measures the speedup."""
 
 
+THE_SAME: Final = 1e-6
+"""Relative difference of two MSEs by which one model may differ from itself: batches round."""
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Target, draft and a linear model alone, each by its means, on the same windows."""
@@ -103,6 +109,23 @@ class Baseline:
     """Of a linear model alone, which is fitted to the series itself and needs no target."""
     linear_mse_ci95: float | None = None
     linear_minus_target_mse_ci95: float | None = None
+
+    @property
+    def another_linear_mse(self) -> float | None:
+        """`linear_mse`; None where the draft, or the target, is that linear model."""
+        linear = self.linear_mse
+        pair = (self.target_mse, self.draft_mse)
+        if linear is None or any(math.isclose(linear, mse, rel_tol=THE_SAME) for mse in pair):
+            return None
+        return linear
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """The MSE of each model alone, by what it is called; none of them twice."""
+        levels = {"target alone": self.target_mse, "draft alone": self.draft_mse}
+        if (linear := self.another_linear_mse) is not None:
+            levels["linear model alone"] = linear
+        return levels
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ With a few independent spans the estimate itself is noisy: two standard errors c
 measures what the intervals cover.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -216,9 +217,15 @@ def compare(difference: Interval | None, margin: float) -> Comparison:
 
 def draft_against_target(baseline: Baseline, margin: float) -> Comparison:
     """Judge the MSE of the draft alone; `margin` is a share of the target's MSE."""
-    standard_error = baseline.draft_minus_target_mse_se
     half_width = baseline.draft_minus_target_mse_ci95
-    if standard_error is None or half_width is None:
+    return against_target(baseline, baseline.draft_mse, half_width, margin)
+
+
+def against_target(
+    baseline: Baseline, mse: float, half_width: float | None, margin: float
+) -> Comparison:
+    """Judge an MSE by its paired difference to the target's, of which `half_width` is known."""
+    if half_width is None:
         return compare(None, margin)
-    estimate = baseline.draft_mse - baseline.target_mse
-    return compare(Interval(estimate, standard_error, half_width), margin * baseline.target_mse)
+    difference = Interval(mse - baseline.target_mse, math.nan, half_width)
+    return compare(difference, margin * baseline.target_mse)

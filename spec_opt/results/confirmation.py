@@ -234,9 +234,10 @@ def confirmation_text(confirmation: Confirmation, width: int | None = None) -> s
     columns += ["accepted tuned", "accepted again", "drop"]
     rows = [_row(confirmation, one) for one in confirmation.settings]
     blocks.append(Table(columns, rows))
+    levels = ", ".join(f"{name} {mse:.4f}" for name, mse in baseline.levels.items())
     remarks = (
         "MSEs are compared with that of the target alone on the same windows. On "
-        f"{again}: target alone {baseline.target_mse:.4f}, draft alone {baseline.draft_mse:.4f}."
+        f"{again}: {levels}."
     )
     if not confirmation.is_replay:
         remarks = f"{remarks} {BETWEEN_SPLITS}"
@@ -290,6 +291,7 @@ def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
         "baseline": {
             "target_mse": confirmation.baseline.target_mse,
             "draft_mse": confirmation.baseline.draft_mse,
+            "linear_mse": confirmation.baseline.linear_mse,
         },
         "settings": [
             {

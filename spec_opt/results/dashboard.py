@@ -33,7 +33,7 @@ from spec_opt.results.render import banner, choices, flags
 from spec_opt.results.statistics import quiet_optuna
 from spec_opt.results.table import Point, StudyTable, read_table
 from spec_opt.results.verdict import verdict_of
-from spec_opt.results.wording import outcome, percent, relative
+from spec_opt.results.wording import levels_text, outcome, percent, relative
 from spec_opt.study.store import Store, open_store, study_system_attributes, trials
 from spec_opt.study.trials import lock_study
 
@@ -86,6 +86,7 @@ def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Co
         Text("Which setting to use", "heading"),
         *choices(recommendations, table),
         Text(f"Trials: {states or 'none yet'}; {len(table.front)} on the front."),
+        Text(levels_text(table)),
         Text(SIGNATURE),
     )
     return Content(

@@ -25,7 +25,8 @@ SHADES = px.colors.sample_colorscale("Cividis", [0.0, 0.3, 0.55, 0.8, 1.0, 0.15,
 COOL_TO_WARM = ["#0072B2", "#6A6FC1", "#A45FA8", "#C7527A", "#D55E00", "#A8790A"]
 """Colours of lines, at least 3 : 1 against white and against a dark page."""
 DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
-BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot"}
+LINEAR = "linear model alone"
+BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot", LINEAR: "dashdot"}
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 AXIS = go.layout.XAxis(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from spec_opt.results.figure_style import (
     BASELINE_DASHES,
     COOL_TO_WARM,
     DASHES,
+    LINEAR,
     MUTED,
     PALE,
     SHADES,
@@ -178,15 +179,26 @@ def _add(figure: go.Figure, name: str, frame: pd.DataFrame, x: str, **marker: An
 def _draw_mse_axis(
     figure: go.Figure, table: StudyTable, mse: pd.Series[float], **place: int
 ) -> None:
-    """The target alone and the draft alone as lines, and an axis that holds them and `mse`."""
-    for name, level in table.levels.items():
+    """The models alone as lines, and an axis that holds them and `mse`."""
+    levels = _levels(table, mse)
+    for name, level in levels.items():
         line = {"color": MUTED, "width": 2, "dash": BASELINE_DASHES[name]}
         label = f"{name}: MSE {level:.4f}"
         figure.add_hline(y=level, line=line, name=label, showlegend=True, **place)
-    every = [*mse, *table.levels.values()]
+    every = [*mse, *levels.values()]
     low, high = min(every), max(every)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     figure.update_yaxes(title_text=LABELS["mse"], range=(low - room, high + room), **place)
+
+
+def _levels(table: StudyTable, mse: Iterable[float]) -> dict[str, float]:
+    """The models alone; a linear one that is far worse than all else would flatten the figure."""
+    levels = dict(table.levels)
+    linear = levels.pop(LINEAR, None)
+    every = [*mse, *levels.values()]
+    if linear is not None and linear <= 2 * max(every) - min(every):
+        levels[LINEAR] = linear
+    return levels
 
 
 def _draw_acceptance_axis(figure: go.Figure, acceptance: pd.Series[float]) -> None:
@@ -260,7 +272,8 @@ def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> Non
 
 def _highest_shown(table: StudyTable) -> float:
     """The highest MSE in the figure of the front: trials far above it would flatten the front."""
-    levels = [*(p.result.mse for p in table.front or table.points), *table.levels.values()]
+    found = [p.result.mse for p in table.front or table.points]
+    levels = [*found, *_levels(table, found).values()]
     span = max(levels) - min(levels) or 0.1 * max(levels)
     return max(levels) + 0.75 * span
 

@@ -19,6 +19,7 @@ from spec_opt.results.wording import (
     acceptance_text,
     exact,
     left_out,
+    levels_text,
     mse_text,
     none_feasible,
     outcome,
@@ -66,11 +67,13 @@ def render(
         if only.setting is None:
             raise StudyError(f"{only.scenario}: {only.why}")
     if style == "text":
-        return as_text((Text(verdict.reason), *choices(recommendations, table)), width)
+        said = Text(verdict.reason), Text(levels_text(table))
+        return as_text((*said, *choices(recommendations, table)), width)
     if style == "json":
         document = {
             "study": table.name,
             "verdict": verdict.document(),
+            "baseline": baseline_document(table),
             "recommendations": [as_document(r) for r in recommendations],
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -160,6 +163,16 @@ def speedup_fact(table: StudyTable, point: Point) -> tuple[str, str]:
     if measured is not None:
         return "best measured speedup", f"{measured.value:.2f}x"
     return "predicted speedup", "not known" if predicted is None else f"{predicted:.2f}x"
+
+
+def baseline_document(table: StudyTable) -> dict[str, float | None]:
+    """The MSE of target, draft and a linear model alone; null where it is not known."""
+    known = table.baseline
+    return {
+        "target_mse": table.target_mse,
+        "draft_mse": None if known is None else known.draft_mse,
+        "linear_mse": None if known is None else known.linear_mse,
+    }
 
 
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
@@ -267,11 +280,10 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
         for row, block in zip(rows, shown, strict=True):
             row.append(str(len(block)))
     left = left_out(table)
-    levels = [f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items()]
     return (
         Text(f"Pareto front of {table.name}: {size}", "heading"),
         Table(columns, rows),
-        Text(" ".join(levels)),
+        Text(levels_text(table)),
         *((Text(left),) if left else ()),
     )
 

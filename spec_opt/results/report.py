@@ -37,7 +37,15 @@ from spec_opt.results.render import banner, choices, flags, schedule_blocks
 from spec_opt.results.schedule import schedule_of
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
-from spec_opt.results.wording import exact, none_feasible, numbers, percent, plural, precise
+from spec_opt.results.wording import (
+    exact,
+    levels_text,
+    none_feasible,
+    numbers,
+    percent,
+    plural,
+    precise,
+)
 from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
@@ -137,7 +145,10 @@ def summary(
         blocks.append(Text(_closing_lines(table, best.scenario, best.point)))
         blocks.append(Text(flags(best.point.setting), "code"))
     count = f"{len(table.front)} Pareto trials of {len(table.points)} completed."
-    blocks += [Text(count), Text("Which setting to use", "heading")]
+    blocks += [
+        Text(f"{count} {levels_text(table)}".rstrip()),
+        Text("Which setting to use", "heading"),
+    ]
     blocks += [*_advice(table, recommendations), *_results(table, limits)]
     return f"{as_markdown(blocks)}\n"
 

@@ -261,10 +261,10 @@ class StudyTable(BaseModel):
 
     @property
     def levels(self) -> dict[str, float]:
-        """The MSE of the target alone and of the draft alone, where known."""
-        draft = None if self.baseline is None else self.baseline.draft_mse
-        known = {"target alone": self.target_mse, "draft alone": draft}
-        return {name: mse for name, mse in known.items() if mse is not None}
+        """The MSE of target, draft and a linear model alone, where known."""
+        if self.baseline is not None:
+            return self.baseline.levels
+        return {} if self.target_mse is None else {"target alone": self.target_mse}
 
     @cached_property
     def imported(self) -> int:

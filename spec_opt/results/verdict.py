@@ -10,7 +10,7 @@ verdict says what would settle it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from spec_opt.config.study_file import RecommendConfig, Setting
@@ -25,7 +25,7 @@ from spec_opt.results.table import (
     by_acceptance,
     by_mse,
 )
-from spec_opt.results.wording import relative
+from spec_opt.results.wording import linear_alone, relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
 
@@ -91,7 +91,9 @@ class Verdict:
     mse_ratio: float | None
     """MSE of what is decided over the target's."""
     reason: str
-    """One sentence that says what to do, and what it rests on."""
+    """What to do, what it rests on, and whether a linear model forecasts as well."""
+    linear: ErrorRatio | None = None
+    """Of a linear model alone, which is no candidate; None if it is not known."""
 
     def __repr__(self) -> str:
         """What is decided, and why."""
@@ -105,6 +107,7 @@ class Verdict:
             "trial": self.trial,
             "speedup": None if self.speedup is None else _speedup_document(self.speedup),
             "mse_ratio": self.mse_ratio,
+            "linear_mse_ratio": None if self.linear is None else asdict(self.linear),
             "reason": self.reason,
         }
 
@@ -140,7 +143,9 @@ def verdict_of(
     points |= {point.number: point for point in worth_timing(table, thresholds)}
     settings = [_candidate(table, point) for point in points.values()]
     verdict = judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
-    return replace(verdict, reason=verdict.reason + _contradiction(table, verdict))
+    finding = linear_alone(table.baseline, table.equivalence_margin)
+    reason = verdict.reason + _contradiction(table, verdict) + (f" {finding}" if finding else "")
+    return replace(verdict, reason=reason, linear=linear_error_ratio(table.baseline))
 
 
 def _contradiction(table: StudyTable, verdict: Verdict) -> str:
@@ -193,6 +198,14 @@ def draft_error_ratio(baseline: Baseline) -> ErrorRatio:
     """The MSE of the draft alone over the target's."""
     half_width = baseline.draft_minus_target_mse_ci95
     return _ratio(baseline.draft_mse, baseline.target_mse, half_width)
+
+
+def linear_error_ratio(baseline: Baseline | None) -> ErrorRatio | None:
+    """The MSE of the linear model alone over the target's; None if it is not known."""
+    if baseline is None or baseline.linear_mse is None:
+        return None
+    half_width = baseline.linear_minus_target_mse_ci95
+    return _ratio(baseline.linear_mse, baseline.target_mse, half_width)
 
 
 def _ratio(mse: float, target: float, half_width: float | None) -> ErrorRatio:

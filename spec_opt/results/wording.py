@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline
-from spec_opt.measure.uncertainty import draft_against_target
+from spec_opt.measure.uncertainty import (
+    Comparison,
+    against_target,
+    draft_against_target,
+)
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.study.constraints import violations
 
@@ -115,16 +119,49 @@ def draft_alone(baseline: Baseline | None, where: str, margin: float) -> str | N
     comparison = draft_against_target(baseline, margin)
     if comparison == "worse":
         return None
-    found = {
-        "better": "more accurate than the target",
-        "equivalent": "as accurate as the target",
-        "not distinguishable": "not distinguishable from the target in accuracy",
-    }[comparison]
-    draft, target = baseline.draft_mse, baseline.target_mse
-    text = (
-        f"The draft alone is {found} {where} (MSE {draft:.4f} against {target:.4f}, difference "
-        f"{draft - target:+.4f} ±{baseline.draft_minus_target_mse_ci95:.4f})"
-    )
+    against = _against(baseline, baseline.draft_mse, baseline.draft_minus_target_mse_ci95)
+    text = f"The draft alone is {_COMPARED[comparison]} {where} ({against})"
     if comparison == "not distinguishable":
         return f"{text}: more windows would settle it."
     return f"{text}: speculation gains no accuracy over it."
+
+
+_COMPARED: Mapping[Comparison, str] = {
+    "better": "more accurate than the target",
+    "equivalent": "as accurate as the target",
+    "not distinguishable": "not distinguishable from the target in accuracy",
+}
+
+
+def linear_alone(baseline: Baseline | None, margin: float) -> str | None:
+    """That a linear model forecasts as well as the target; None if it does not, or is not known."""
+    if baseline is None or (mse := baseline.another_linear_mse) is None:
+        return None
+    half_width = baseline.linear_minus_target_mse_ci95
+    against = _against(baseline, mse, half_width)
+    if half_width is None:
+        lower = mse <= baseline.target_mse
+        return (
+            f"A linear model alone has no higher MSE than the target ({against})."
+            if lower
+            else None
+        )
+    comparison = against_target(baseline, mse, half_width, margin)
+    if comparison == "worse":
+        return None
+    text = f"A linear model alone is {_COMPARED[comparison]} ({against})"
+    if comparison == "not distinguishable":
+        return f"{text}: more windows would settle it."
+    return f"{text}: it needs neither target nor draft."
+
+
+def _against(baseline: Baseline, mse: float, half_width: float | None) -> str:
+    """Two MSEs and their difference."""
+    target = baseline.target_mse
+    noise = "of unknown noise" if half_width is None else f"±{half_width:.4f}"
+    return f"MSE {mse:.4f} against {target:.4f}, difference {mse - target:+.4f} {noise}"
+
+
+def levels_text(table: StudyTable) -> str:
+    """The MSE of each model alone, in a line; empty if none is known."""
+    return " ".join(f"{name.capitalize()}: MSE {mse:.4f}." for name, mse in table.levels.items())

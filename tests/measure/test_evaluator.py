@@ -119,6 +119,14 @@ class TestBaseline:
         assert draft_against_target(same, 0.02) == "equivalent"
         assert draft_against_target(worse, 0.02) == "worse"
 
+    def test_a_draft_that_is_the_linear_model_is_not_another(self) -> None:
+        target, linear = shifted_mean(0.1), shifted_mean(0.4)
+        other = Evaluator(target, shifted_mean(0.2), self.WINDOWS, CPU).baseline(linear)
+        draft = Evaluator(target, linear, self.WINDOWS, CPU).baseline(linear)
+        assert draft.linear_mse == pytest.approx(draft.draft_mse, rel=1e-6)
+        assert list(draft.levels) == ["target alone", "draft alone"]
+        assert other.levels["linear model alone"] == other.linear_mse == draft.linear_mse
+
     def test_a_single_window_has_no_standard_errors(self) -> None:
         evaluator = Evaluator(shifted_mean(0.0), shifted_mean(0.5), windows_of(1, 4, 5, 2), CPU)
 
