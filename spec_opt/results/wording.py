@@ -134,25 +134,20 @@ _COMPARED: Mapping[Comparison, str] = {
 
 
 def linear_alone(baseline: Baseline | None, margin: float) -> str | None:
-    """That a linear model forecasts as well as the target; None if it does not, or is not known."""
+    """That a linear model forecasts as well as the target; None if it does not, or is not known.
+
+    One with a higher MSE counts only if that is surely within the margin.
+    """
     if baseline is None or (mse := baseline.another_linear_mse) is None:
         return None
     half_width = baseline.linear_minus_target_mse_ci95
-    against = _against(baseline, mse, half_width)
-    if half_width is None:
-        lower = mse <= baseline.target_mse
-        return (
-            f"A linear model alone has no higher MSE than the target ({against})."
-            if lower
-            else None
-        )
     comparison = against_target(baseline, mse, half_width, margin)
-    if comparison == "worse":
+    is_open = comparison == "not distinguishable"
+    if comparison == "worse" or (is_open and mse > baseline.target_mse):
         return None
-    text = f"A linear model alone is {_COMPARED[comparison]} ({against})"
-    if comparison == "not distinguishable":
-        return f"{text}: more windows would settle it."
-    return f"{text}: it needs neither target nor draft."
+    text = f"A linear model alone is {_COMPARED[comparison]} ({_against(baseline, mse, half_width)})"
+    end = "more windows would settle it" if is_open else "it needs neither target nor draft"
+    return f"{text}: {end}."
 
 
 def _against(baseline: Baseline, mse: float, half_width: float | None) -> str:
