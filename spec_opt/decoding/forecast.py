@@ -16,14 +16,14 @@ from spec_opt.config.messages import first_problem
 from spec_opt.config.study_file import DecodingConfig, Setting, check_setting
 from spec_opt.config.values import ContextMode, Precision, Rule
 from spec_opt.data.windows import Windows
-from spec_opt.decoding.contexts import CONTEXTS, ROLLING, Contexts, require_growing
+from spec_opt.decoding.contexts import CONTEXTS, require_growing
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Batches, Workload
 from spec_opt.errors import ConfigError, InputError
 from spec_opt.models.adapted import adapted
 from spec_opt.models.device import DTYPES, MATMUL_PRECISIONS, resolve_device
 from spec_opt.models.factory import check_forecast
-from spec_opt.models.forecaster import Forecaster, MovableForecaster, RememberingForecaster
+from spec_opt.models.forecaster import MovableForecaster
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
@@ -101,6 +101,8 @@ def _decode(
     check_forecast(target, example, "target")
     if draft is not None and setting is not None:
         check_setting(setting, decoding.rule)
+        if decoding.context == "growing":  # a model alone that does not remember reads rolling ones
+            require_growing(target, windows.context)
         if draft.patch != target.patch:
             draft = adapted(draft, target, windows.context, windows.context)
         draft = draft.to(place, dtype)
@@ -109,7 +111,7 @@ def _decode(
         target=target,
         draft=draft or target,
         rule=RULES["point" if setting is None else decoding.rule],
-        contexts=_contexts(target, windows.context, decoding.context, alone=setting is None),
+        contexts=CONTEXTS[decoding.context],
         windows=windows,
         seed=decoding.seed,
         device=place,
@@ -123,15 +125,6 @@ def _decode(
             decode = partial(workload.speculatively, setting=setting)
             parts = [decoded.forecast.cpu() for _, decoded in batches.run(every, decode)]
     return torch.cat(parts)
-
-
-def _contexts(target: Forecaster, length: int, mode: ContextMode, *, alone: bool) -> Contexts:
-    """A model alone that does not remember reads rolling contexts instead of growing ones."""
-    if mode == "growing" and alone and not isinstance(target, RememberingForecaster):
-        return ROLLING
-    if mode == "growing":
-        require_growing(target, length)
-    return CONTEXTS[mode]
 
 
 @contextmanager

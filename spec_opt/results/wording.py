@@ -145,9 +145,9 @@ def linear_alone(baseline: Baseline | None, margin: float) -> str | None:
     is_open = comparison == "not distinguishable"
     if comparison == "worse" or (is_open and mse > baseline.target_mse):
         return None
-    text = f"A linear model alone is {_COMPARED[comparison]} ({_against(baseline, mse, half_width)})"
+    against = _against(baseline, mse, half_width)
     end = "more windows would settle it" if is_open else "it needs neither target nor draft"
-    return f"{text}: {end}."
+    return f"A linear model alone is {_COMPARED[comparison]} ({against}): {end}."
 
 
 def _against(baseline: Baseline, mse: float, half_width: float | None) -> str:
