@@ -217,8 +217,9 @@ def compare(
     Each is a study file, the name of one that ships, or the name of a study in the store; NAME@URL
     is one in another store.
     """
+    from spec_opt.api import find_settings
     from spec_opt.config.files import write_file
-    from spec_opt.results.comparison import compare_studies, comparison_document
+    from spec_opt.results.comparison import compare_studies, comparison_document, split_reference
     from spec_opt.results.comparison_page import comparison_page, comparison_text
 
     suffixes = {".html": "html", ".htm": "html", ".json": "json"}
@@ -226,7 +227,8 @@ def compare(
     style = "json" if as_json else style or by_suffix
     if style == "html" and output is None and sys.stdout.isatty():
         raise click.UsageError("a page is long: give a file with -o, or send stdout to one")
-    found = compare_studies(studies, url)
+    named = [split_reference(reference, url) for reference in studies]
+    found = compare_studies([(find_settings(name, store), store) for name, store in named])
     if style == "html":
         content = f"{comparison_page(found)}\n"
     elif style == "json":

@@ -249,7 +249,7 @@ def bench_schedule(
     store = open_store(url, create=False)
     table = table_of(store, config)
     bounds = bounds_on_results(table, "speed", config.recommend)
-    if not any(map(bounds.hold, table.points)):
+    if not any(p.result.feasible and bounds.hold(p) for p in table.points):
         raise InputError(
             f"study {table.name}: no trial has {bounds.text}, so there is no schedule; "
             f"`spec-opt recommend {reference}` says what comes closest"

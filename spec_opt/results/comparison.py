@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from spec_opt.config.study_file import RecommendConfig, read_study
-from spec_opt.errors import ConfigError, InputError, StudyError
+from spec_opt.config.study_file import RecommendConfig, StudyConfig
+from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.uncertainty import ACCEPTANCE, MSE, Quantity, difference
-from spec_opt.results.recommend import SCENARIOS, Recommendation, Scenario, limits_of, recommend_all
+from spec_opt.results.recommend import SCENARIOS, Recommendation, Scenario, recommend_all
 from spec_opt.results.render import as_document
-from spec_opt.results.table import Point, StudyTable, read_table, table_of
+from spec_opt.results.table import Point, StudyTable, load_table
 from spec_opt.results.verdict import Verdict, verdict_of
-from spec_opt.study.store import open_store
+from spec_opt.study.database import parse_url
 
 REFERENCE = re.compile(r"(?P<name>.+?)@(?P<url>[a-z][a-z0-9+]*://.*)", re.IGNORECASE | re.DOTALL)
 """A study in another store than the others: NAME@URL."""
@@ -84,25 +84,33 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def compare_studies(references: Sequence[str], url: str) -> Comparison:
-    """Read and compare studies.
+def split_reference(reference: str, url: str) -> tuple[str, str]:
+    """A study's name and the URL of its store: of `NAME@URL`, or `url`."""
+    found = REFERENCE.fullmatch(reference)
+    return (reference, url) if found is None else (found["name"], found["url"])
 
-    Args:
-        references: each a study file, the name of one that ships, or a study's name in the store;
-            NAME@URL for one in another store.
-        url: of the store of those without URL.
+
+def compare_studies(named: Sequence[tuple[StudyConfig, str]]) -> Comparison:
+    """Read studies, each with its settings from the store at its URL, and compare them.
 
     Raises:
         InputError: fewer than two studies, or one of them twice.
         StudyError: there is no such store or study, or it has no completed trial.
     """
-    if len(references) < 2:
+    if len(named) < 2:
         raise InputError("compare: name two studies or more")
-    found = [_load(*_split(reference, url)) for reference in references]
+    found = [_load(config, url) for config, url in named]
     for one, other in pairwise(sorted(found, key=lambda c: (c.table.name, c.storage))):
         if (one.table.name, one.storage) == (other.table.name, other.storage):
             raise InputError(f"compare: study {one.table.name} is named twice")
     return comparison_of(found)
+
+
+def _load(config: StudyConfig, url: str) -> Compared:
+    table = load_table(url, config)
+    if not table.points:
+        raise StudyError(f"study {table.name}: no trial has completed, so there is no comparison")
+    return Compared(table.name, parse_url(url).masked, table, config.recommend)
 
 
 def comparison_of(studies: Sequence[Compared]) -> Comparison:
@@ -123,32 +131,6 @@ def comparison_of(studies: Sequence[Compared]) -> Comparison:
     ]
     same = all(_are_on_same_windows(first.table, other.table) for other in others)
     return Comparison(labelled, same, tuple(differences))
-
-
-def _split(reference: str, url: str) -> tuple[str, str]:
-    found = REFERENCE.fullmatch(reference)
-    return (reference, url) if found is None else (found["name"], found["url"])
-
-
-def _load(name: str, url: str) -> Compared:
-    with open_store(url, create=False) as store:
-        held = [study.study_name for study in store.patiently(store.storage.get_all_studies)]
-        if name in held:
-            study = store.optuna_study(name)
-            table = store.patiently(lambda: read_table(study))
-            thresholds = limits_of(table, None)
-        else:
-            try:
-                config = read_study(name)
-            except ConfigError as error:
-                raise StudyError(
-                    f"{error}; and store {store.masked_url} has no study of that name (it has "
-                    f"{', '.join(held) or 'none'})"
-                ) from None
-            table, thresholds = table_of(store, config), config.recommend
-    if not table.points:
-        raise StudyError(f"study {table.name}: no trial has completed, so there is no comparison")
-    return Compared(table.name, store.masked_url, table, thresholds)
 
 
 def _are_on_same_windows(one: StudyTable, other: StudyTable) -> bool:

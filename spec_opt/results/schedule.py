@@ -124,7 +124,7 @@ def schedule_of(
     bounds = bounds_on_results(table, scenario, limits_of(table, thresholds))
     held = _held(table, device)
     learnt = [one for one in held if one.are_known]
-    within = [p for p in table.points if bounds.hold(p)]
+    within = [p for p in table.points if p.result.feasible and bounds.hold(p)]
     counted = [p for p in within if p.result.tested_by_position and p.result.windows]
     sizes = _batch_sizes(learnt) if counted else []
     forecasts = [_Forecast.of(p) for p in counted] if sizes else []

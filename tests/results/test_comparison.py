@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from spec_opt.api import find_settings
 from spec_opt.cli import main
 from spec_opt.config.study_file import Setting
-from spec_opt.errors import InputError, StudyError
+from spec_opt.errors import ConfigError, InputError
 from spec_opt.measure.uncertainty import ACCEPTANCE, MSE, difference
-from spec_opt.results.comparison import Comparison, compare_studies, comparison_document
+from spec_opt.results.comparison import Comparison, comparison_document, split_reference
+from spec_opt.results.comparison import compare_studies as compare_tables
 from spec_opt.results.comparison_page import comparison_page, comparison_text, fronts
 from spec_opt.study.store import open_store
 from tests.results import studies
 
 TRIALS = [(0.1, 1.0, 1, 0.70, 0.440), (0.2, 1.0, 2, 0.80, 0.445), (0.3, 2.0, 3, 0.95, 0.470)]
+SEARCH = {"sigma": [0.1, 0.2, 0.3], "bias": [1.0, 2.0], "k": [1, 2, 3]}
 BETTER = [(s, b, k, a + 0.02, m - 0.02) for s, b, k, a, m in TRIALS]
 
 
@@ -30,8 +33,14 @@ def url(tmp_path: Path) -> str:
     return url
 
 
+def compare_studies(references: list[str], url: str) -> Comparison:
+    named = [split_reference(reference, url) for reference in references]
+    return compare_tables([(find_settings(name, store), store) for name, store in named])
+
+
 def add(storage: Any, name: str, trials: list[tuple[float, float, int, float, float]]) -> Any:
-    study = studies.empty_study(name, storage=storage)
+    config = {"name": name, "data": studies.DATA, "search": SEARCH}
+    study = studies.empty_study(name, storage=storage, config=config)
     for sigma, bias, k, acceptance, mse in trials:
         setting = Setting(sigma=sigma, bias=bias, k=k)
         study.add_trial(studies.complete(setting, acceptance, mse))
@@ -96,10 +105,13 @@ def test_studies_of_one_name_are_told_apart_by_their_stores(url: str, tmp_path: 
 def test_a_study_file_names_a_study_and_its_thresholds(url: str, tmp_path: Path) -> None:
     file = tmp_path / "b.toml"
     data = '[data]\nsource = "synthetic"\ncontext = 96\nhorizon = 96\n'
-    file.write_text(f'name = "b"\n{data}[recommend.quality]\nmin_acceptance = 0.9\n')
+    search = "\n".join(f"{name} = {values}" for name, values in SEARCH.items())
+    file.write_text(
+        f'name = "b"\n{data}[search]\n{search}\n[recommend.quality]\nmin_acceptance = 0.9\n'
+    )
     found = compare_studies(["a", str(file)], url)
     sigmas = [one.recommendations[1].setting for one in found.studies]
-    assert [setting and setting.sigma for setting in sigmas] == [0.1, None]
+    assert [setting and setting.sigma for setting in sigmas] == [0.1, 0.3]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,7 @@ def test_a_study_file_names_a_study_and_its_thresholds(url: str, tmp_path: Path)
     [
         (["a"], InputError, "two studies or more"),
         (["a", "b", "a"], InputError, "study a is named twice"),
-        (["a", "c"], StudyError, "has no study of that name (it has a, b)"),
+        (["a", "c"], ConfigError, "one in the store: a, b"),
     ],
 )
 def test_what_cannot_be_compared(
