@@ -98,6 +98,8 @@ def _progress_lines(now: StudyProgress) -> list[str]:
         f"  states: {states.complete} complete, {states.running} running, "
         f"{states.waiting} waiting, {states.fail} failed",
     ]
+    if now.ending is not None:
+        lines.append(f"  ended: {now.ending}")
     if now.settings is not None:
         lines.append(f"  distinct settings measured: {now.distinct} of {now.settings}")
     if now.trials_per_minute is not None:
@@ -154,6 +156,8 @@ def line_of(snapshot: Snapshot) -> str:
     parts = [f"{now.name}: {now.total - now.missing} of {now.total} trials done"]
     if now.states.fail:
         parts.append(f"{now.states.fail} failed")
+    if now.ended not in (None, "complete"):
+        parts.append(f"ended: {now.ending}")
     if not now.is_done:
         parts += [f"{now.states.running} running", *_pace(now)]
     if front:

@@ -124,6 +124,15 @@ class Constraints(Table):
         return ", ".join(parts)
 
 
+class StopConfig(Table):
+    """`[search] stop`: when nothing more comes."""
+
+    patience: PositiveInt = 30
+    """Distinct settings over which the hypervolume is watched."""
+    hypervolume: float = Field(default=0.001, ge=0.0, le=1.0)
+    """Share by which it must rise over them."""
+
+
 class SearchConfig(VariantSpaces):
     """`[search]`: which settings are tried, and in what order."""
 
@@ -137,6 +146,8 @@ class SearchConfig(VariantSpaces):
     k: IntSpace = (1, 2, 3, 4, 5)
     constraints: Constraints = Constraints()
     """Samplers avoid settings that break them, and the front leaves them out."""
+    stop: StopConfig | None = None
+    """The study ends sooner than after `n_trials` when nothing more comes."""
     n_trials: PositiveInt | None = None
     """Total number of trials, for the samplers that never end by themselves (all but grid)."""
     seed: Seed = 0
@@ -178,6 +189,11 @@ class SearchConfig(VariantSpaces):
             yield "n_trials is for samplers that draw: a grid runs every setting"
         if self.options:
             yield "options are for samplers that draw: a grid has none"
+        if self.stop is not None:
+            yield (
+                "stop is for samplers that draw: a grid runs every setting; leave it out, or give "
+                "another sampler (tpe, gp, nsga2, random)"
+            )
 
 
 class SyntheticConfig(Table):

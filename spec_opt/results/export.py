@@ -68,6 +68,7 @@ def document_of(
         "series": dict(table.series) or None,
         "models": dict(table.models) or None,
         "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
+        "ended": None if table.ended is None else table.ended.reason,
         "selection": "all" if all_trials else "pareto",
         "config": None if table.config is None else table.config.model_dump(mode="json"),
         "trials": [_trial(row, table.objectives) for row in rows],

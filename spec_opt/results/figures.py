@@ -1,4 +1,4 @@
-"""The figures of a study: the five of the sweep guide, and three more.
+"""The figures of a study: the five of the sweep guide, and four more.
 
 A diamond stands for a setting on the front, a star for a measured speedup; `figure_style` has the
 rest of the look.
@@ -35,6 +35,7 @@ from spec_opt.results.figure_style import (
     empty,
 )
 from spec_opt.results.frame import frame_of
+from spec_opt.results.hypervolume_figure import hypervolume_over_trials
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.schedule_figure import speedup_by_batch_size
 from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front
@@ -444,6 +445,8 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
         "More proposals per round: fewer verifications if they are accepted."),
     "acceptance_by_position": ("Acceptance by position in the round", _acceptance_by_position,
         "Whether later proposals of a round are accepted less often."),
+    "hypervolume": ("Hypervolume over trials", lambda table, _: hypervolume_over_trials(table),
+        "How good the settings found so far are together; where it is flat, nothing more came."),
 }  # fmt: skip
 """The title of each figure, what draws it (or says why it is empty), and how to read it."""
 

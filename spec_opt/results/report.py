@@ -176,12 +176,18 @@ def _parts(
 ) -> dict[str, Sequence[Block]]:
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
-    front, speedup, load, scatter, *heatmaps, k, position = shown
+    front, speedup, load, scatter, *heatmaps, k, position, volume = shown
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
         "Which setting to use": _advice(table, recommendations),
         "A k for each batch size": [load, *schedule_blocks(schedule_of(table, "speed", limits))],
-        "Figures": [speedup, scatter, Section(heatmaps, "pair"), Section([k, position], "pair")],
+        "Figures": [
+            speedup,
+            scatter,
+            Section(heatmaps, "pair"),
+            Section([k, position], "pair"),
+            volume,
+        ],
         "Results": _results(table, limits),
         "Failed trials": _failures(table),
     }
@@ -197,6 +203,8 @@ def _outline(table: StudyTable) -> str:
         facts.append(f"horizon {data.horizon}, rule {table.config.decoding.rule}")
     if table.imported:
         facts.append(f"{table.imported} imported")
+    if table.ended is not None:
+        facts.append(f"ended: {table.ended}")
     return f"{', '.join(facts)}."
 
 

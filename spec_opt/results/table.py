@@ -29,6 +29,7 @@ from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.judgement import Judgement
 from spec_opt.results.pareto import pareto_mask, without_rounding
 from spec_opt.study.constraints import is_feasible
+from spec_opt.study.ending import Ending
 from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.store import Store, look_at_store
 from spec_opt.study.study import DIRECTIONS
@@ -205,6 +206,8 @@ class StudyTable(BaseModel):
     """What is known of target and draft."""
     speedups: tuple[Speedup, ...] = ()
     """What `spec-opt bench` stored."""
+    ended: Ending | None = None
+    """Why the last workers left, as they stored it."""
     not_asked: frozenset[int] = frozenset()
     """Completed trials whose settings the study file no longer asks for; not among `points`."""
     judgements: tuple[Judgement, ...] = ()

@@ -19,12 +19,13 @@ from spec_opt.config.user_code import naming_the_users_line
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.study import trials
 from spec_opt.study.constraints import put_violations
+from spec_opt.study.ending import Ending, Reason, note, stored_ending
 from spec_opt.study.heartbeats import beat
 from spec_opt.study.samplers import choose, make_sampler
 from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.space import PARAMETERS, distributions, params_of, setting_of
 from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy
-from spec_opt.study.study import Study, reconcile
+from spec_opt.study.study import Outlook, Study, reconcile
 from spec_opt.study.trials import (
     FAILED_BY_ITSELF,
     INTERRUPTED,
@@ -121,7 +122,33 @@ class Claims:
             return taken
         if outlook.remaining:
             return trials.start_new(connection, self._study_id, self.claimant, outlook.trials)
-        return Idle.DONE if outlook.is_done else Idle.WAIT
+        if outlook.is_done:
+            self._note_end(connection, outlook)
+            return Idle.DONE
+        return Idle.WAIT
+
+    def _note_end(self, connection: Connection, outlook: Outlook) -> None:
+        self._note(connection, Ending("failed" if outlook.missing else "complete"))
+
+    def _note(self, connection: Connection, ending: Ending) -> None:
+        if self._search.stop is not None:
+            known = stored_ending(connection, self._study_id)
+            if known is not None and known.is_plateau_of(self._search):
+                return
+        note(connection, self._study_id, ending)
+
+    def leave(self, reason: Reason, patience_s: float = RUNNING_PATIENCE_S) -> None:
+        """Give back the trials that are ours; if nobody else works, note why the work ended."""
+
+        def work(connection: Connection) -> None:
+            self._release(connection)
+            outlook = reconcile(connection, self._study_id, self._search, None)
+            if outlook.is_done:
+                self._note_end(connection, outlook)
+            elif not outlook.running:
+                self._note(connection, Ending(reason))
+
+        self._store.transaction(work, patience_s)
 
     def _take(self, connection: Connection) -> Trial | None:
         return trials.take_next(connection, self._study_id, self._last_sigma, self.claimant)

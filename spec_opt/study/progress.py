@@ -7,12 +7,14 @@ from datetime import timedelta
 from functools import partial
 
 from optuna.trial import TrialState
+from sqlalchemy import Connection
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.study.claims import Heartbeat
+from spec_opt.study.ending import Ending, Reason, stored_ending
 from spec_opt.study.silence import Watch, seconds_ahead
 from spec_opt.study.space import distributions, grid_points, setting_count, setting_of
-from spec_opt.study.study import Study, key_of, settled_keys, spent
+from spec_opt.study.study import Study, count_missing, key_of, settled_keys, spent
 from spec_opt.study.times import clock
 from spec_opt.study.trials import INTERRUPTED, Trial, history
 
@@ -85,6 +87,10 @@ class StudyProgress:
     """Trials still to end: those missing, less what was given up."""
     last_error: str | None
     """Why the last trial that failed did."""
+    ended: Reason | None
+    """Why nobody works on it any more; None while somebody does, or where nobody began."""
+    ending: str | None
+    """The same in words."""
 
     @property
     def is_done(self) -> bool:
@@ -109,22 +115,25 @@ def progress(
     Raises:
         StoreError: the store cannot be reached.
     """
-    rows = study.store.read(partial(history, study_id=study.study_id))
+    rows, stored = study.store.read(partial(_read, study_id=study.study_id))
     search = asked or study.config.search
     states = Counter(row.state for row in rows)
     complete = [row for row in rows if row.state is TrialState.COMPLETE]
     counted = [row.key for row in complete if row.is_active and row.key is not None]
     measured = set(counted)
     given_up = _given_up(rows, search)
+    missing = count_missing(rows, search)
+    busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
     if search.n_trials is None:
         points = {key_of(point) for point in grid_points(search)}
         measured &= points
-        total, missing = len(points), len(points - measured)
-        left = missing - len(given_up)
+        total, left = len(points), missing - len(given_up)
+    elif stored is not None and stored.is_plateau_of(search):
+        total, missing, left = len(counted) + busy, busy, busy
     else:
-        total, missing = search.n_trials, max(0, search.n_trials - len(counted))
-        busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
-        left = max(0, total - spent(rows)) + busy
+        total, left = search.n_trials, max(0, search.n_trials - spent(rows)) + busy
+    running = states[TrialState.RUNNING]
+    ending = _ending(stored, search, left=left + busy, missing=missing, running=running)
     rate = _rate(complete)
     workers = _workers(study, rows, (heartbeat or Heartbeat()).grace, watch or Watch())
     return StudyProgress(
@@ -145,7 +154,24 @@ def progress(
         seconds_left=left / rate if rate and any(w.alive and w.pid for w in workers) else None,
         left=left,
         last_error=next((row.error for row in reversed(rows) if row.error is not None), None),
+        ended=None if ending is None else ending.reason,
+        ending=None if ending is None else str(ending),
     )
+
+
+def _read(connection: Connection, study_id: int) -> tuple[list[Trial], Ending | None]:
+    return history(connection, study_id), stored_ending(connection, study_id)
+
+
+def _ending(
+    stored: Ending | None, search: SearchConfig, *, left: int, missing: int, running: int
+) -> Ending | None:
+    """What is stored if it still holds: trials may have been added, or asked for, since."""
+    if not left:
+        if stored is not None and stored.is_plateau_of(search):
+            return stored
+        return Ending("failed" if missing else "complete")
+    return stored if stored is not None and stored.is_passing and not running else None
 
 
 def _given_up(rows: Sequence[Trial], search: SearchConfig) -> tuple[GivenUp, ...]:

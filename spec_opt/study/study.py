@@ -28,6 +28,7 @@ from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
 from spec_opt.study.constraints import hold_against
 from spec_opt.study.database import insert_into
+from spec_opt.study.ending import is_on_plateau, note, read_ending
 from spec_opt.study.samplers import make_sampler
 from spec_opt.study.silence import Patience
 from spec_opt.study.space import distributions, grid_points, params_of
@@ -157,6 +158,9 @@ def open_study(
         stored = attributes_of(connection, study_user_attributes, study_id)
         _check(connection, config, study_id, stored)
         _check_fingerprints(config.name, asdict(fingerprints), stored["fingerprints"])
+        ending = read_ending(stored)
+        if ending is not None and ending.is_passing:
+            note(connection, study_id, None)
         reconcile(connection, study_id, config.search, None)
         limits, of_target = config.search.constraints, stored["baseline"]["target_mse"]
         hold_against(connection, study_id, limits, of_target)
@@ -371,6 +375,8 @@ class Outlook:
     running: int
     remaining: int
     """Trials that may still be started beside the waiting ones (none for a grid)."""
+    missing: int
+    """Settings of a grid, or trials, that are not complete; on a plateau none."""
 
     @property
     def is_done(self) -> bool:
@@ -397,12 +403,23 @@ def reconcile(
     ]
     add_trials(connection, study_id, missing, distributions(search), TrialState.WAITING)
     states = Counter(row.state for row in rows)
+    has_ended = is_on_plateau(connection, study_id, search, rows)
+    asked = 0 if search.n_trials is None or has_ended else search.n_trials
     return Outlook(
         trials=len(rows) + len(missing),
         waiting=states[TrialState.WAITING] + len(missing),
         running=states[TrialState.RUNNING],
-        remaining=0 if search.n_trials is None else max(0, search.n_trials - spent(rows)),
+        remaining=max(0, asked - spent(rows)),
+        missing=0 if has_ended else count_missing(rows, search),
     )
+
+
+def count_missing(rows: Sequence[Trial], search: SearchConfig) -> int:
+    """Settings of a grid, or of `n_trials` trials those, that are not complete."""
+    complete = [r.key for r in rows if r.state is TrialState.COMPLETE and r.is_active and r.key]
+    if search.n_trials is None:
+        return len({key_of(point) for point in grid_points(search)} - set(complete))
+    return max(0, search.n_trials - len(complete))
 
 
 def settled_keys(rows: Sequence[Trial], max_attempts: int) -> set[Key]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from spec_opt.config.outgoing import mask
 from spec_opt.config.study_file import Setting
 from spec_opt.config.values import ObjectiveName
-from spec_opt.errors import SpecOptError, WorkError
+from spec_opt.errors import SpecOptError, StoreError, WorkError
 from spec_opt.measure.measurement import Measurement
 from spec_opt.study import trials
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
@@ -105,13 +105,16 @@ def run_worker(
     started = time.monotonic()
     try:
         interrupted = _work(claims, objective, stop, on_end)
+        if interrupted:
+            with suppress(StoreError):  # nothing is ours any more
+                claims.leave("interrupted", RELEASE_PATIENCE_S)
     except KeyboardInterrupt:
         interrupted = True
-        claims.release(RELEASE_PATIENCE_S)
-    except SpecOptError:
+        claims.leave("interrupted", RELEASE_PATIENCE_S)
+    except StoreError:
         raise
     except BaseException:
-        claims.release(RELEASE_PATIENCE_S)
+        claims.leave("failed", RELEASE_PATIENCE_S)
         raise
     return WorkerSummary(**counts, interrupted=interrupted, seconds=time.monotonic() - started)
 

@@ -323,7 +323,7 @@ BAD = {
         SEARCH + "range = 1",
         "search.range: unknown key; known here: draft_kind, teacher_noise, variance_regularizer, "
         "teacher_dropout, draft_epochs, draft_scale, rule, combine, sampler, options, objectives, "
-        "sigma, bias, k, constraints, n_trials, seed, max_attempts",
+        "sigma, bias, k, constraints, stop, n_trials, seed, max_attempts",
     ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
@@ -439,6 +439,15 @@ BAD = {
         f"{SEARCH}constraints = {{min_acceptance = 0.8}}\n[recommend.quality]\nmin_acceptance = 0",
         "recommend.quality.min_acceptance = 0 allows what search.constraints.min_acceptance = 0.8 "
         "does not: change one of them",
+    ),
+    "stop of a grid": (
+        SEARCH + "stop = {patience = 5}",
+        "search: stop is for samplers that draw: a grid runs every setting; leave it out, or give "
+        "another sampler (tpe, gp, nsga2, random)",
+    ),
+    "stop without patience": (
+        SEARCH + 'sampler = "tpe"\nn_trials = 9\nstop = {patience = 0}',
+        "search.stop.patience = 0: must be at least 1",
     ),
     "options of a grid": (
         SEARCH + "options = {multivariate = true}",

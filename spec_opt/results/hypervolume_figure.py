@@ -1,0 +1,46 @@
+"""The hypervolume of the settings found so far, over the trials of a study."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+
+from spec_opt.results.figure_style import ACCENT, empty
+from spec_opt.results.table import Point, StudyTable
+from spec_opt.study.hypervolume import WORST_MSE, course, gains
+
+
+def hypervolume_over_trials(table: StudyTable) -> go.Figure | str:
+    """The hypervolume of the feasible trials after each trial, in the order in which they ended."""
+    target = table.target_mse
+    if target is None:
+        return "The target's own MSE is not known (imported results)"
+    points = sorted(table.points, key=_end)
+    values = [_values(table, point) for point in points]
+    volumes = course(gains(values, target))
+    figure = empty()
+    trials = [*range(1, len(points) + 1)]
+    line = {"color": ACCENT, "width": 2, "shape": "hv"}
+    figure.add_scatter(x=trials, y=volumes, mode="lines", line=line, showlegend=False)
+    hovers = [
+        f"<b>after {count}: {volume:.4f}</b><br>trial {point.number}: {point.setting}"
+        for count, volume, point in zip(trials, volumes, points, strict=True)
+    ]
+    figure.data[-1].update(hovertext=hovers, hoverinfo="text")
+    figure.update_xaxes(title_text="completed trials", rangemode="tozero")
+    figure.update_yaxes(title_text="hypervolume", rangemode="tozero")
+    third = " and speedup 0" if "speedup" in table.objectives else ""
+    text = f"from acceptance 0 at {WORST_MSE:g} times the target's MSE{third}; {volumes[-1]:.4f}"
+    return figure.update_layout(title_subtitle_text=f"{text} in the end")
+
+
+def _end(point: Point) -> tuple[float, int]:
+    return (math.inf if point.finished is None else point.finished.timestamp(), point.number)
+
+
+def _values(table: StudyTable, point: Point) -> list[float]:
+    result = point.result
+    known = {"speedup": result.predicted_speedup or 0.0} | vars(result)
+    values = [float(known[name]) for name in table.objectives]
+    return values if result.feasible else [0.0, *values[1:]]
