@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, select, update
 
 from spec_opt.config.files import open_plain
+from spec_opt.config.limits import Constraints
 from spec_opt.config.messages import first_problem
-from spec_opt.config.study_file import Constraints, Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import DataError, StudyError
 from spec_opt.results.statistics import OBJECTIVES
 from spec_opt.results.wording import plural

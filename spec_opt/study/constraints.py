@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, select
 
-from spec_opt.config.study_file import Constraints
+from spec_opt.config.limits import Constraints
 from spec_opt.study.store import (
     CONSTRAINTS_KEY,
     trial_system_attributes,

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, select
 
-from spec_opt.config.study_file import Constraints, SearchConfig, StopConfig
+from spec_opt.config.limits import Constraints, StopConfig
+from spec_opt.config.study_file import SearchConfig
 from spec_opt.study.constraints import values_of, violations
 from spec_opt.study.hypervolume import course, gains
 from spec_opt.study.store import study_user_attributes

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from spec_opt.config.study_file import Constraints, Setting
+from spec_opt.config.limits import Constraints
+from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Measurement
 from spec_opt.results.importing import import_tables, read_tables
 from spec_opt.results.recommend import recommend_all

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from spec_opt.config.study_file import Constraints, Setting, StopConfig
+from spec_opt.config.limits import Constraints, StopConfig
+from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Measurement
 from spec_opt.results.figures import figures
 from spec_opt.results.table import read_table

@@ -6,6 +6,7 @@ from optuna.trial import create_trial
 from optuna.visualization import plot_hypervolume_history
 
 from spec_opt.study.hypervolume import course, gains, hypervolume
+from spec_opt.study.study import DIRECTIONS
 
 
 def test_one_setting_is_the_box_to_the_reference_point() -> None:
@@ -28,7 +29,7 @@ def test_overlaps_count_once() -> None:
 def test_the_course_is_optunas(objectives: int) -> None:
     chance = np.random.default_rng(3)
     values = chance.uniform([0, 0.4, 0.5][:objectives], [1, 1.0, 3][:objectives], (40, objectives))
-    study = optuna.create_study(directions=["maximize", "minimize", "maximize"][:objectives])
+    study = optuna.create_study(directions=list(DIRECTIONS.values())[:objectives])
     study.add_trials(create_trial(values=list(row)) for row in values)
     with pytest.warns(ExperimentalWarning):
         drawn = plot_hypervolume_history(study, [0.0, 0.88, 0.0][:objectives])
