@@ -24,7 +24,14 @@ from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
 from spec_opt.results.verdict import Verdict
-from spec_opt.results.wording import described, left_out, none_feasible, percent, plural
+from spec_opt.results.wording import (
+    described,
+    left_out,
+    levels_text,
+    none_feasible,
+    percent,
+    plural,
+)
 from spec_opt.study.progress import StudyProgress, WorkerStatus, progress
 from spec_opt.study.silence import Watch
 from spec_opt.study.study import Study
@@ -85,7 +92,11 @@ def text_of(snapshot: Snapshot) -> str:
     if points:
         lines.append(f"  highest acceptance: {described(min(points, key=by_acceptance))}")
         lines.append(f"  lowest MSE: {described(min(points, key=by_mse))}")
-    remarks = (none_feasible(snapshot.table), left_out(snapshot.table))
+    remarks = (
+        levels_text(snapshot.table),
+        none_feasible(snapshot.table),
+        left_out(snapshot.table),
+    )
     lines += [f"  {remark}" for remark in remarks if remark]
     return "\n".join(lines)
 

@@ -107,6 +107,18 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
         "unknown",
     )
 
+    assert main(["status", "tiny.toml"]) == 0
+    alone = re.findall(r"(\w+(?: model)?) alone: MSE ([\d.]+)\.", capfd.readouterr().out)
+    baseline = document["baseline"]
+    assert dict(alone) == {
+        name: f"{baseline[key]:.4f}"
+        for name, key in (
+            ("Target", "target_mse"),
+            ("Draft", "draft_mse"),
+            ("Linear model", "linear_mse"),
+        )
+    }
+
     assert main(["status", "tiny.toml", "--json"]) == 0
     status = json.loads(capfd.readouterr().out)
     assert status["states"] == {"complete": 8, "running": 0, "waiting": 0, "fail": 0}
