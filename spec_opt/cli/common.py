@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -85,6 +86,14 @@ storage_option = click.option(
     show_envvar=True,
     default=DEFAULT_STORAGE,
     help="The store: sqlite:///FILE or postgresql://…",
+)
+artifacts_option = click.option(
+    "--artifacts",
+    type=Path,
+    metavar="DIR",
+    envvar="SPEC_OPT_ARTIFACTS",
+    show_envvar=True,
+    help="Folder of Optuna's artifacts, which keep the report with its study.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 

@@ -12,6 +12,7 @@ import click
 
 from spec_opt.cli.common import (
     app,
+    artifacts_option,
     as_shown,
     command_line,
     given_reference,
@@ -115,7 +116,10 @@ def _show_schedule(config: StudyConfig, url: str, scenario: Scenario, as_json: b
 @study_command
 @click.option("-o", "--output", type=Path, metavar="DIR", help="By default reports/<study>.")
 @click.option("--png", is_flag=True, help="The plots as files too (needs Chrome or Chromium).")
-def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int:
+@artifacts_option
+def report(
+    config: StudyConfig, url: str, output: Path | None, png: bool, artifacts: Path | None
+) -> int:
     """Write report.html, results.csv and .parquet, summary.md."""
     from spec_opt.results.report import write_report
     from spec_opt.results.table import load_table
@@ -126,6 +130,12 @@ def report(config: StudyConfig, url: str, output: Path | None, png: bool) -> int
     except OutputError as error:
         raise OutputError(f"{error}; choose another folder with -o") from error
     show("\n".join(map(str, written.files)))
+    if artifacts is not None:
+        from spec_opt.results.artifacts import keep_artifacts
+        from spec_opt.study.store import open_store
+
+        with open_store(url, create=False) as store:
+            keep_artifacts(store, config.name, written.files, artifacts)
     if written.png_problem is not None:
         say(f"no plots as files: {written.png_problem}")
         return 1
@@ -290,9 +300,12 @@ def import_(config: StudyConfig, url: str, tables: tuple[Path, ...], as_json: bo
 @app.command()
 @click.argument("reference", metavar="[STUDY]", required=False)
 @storage_option
+@artifacts_option
 @click.option("--host", default="127.0.0.1")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080)
-def dashboard(reference: str | None, url: str, host: str, port: int) -> None:
+def dashboard(
+    reference: str | None, url: str, artifacts: Path | None, host: str, port: int
+) -> None:
     """Serve optuna-dashboard on the store, with our figures in it."""
     from spec_opt.results.dashboard import serve
 
@@ -302,6 +315,7 @@ def dashboard(reference: str | None, url: str, host: str, port: int) -> None:
             url,
             () if config is None else (config.name,),
             thresholds=None if config is None else config.recommend,
+            artifacts=artifacts,
             host=host,
             port=port,
             on_ready=lambda address: say(f"dashboard on {address}; Ctrl-C ends it"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -26,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.errors import InputError, SpecOptError, StudyError
+from spec_opt.results.artifacts import artifact_store
 from spec_opt.results.document import Block, Text, as_markdown
 from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
@@ -180,6 +182,7 @@ def serve(
     thresholds: RecommendConfig | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    artifacts: Path | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run the dashboard until interrupted.
@@ -193,6 +196,7 @@ def serve(
         thresholds: `[recommend]`, as for `recommend`.
         host: One of `LOCAL_NAMES`.
         port: 0 takes any free one.
+        artifacts: folder of Optuna's artifacts, to be shown too.
         on_ready: Called with an address once the dashboard answers: that of the study's note if one
             study is named, else of the list of studies.
 
@@ -213,7 +217,8 @@ def serve(
     from optuna_dashboard import wsgi  # takes two seconds to import
 
     with quiet_optuna():
-        application = in_order(wsgi(store.storage))
+        kept = None if artifacts is None else artifact_store(artifacts)
+        application = in_order(wsgi(store.storage, kept))
     with _server(host, port, guarded(application)) as server:
         stop = threading.Event()
         arguments = (store, names, thresholds, stop)
