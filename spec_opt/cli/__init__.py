@@ -15,7 +15,7 @@ from spec_opt.cli.interrupts import terminate_as_interrupt
 from spec_opt.cli.streams import abandon_stdout, prepare_streams
 from spec_opt.config.machine import set_up_threads
 from spec_opt.config.outgoing import remember, remember_value
-from spec_opt.config.paths import STORAGE_VARIABLE
+from spec_opt.config.paths import COPY_VARIABLE, STORAGE_VARIABLE
 from spec_opt.errors import SpecOptError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _remember_passwords(arguments: list[str]) -> None:
     """Those that this process was given, so that nothing which it prints shows them."""
-    for text in (*arguments, os.environ.get(STORAGE_VARIABLE, "")):
+    given = (os.environ.get(name, "") for name in (STORAGE_VARIABLE, COPY_VARIABLE))
+    for text in (*arguments, *given):
         remember(text)
     remember_value(os.environ.get("PGPASSWORD", ""))
 

@@ -24,6 +24,7 @@ from spec_opt.cli.common import (
     study_settings,
     terminal_width,
 )
+from spec_opt.config.paths import COPY_VARIABLE
 from spec_opt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def compare(
     "--to",
     "target",
     metavar="URL",
-    envvar="SPEC_OPT_COPY_TO",
+    envvar=COPY_VARIABLE,
     show_envvar=True,
     required=True,
     help="The other store.",

@@ -6,6 +6,8 @@ from typing import Final
 DEFAULT_STORAGE: Final = "sqlite:///storage/spec_opt.db"
 STORAGE_VARIABLE: Final = "SPEC_OPT_STORAGE"
 """The environment variable that names another store."""
+COPY_VARIABLE: Final = "SPEC_OPT_COPY_TO"
+"""The same for the store that `copy` writes to."""
 
 
 def readable(name: str | os.PathLike[str]) -> str:

@@ -30,6 +30,7 @@ from spec_opt.config.outgoing import mask, remember
 from spec_opt.config.paths import readable
 from spec_opt.errors import StoreError, StoreURLError
 from spec_opt.study.diagnosis import Access, remedy_of, store_error
+from spec_opt.study.postgres import connect
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -201,18 +202,6 @@ BUSY_S = 60
 """How long SQLite waits for another process's transaction."""
 LOOKING_BUSY_S = 2
 """The same for who only looks: a writer is in the way only with a rollback journal."""
-POSTGRES_OPTIONS = {
-    "connect_timeout": 3,
-    "application_name": "spec-opt",
-    # A peer that vanished from the network is noticed within a minute, not after two hours.
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-    # A pooler may give each transaction another session of the server, which does not know what
-    # was prepared in the last one.
-    "prepare_threshold": None,
-}
 BEGIN = "spec_opt_begin"
 """Execution option: the statement that begins a transaction on SQLite."""
 SETUP_LOCK_KEY = 0x73706563_6F7074
@@ -226,7 +215,7 @@ def engine_arguments(where: StoreURL) -> dict[str, Any]:
     readonly = {"postgresql_readonly": True} if where.access == "look" else {}
     return {
         "pool_pre_ping": True,
-        "connect_args": dict(POSTGRES_OPTIONS),
+        "creator": partial(connect, where.url),
         "execution_options": readonly,
     }
 
