@@ -3,8 +3,6 @@
 `read_study` is the one entry. Each class below is a table of the file, each field a key of it.
 """
 
-import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -18,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from spec_opt.config.document import read_document
 from spec_opt.config.limits import Constraints, StopConfig
 from spec_opt.config.messages import brief, first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
@@ -48,8 +47,6 @@ from spec_opt.errors import ConfigError
 
 SYNTHETIC = "synthetic"
 """The source that is generated instead of read."""
-LARGEST_FILE: Final = 8_000_000
-"""Bytes; a list of 100,000 values takes two million."""
 QUICKSTART = "quickstart"
 """The study that `spec-opt run` takes when none is named."""
 OBJECTIVES: Final[tuple[tuple[ObjectiveName, ...], ...]] = (
@@ -438,23 +435,8 @@ def read_study(reference: str) -> StudyConfig:
     """
     path = find_study(reference)
     try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise ConfigError(f"{path}: {size:,} bytes are more than a study file has")
-        # Editors of some systems put a byte-order mark first.
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        # As JSON, where strict mode reads an array as a tuple and a string as a path.
-        content = json.dumps(document, default=str)
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: not a readable TOML file: no text in UTF-8; save it as that"
-        ) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: not a readable TOML file: too deeply nested") from error
-    # A ValueError is of TOML, or of an integer with thousands of digits.
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {brief(str(error))}") from error
-    try:
-        config = StudyConfig.model_validate_json(content)
+        # From JSON, where strict mode reads an array as a tuple and a string as a path.
+        config = StudyConfig.model_validate_json(read_document(path))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error, StudyConfig)}") from error
     try:

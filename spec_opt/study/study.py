@@ -162,8 +162,8 @@ def open_study(
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
         reconcile(connection, study_id, config.search, None)
-        limits, of_target = config.search.constraints, stored["baseline"]["target_mse"]
-        hold_against(connection, study_id, limits, of_target)
+        of_target = _stored_baseline(config.name, stored).target_mse
+        hold_against(connection, study_id, config.search.constraints, of_target)
         now = {key: attributes[key] for key in ("config", *inputs)}  # files may have moved
         put_attributes(connection, study_user_attributes, {study_id: now})
         return study_id, stored
@@ -219,12 +219,19 @@ def load_study(store: Store, name: str) -> Study:
 
 
 def _study(store: Store, config: StudyConfig, study_id: int, stored: Mapping[str, Any]) -> Study:
+    baseline = _stored_baseline(config.name, stored)
     try:
-        baseline = TypeAdapter(Baseline).validate_python(stored["baseline"])
+        fingerprints = TypeAdapter(Fingerprints).validate_python(stored["fingerprints"])
     except ValidationError:
-        raise _unreadable(config.name, "baseline", stored) from None
-    fingerprints = Fingerprints(**stored["fingerprints"])
+        raise _unreadable(config.name, "fingerprints", stored) from None
     return Study(store, study_id, config, fingerprints, baseline, stored["versions"])
+
+
+def _stored_baseline(name: str, stored: Mapping[str, Any]) -> Baseline:
+    try:
+        return TypeAdapter(Baseline).validate_python(stored["baseline"])
+    except ValidationError:
+        raise _unreadable(name, "baseline", stored) from None
 
 
 def _stored_config(name: str, stored: Mapping[str, Any]) -> StudyConfig:
