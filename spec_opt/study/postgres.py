@@ -60,4 +60,4 @@ def connect(url: str) -> WatchedConnection:
     """A new connection to the database at a URL that SQLAlchemy reads."""
     made = sqlalchemy.make_url(url)
     arguments, parameters = made.get_dialect()().create_connect_args(made)
-    return WatchedConnection.connect(*arguments, **(parameters | OPTIONS))
+    return WatchedConnection.connect(*arguments, **{**parameters, **OPTIONS})
