@@ -5,10 +5,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
-from spec_opt.errors import InputError, SpecOptError
+from spec_opt.errors import InputError, SpecOptError, WorkError
 
 _OTHERS: Final = {
     "spec_opt", "torch", "numpy", "optuna", "pydantic", "click", *sys.stdlib_module_names,
@@ -45,6 +45,16 @@ def naming_the_users_line(kind: type[SpecOptError], what: str) -> Iterator[None]
         text = " ".join(str(error).split())
         place = f"{what}: {line}" if line else what
         raise kind(f"{place}: {type(error).__name__}: {text}") from error
+
+
+def naming_factories(*factories: str | None) -> AbstractContextManager[None]:
+    """Say where errors in models arise that these factories made; those of our own stay.
+
+    Raises:
+        WorkError: there was one.
+    """
+    named = " and ".join(factory for factory in factories if factory)
+    return naming_the_users_line(WorkError, named) if named else nullcontext()
 
 
 def load(place: str, what: str) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from spec_opt.config.study_file import DecodingConfig, Setting, StudyConfig
-from spec_opt.config.user_code import naming_the_users_line
+from spec_opt.config.user_code import naming_factories
 from spec_opt.config.values import IntRange
 from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import Dataset, load_dataset
@@ -159,9 +159,7 @@ class StudyObjective:
 
     def _users_code(self) -> AbstractContextManager[None]:
         """Say where errors in models of the user's own arise."""
-        factories = [model.factory for model in (self.config.target, self.config.draft)]
-        named = " and ".join(factory for factory in factories if factory)
-        return naming_the_users_line(WorkError, named) if named else nullcontext()
+        return naming_factories(self.config.target.factory, self.config.draft.factory)
 
     def __call__(self, setting: Setting) -> Measurement:
         """Measure a setting.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec_opt.config.study_file import DataConfig, RecommendConfig, Setting, StudyConfig
+from spec_opt.config.user_code import naming_factories
 from spec_opt.errors import DataError, StudyError
 from spec_opt.results.export import ExportFormat, csv_of, parquet_of
 from spec_opt.results.recommend import Scenario, closing_choice, recommend, recommend_all
@@ -148,7 +149,7 @@ def forecast_study(
         InputError: the series cannot be read, is shorter than `data.context`, or does not fit the
             models.
         StudyError: the study was measured with other models or decoding.
-        DecodingError: the forecast is not finite.
+        WorkError: the forecast is not finite, or code of the user's own failed.
     """
     from spec_opt.data.windows import load_dataset, standardised
     from spec_opt.decoding.forecast import forecast
@@ -171,26 +172,13 @@ def forecast_study(
         "target_alone": (models.target, None),
         "draft_alone": (models.draft, None),
     }
-    target, draft = pair[plan.decision]
     decoding = config.decoding.model_dump()
-    answer = forecast(
-        target,
-        draft,
-        standardised(series, scaler)[window:].numpy(),
-        plan.setting,
-        points,
-        context_mode=decoding.pop("context"),
-        windows=[window],
-        **decoding,
-    )
-    return Forecast(
-        study=config.name,
-        plan=plan,
-        source=series.label,
-        window=window,
-        frame=_frame(series, scaler.restore(answer)),
-        remarks=remarks,
-    )
+    options = {"context_mode": decoding.pop("context"), "windows": [window], **decoding}
+    context = standardised(series, scaler)[window:].numpy()
+    with naming_factories(config.target.factory, config.draft.factory):
+        answer = forecast(*pair[plan.decision], context, plan.setting, points, **options)
+    frame = _frame(series, scaler.restore(answer))
+    return Forecast(config.name, plan, series.label, window, frame, remarks)
 
 
 def _read(path: Path, dataset: Dataset, data: DataConfig) -> Series:

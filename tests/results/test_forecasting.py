@@ -17,7 +17,7 @@ from spec_opt.data.synthetic import generate
 from spec_opt.data.windows import load_dataset
 from spec_opt.decoding.rules import RULES
 from spec_opt.decoding.speculative import Workload
-from spec_opt.errors import StudyError
+from spec_opt.errors import StudyError, WorkError
 from spec_opt.measure.objective import StudyObjective
 from spec_opt.results.forecasting import Plan, forecast_study, plan_of
 from spec_opt.results.table import Speedup, StudyTable, read_table
@@ -159,6 +159,16 @@ def test_what_is_written_is_a_series_that_goes_on(plant: Path) -> None:
     assert len(series.values) == ROWS + HORIZON
     assert series.time is not None
     assert series.time.step == "hourly"
+
+
+def test_faults_of_a_model_of_ones_own_name_its_line(plant: Path) -> None:
+    late = {"factory": "tests.models.factories:make", "options": {"fault": "late"}}
+    study = config(plant, "point").model_dump(mode="json") | {"target": late}
+    study["draft"] = late | {"options": {}}
+    with pytest.raises(
+        WorkError, match=r"tests.models.factories:make .*factories.py:\d+: KeyError"
+    ):
+        forecast_study(StudyConfig.model_validate_json(json.dumps(study)), UNMEASURED, SPECULATE)
 
 
 # --- how it is forecast ---------------------------------------------------------------------------
