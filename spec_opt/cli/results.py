@@ -230,8 +230,9 @@ def compare(
     """
     from spec_opt.api import find_settings
     from spec_opt.config.files import write_file
-    from spec_opt.results.comparison import compare_studies, comparison_document, split_reference
+    from spec_opt.results.comparison import compare_studies, comparison_document
     from spec_opt.results.comparison_page import comparison_page, comparison_text
+    from spec_opt.study.database import split_reference
 
     suffixes = {".html": "html", ".htm": "html", ".json": "json"}
     by_suffix = suffixes.get("" if output is None else output.suffix.lower(), "text")

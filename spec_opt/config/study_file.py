@@ -117,6 +117,8 @@ class SearchConfig(VariantSpaces):
     """Samplers avoid settings that break them, and the front leaves them out."""
     stop: StopConfig | None = None
     """The study ends sooner than after `n_trials` when nothing more comes."""
+    from_study: Annotated[str, Field(min_length=1)] | None = None
+    """A study, or NAME@URL in another store, with whose best settings a new study begins."""
     n_trials: PositiveInt | None = None
     """Total number of trials, for the samplers that never end by themselves (all but grid)."""
     seed: Seed = 0

@@ -7,7 +7,6 @@ above all. There a difference is paired, block by block. Otherwise the errors of
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -21,9 +20,6 @@ from spec_opt.results.render import as_document
 from spec_opt.results.table import Point, StudyTable, load_table
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.study.database import parse_url
-
-REFERENCE = re.compile(r"(?P<name>.+?)@(?P<url>[a-z][a-z0-9+]*://.*)", re.IGNORECASE | re.DOTALL)
-"""A study in another store than the others: NAME@URL."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,6 @@ class Comparison:
     same_windows: bool
     """Whether all were measured on the same windows, so that their MSEs can be compared."""
     differences: tuple[Difference, ...]
-
-
-def split_reference(reference: str, url: str) -> tuple[str, str]:
-    """A study's name and the URL of its store: of `NAME@URL`, or `url`."""
-    found = REFERENCE.fullmatch(reference)
-    return (reference, url) if found is None else (found["name"], found["url"])
 
 
 def compare_studies(named: Sequence[tuple[StudyConfig, str]]) -> Comparison:

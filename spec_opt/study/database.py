@@ -6,6 +6,7 @@ Nothing here knows of Optuna's tables.
 import logging
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -125,6 +126,15 @@ class StoreURL:
     def failure(self, error: BaseException) -> StoreError:
         """What the driver or the system said, on one line, without passwords."""
         return store_error(self.masked, mask(str(error)))
+
+
+_REFERENCE = re.compile(r"(.+?)@([a-z][a-z0-9+]*://.*)", re.IGNORECASE | re.DOTALL)
+
+
+def split_reference(reference: str, url: str) -> tuple[str, str]:
+    """A study's name and the URL of its store: of `NAME@URL`, or `url`."""
+    found = _REFERENCE.fullmatch(reference)
+    return (reference, url) if found is None else (found[1], found[2])
 
 
 def parse_url(text: str) -> StoreURL:

@@ -7,8 +7,9 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
+from spec_opt.config.outgoing import mask
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
@@ -54,6 +56,7 @@ from spec_opt.study.trials import (
     lock_study,
     put_attributes,
 )
+from spec_opt.study.warm_start import first_trials
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +131,9 @@ def open_study(
 ) -> Study:
     """Create the study, or resume it; every grid point that it lacks is enqueued.
 
-    Safe when many processes do so at once. A resumed study may have another search space: a grid
-    gets the points that it lacks, the other samplers go on in the new space.
+    A new one begins with the best settings of the study that `search.from_study` names. Safe when
+    many processes do so at once. A resumed study may have another search space: a grid gets the
+    points that it lacks, the other samplers go on in the new space.
 
     Args:
         store: where it is, or will be.
@@ -144,13 +148,19 @@ def open_study(
             keep its trials and the new search space in one study.
         StoreError: the store cannot be reached.
     """
+    document = config.model_dump(mode="json")
+    if config.search.from_study is not None:  # its URL may hold a password
+        document["search"]["from_study"] = mask(config.search.from_study)
     attributes = {
-        "config": config.model_dump(mode="json"),
+        "config": document,
         "fingerprints": asdict(fingerprints),
         "baseline": asdict(baseline),
         "versions": dict(versions),
         **inputs,
     }
+
+    is_new = store.read(partial(_find, name=config.name)) is None
+    first = first_trials(store, config.search) if is_new else []
 
     def work(connection: Connection) -> tuple[int, dict[str, Any]]:
         objectives = config.search.objectives
@@ -161,6 +171,9 @@ def open_study(
         ending = read_ending(stored)
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
+        if first and not history(connection, study_id):
+            spaces = distributions(config.search)
+            add_trials(connection, study_id, first, spaces, TrialState.WAITING)
         reconcile(connection, study_id, config.search, None)
         of_target = _stored_baseline(config.name, stored).target_mse
         hold_against(connection, study_id, config.search.constraints, of_target)
@@ -179,16 +192,17 @@ def check_study(url: str, config: StudyConfig) -> None:
         StudyError: the name is taken, or the search space does not fit the study of that name.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> bool:
         study_id = _find(connection, config.name)
         if study_id is not None:
             stored = attributes_of(connection, study_user_attributes, study_id)
             _check(connection, config, study_id, stored)
+        return study_id is None
 
     store = existing_store(url)
-    if store is not None:
-        with store:
-            store.read(work)
+    with store or nullcontext():
+        if store is None or store.read(work):
+            first_trials(store, config.search)
 
 
 def load_study(store: Store, name: str) -> Study:

@@ -323,7 +323,7 @@ BAD = {
         SEARCH + "range = 1",
         "search.range: unknown key; known here: draft_kind, teacher_noise, variance_regularizer, "
         "teacher_dropout, draft_epochs, draft_scale, rule, combine, sampler, options, objectives, "
-        "sigma, bias, k, constraints, stop, n_trials, seed, max_attempts",
+        "sigma, bias, k, constraints, stop, from_study, n_trials, seed, max_attempts",
     ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
