@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test check bench clean
+.PHONY: install run test check docs bench clean
 
 install: $(STAMP)
 
@@ -28,8 +28,13 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, into site/; open site/index.html.
+docs: install
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
+
 bench: install
 	$(BIN)/python -m benchmarks.sweep
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache
