@@ -177,10 +177,12 @@ def _parts(
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
     front, speedup, load, scatter, *heatmaps, k, position, volume = shown
+    schedule = schedule_of(table, "speed", limits)
+    drawn_load = [load] if schedule.unknown is None else []  # an empty figure would say it again
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
         "Which setting to use": _advice(table, recommendations),
-        "A k for each batch size": [load, *schedule_blocks(schedule_of(table, "speed", limits))],
+        "A k for each batch size": [*drawn_load, *schedule_blocks(schedule)],
         "Figures": [
             speedup,
             scatter,

@@ -19,7 +19,10 @@ from spec_opt.config.study_file import Constraints, DataConfig, StudyConfig
 ROOT = Path(__file__).parents[2]
 REQUIRED: Final = {"name", "data.source", "data.context", "data.horizon"}
 STUDY: Final = StudyConfig(name="x", data=DataConfig(source="x", context=96, horizon=96))
-PAGES: Final = [ROOT / "README.md", ROOT / "storage/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = [
+    *(ROOT / name for name in ("README.md", "storage/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def test_the_command_line_page_is_what_help_prints() -> None:
