@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from spec_opt.cli import app
+import spec_opt.cli  # noqa: F401  # adds the commands
+from spec_opt.cli.common import app
 
 PAGE = Path(__file__).with_name("command_line.md")
 HEAD = """\

@@ -13,8 +13,10 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from spec_opt.cli import app
-from spec_opt.config.study_file import Constraints, DataConfig, StudyConfig
+import spec_opt.cli  # noqa: F401  # adds the commands
+from spec_opt.cli.common import app
+from spec_opt.config.limits import Constraints
+from spec_opt.config.study_file import DataConfig, StudyConfig
 
 ROOT = Path(__file__).parents[2]
 REQUIRED: Final = {"name", "data.source", "data.context", "data.horizon"}

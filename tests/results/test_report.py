@@ -180,8 +180,8 @@ def test_the_page_is_self_contained_and_keeps_no_secret(folder: Path) -> None:
     assert "secret" not in html
     assert "spec-opt report &lt;study&gt;" in html
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=[\"']?(https?:)?//", html)
-    for name in PLOTS:
-        assert f'id="{name}"' in html
+    for name in PLOTS:  # the costs of this study are not known: no empty figure of its schedule
+        assert (f'id="{name}"' in html) == (name != "speedup_by_batch_size")
 
 
 def test_markup_in_names_and_errors_is_text(tmp_path: Path) -> None:
