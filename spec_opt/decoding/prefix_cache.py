@@ -68,6 +68,11 @@ class Walk:
     """[W, H, C], if requested."""
 
 
+def default_limit(device: torch.device) -> int:
+    """Bytes for prefixes: 4 GiB, or less where the device has less to spare."""
+    return min(_MOST_BYTES, memory_to_spare(device))
+
+
 class PrefixCache:
     """All windows of a workload, and every prefix that was decoded with it.
 
@@ -88,9 +93,7 @@ class PrefixCache:
         self._values = windows.values.to(self._device)
         self._starts = windows.starts.to(self._device)
         self._batches = Batches(batch_size)
-        if limit_bytes is None:
-            limit_bytes = min(_MOST_BYTES, memory_to_spare(self._device))
-        self._limit = limit_bytes
+        self._limit = default_limit(self._device) if limit_bytes is None else limit_bytes
         self._tree = self._new_tree()
         self._stochastic = False  # whether the draft gives a variance; known after its first call
         self._requests: dict[Role, int] = {"target": 0, "draft": 0}

@@ -74,6 +74,10 @@ class LearntCosts:
         return f"timings of the same work varied by {100 * self.spread:.0f}%"
 
 
+OF_VARIANT: Final = " | "
+"""Before the variant, in the key of costs that are not of the study file as written."""
+
+
 @dataclass(frozen=True)
 class BatchCosts:
     """Costs that were learnt for batches of one size on one device."""

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -145,15 +145,25 @@ class Evaluator:
             began=began,
         )
 
-    def baseline(self, linear: MovableForecaster | None = None) -> Baseline:
+    @cached_property
+    def target_alone(self) -> Floats:
+        """[W, 2]: the squared and absolute error of each window, by the target's means."""
+        return _floats(self._cache.alone("target")) / self._values_per_forecast
+
+    def baseline(
+        self, linear: MovableForecaster | None = None, target_alone: Floats | None = None
+    ) -> Baseline:
         """Target alone and draft alone, each by its means; and a linear model, if given.
+
+        Args:
+            linear: fitted to the series itself.
+            target_alone: of an evaluator with the same target, windows and context mode.
 
         Raises:
             DecodingError: a forecast is not finite.
         """
-        size = self._values_per_forecast
-        target = _floats(self._cache.alone("target")) / size  # [W, 2]
-        draft = _floats(self._cache.alone("draft")) / size
+        target = self.target_alone if target_alone is None else target_alone
+        draft = _floats(self._cache.alone("draft")) / self._values_per_forecast  # [W, 2]
         target_blocks, draft_blocks = (self._blocks(errors[:, 0]) for errors in (target, draft))
         target_se, target_ci95 = _widths(interval(MSE, target_blocks))
         draft_se, draft_ci95 = _widths(interval(MSE, draft_blocks))

@@ -13,16 +13,23 @@ import torch
 from spec_opt.config.study_file import DecodingConfig, Setting, StudyConfig
 from spec_opt.config.user_code import naming_factories
 from spec_opt.config.values import IntRange
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.data.summary import SeriesSummary, summarise
 from spec_opt.data.windows import Dataset, load_dataset
+from spec_opt.decoding.prefix_cache import default_limit
 from spec_opt.errors import DataError, DecodingError, WorkError
 from spec_opt.measure.cost_learning import learn_costs_quickly
-from spec_opt.measure.cost_model import LearntCosts, acceptance_by_position, predicted_speedup
+from spec_opt.measure.cost_model import (
+    OF_VARIANT,
+    LearntCosts,
+    acceptance_by_position,
+    predicted_speedup,
+)
 from spec_opt.measure.evaluator import Evaluator, decoding_fingerprint
 from spec_opt.measure.measurement import Baseline, Fingerprints, Measurement
-from spec_opt.models.device import device_name
+from spec_opt.models.device import device_name, resolve_device
 from spec_opt.models.linear import LinearForecaster, fit_to_series
-from spec_opt.models.preparation import Models, prepare_models
+from spec_opt.models.preparation import Models, prepare_models, with_draft
 from spec_opt.models.summary import ModelSummary, summarise_model
 
 log = logging.getLogger(__name__)
@@ -82,6 +89,13 @@ class Objective(Protocol):
     def device(self) -> str:
         """Where it runs: "cpu", or a GPU's name."""
 
+    @property
+    def draft_path(self) -> str:
+        """Where the draft comes from: a file, or a factory's name."""
+
+    def of(self, variant: Variant) -> "Objective":
+        """The objective of a variant of the study. An exception fails the trial."""
+
     def __call__(self, setting: Setting) -> Measurement:
         """Measure a setting. An exception fails the trial, not the study."""
 
@@ -95,10 +109,20 @@ def _keep_to_oneself(key: str, learn: Callable[[], LearntCosts]) -> LearntCosts:
     return learn()
 
 
+MOST_VARIANTS = 4
+"""Variants whose models and prefixes a worker keeps, the study file as written among them."""
+
+
 @dataclass
 class StudyObjective:
-    """The objective of a study file: its models on its windows, prepared once, kept in memory."""
+    """The objective of a study file: its models on its windows, prepared once, kept in memory.
 
+    Variants share series, target and windows. The last few are kept, and divide among them the
+    memory that the prefixes of one would have.
+    """
+
+    dataset: Dataset
+    models: Models
     evaluator: Evaluator
     fingerprints: Fingerprints
     config: StudyConfig
@@ -110,6 +134,13 @@ class StudyObjective:
     share_costs: ShareCosts = field(default=_keep_to_oneself, repr=False)
     """Where costs are kept, so that all workers of a study predict from the same ones."""
     _costs: LearntCosts | None = field(default=None, repr=False)
+    variant: Variant = AS_WRITTEN
+    written: "StudyObjective | None" = field(default=None, repr=False)
+    """That of the study file as written, of which this is a variant."""
+    _variants: dict[Variant, "StudyObjective"] = field(default_factory=dict, repr=False)
+    """The one that was used last is the last."""
+    _cache_limit: int | None = None
+    """Bytes for the prefixes of each variant."""
 
     @classmethod
     def prepare(cls, config: StudyConfig) -> "StudyObjective":
@@ -124,20 +155,63 @@ class StudyObjective:
         windows = dataset.windows(
             data.split, data.context, data.horizon, data.window_stride, data.max_windows
         )
-        evaluator = Evaluator(models.target, models.draft, windows, config.decoding)
-        decoding = decoding_fingerprint(config.decoding)
-        if "speedup" in config.search.objectives:
-            # Trials are compared by their speedup, which differs between devices and batch sizes.
-            key = f"{decoding} {_costs_key(config.decoding, evaluator.device)}"
-            decoding = hashlib.sha256(key.encode()).hexdigest()
-        fingerprints = Fingerprints(
-            target=models.target.fingerprint,
-            draft=models.draft.fingerprint,
-            data=windows.fingerprint,
-            decoding=decoding,
-        )
+        limit = None
+        if config.search.varied:
+            limit = default_limit(resolve_device(config.decoding.device)) // MOST_VARIANTS
+        pair = (models.target, models.draft)
+        evaluator = Evaluator(*pair, windows, config.decoding, cache_limit_bytes=limit)
+        fingerprints = _fingerprints(config, models, evaluator)
         fit = partial(fit_to_series, dataset, data.context, models.target.patch)
-        return cls(evaluator, fingerprints, config, inputs, fit)
+        made = cls(dataset, models, evaluator, fingerprints, config, inputs, fit)
+        made._cache_limit = limit
+        return made
+
+    def of(self, variant: Variant) -> "StudyObjective":
+        """The objective of a variant; its draft is found in the cache, or else made.
+
+        Raises:
+            InputError: the draft does not fit the series or the target.
+            TrainingError: training the draft failed.
+        """
+        if variant == self.variant:
+            return self
+        found = self._variants.pop(variant, None)
+        if found is None:
+            while len(self._variants) >= MOST_VARIANTS - 1:
+                del self._variants[next(iter(self._variants))]
+            found = self._make(variant)
+        self._variants[variant] = found
+        return found
+
+    def _make(self, variant: Variant) -> "StudyObjective":
+        config, models = self.config.with_variant(variant), self.models
+        if variant.changes_draft:
+            models = with_draft(config, self.dataset, models.target, models.target_path)
+        windows = self.evaluator.workload.windows
+        pair = (models.target, models.draft)
+        limit = self._cache_limit
+        evaluator = Evaluator(*pair, windows, config.decoding, cache_limit_bytes=limit)
+        draft = summarise_model("draft", models.draft, models.draft_path, models.target)
+        log.info("%s: %s", variant, draft)
+        return replace(
+            self,
+            models=models,
+            evaluator=evaluator,
+            fingerprints=_fingerprints(config, models, evaluator),
+            config=config,
+            inputs=replace(self.inputs, draft=draft),
+            share_costs=lambda key, learn: self.share_costs(key, learn),
+            variant=variant,
+            written=self,
+            _baseline=None,
+            _costs=None,
+            _variants={},
+        )
+
+    @property
+    def draft_path(self) -> str:
+        """Where the draft comes from: a file, or a factory's name."""
+        return str(self.models.draft_path)
 
     @property
     def device(self) -> str:
@@ -146,7 +220,14 @@ class StudyObjective:
 
     @property
     def baseline(self) -> Baseline:
-        """Target, draft and a linear model alone on the same windows; computed on first use."""
+        """Target, draft and a linear model alone on the same windows; computed on first use.
+
+        That of a variant is without the linear model.
+        """
+        if self._baseline is None and self.written is not None:
+            with self._users_code():
+                target_alone = self.written.evaluator.target_alone
+                self._baseline = self.evaluator.baseline(target_alone=target_alone)
         if self._baseline is None:
             try:
                 linear = self.fit_linear()
@@ -214,10 +295,26 @@ class StudyObjective:
                 # Longer where trials are compared by their speedup.
                 seconds=3.0 if "speedup" in search.objectives else 0.5,
             )
-            self._costs = self.share_costs(_costs_key(decoding, self.evaluator.device), learn)
+            key = _costs_key(decoding, self.evaluator.device)
+            key += f"{OF_VARIANT}{self.variant}" if self.variant != AS_WRITTEN else ""
+            self._costs = self.share_costs(key, learn)
             if not self._costs.are_known:
                 log.warning("no speedup is predicted: %s", self._costs)
         return self._costs
+
+
+def _fingerprints(config: StudyConfig, models: Models, evaluator: Evaluator) -> Fingerprints:
+    decoding = decoding_fingerprint(config.decoding)
+    if "speedup" in config.search.objectives:
+        # Trials are compared by their speedup, which differs between devices and batch sizes.
+        key = f"{decoding} {_costs_key(config.decoding, evaluator.device)}"
+        decoding = hashlib.sha256(key.encode()).hexdigest()
+    return Fingerprints(
+        target=models.target.fingerprint,
+        draft=models.draft.fingerprint,
+        data=evaluator.workload.windows.fingerprint,
+        decoding=decoding,
+    )
 
 
 def _costs_key(config: DecodingConfig, device: torch.device) -> str:

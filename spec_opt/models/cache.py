@@ -53,6 +53,8 @@ def cached_model(
                 return _load(path, origin), path
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
+        for half in folder.glob(f".{path.name}.*"):  # of a process that was killed while writing
+            half.unlink(missing_ok=True)
         model, provenance = make()
         save_model(model, path, provenance)
     logger.info("kept the %s: %s", provenance.origin.role, path)

@@ -66,6 +66,20 @@ def prepare_models(config: StudyConfig, dataset: Dataset) -> Models:
     example = dataset.values[:context].unsqueeze(0)
     target, target_path = _prepare_target(config.target, dataset, context, device)
     check_forecast(target, example, f"target with data.context = {context}")
+    return with_draft(config, dataset, target, target_path)
+
+
+def with_draft(
+    config: StudyConfig, dataset: Dataset, target: MovableForecaster, target_path: Source
+) -> Models:
+    """The pair of a study, of whose models the target is there already.
+
+    Raises:
+        InputError: the draft cannot be loaded, or does not fit the series or the target.
+        TrainingError: a loss is not finite.
+    """
+    context, device = config.data.context, resolve_device(config.decoding.device)
+    example = dataset.values[:context].unsqueeze(0)
     draft, draft_path = _prepare_draft(config.draft, target, dataset, context, device)
     points = config.draft.context
     if not isinstance(draft, LinearForecaster) or draft.patch != target.patch:

@@ -15,6 +15,7 @@ from itertools import takewhile
 
 from spec_opt.config.study_file import RecommendConfig
 from spec_opt.measure.cost_model import (
+    OF_VARIANT,
     Costs,
     LearntCosts,
     Round,
@@ -164,7 +165,11 @@ def _device(table: StudyTable) -> str | None:
 def _held(table: StudyTable, device: str | None) -> list[LearntCosts]:
     """All costs of a device, those of single batch sizes first."""
     own = [costs.learnt for costs in table.batch_costs if costs.device == device]
-    return own + [costs for key, costs in table.costs.items() if key.startswith(f"{device},")]
+    return own + [
+        costs
+        for key, costs in table.costs.items()
+        if key.startswith(f"{device},") and OF_VARIANT not in key
+    ]
 
 
 def _costs_at(learnt: Sequence[LearntCosts], batch_size: int) -> Costs:

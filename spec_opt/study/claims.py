@@ -16,25 +16,28 @@ from sqlalchemy import Connection
 
 from spec_opt.config.study_file import Setting
 from spec_opt.config.user_code import naming_the_users_line
+from spec_opt.config.variants import VARIANT_KEYS, Variant
 from spec_opt.errors import SpecOptError, WorkError
-from spec_opt.study import trials
+from spec_opt.study import queue, trials
 from spec_opt.study.constraints import put_violations
 from spec_opt.study.ending import Ending, Reason, note, stored_ending
 from spec_opt.study.heartbeats import beat
 from spec_opt.study.samplers import choose, make_sampler
 from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.space import PARAMETERS, distributions, params_of, setting_of
-from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy
+from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy, trial_user_attributes
 from spec_opt.study.study import Outlook, Study, reconcile
 from spec_opt.study.trials import (
     FAILED_BY_ITSELF,
     INTERRUPTED,
+    VARIANT_KEY,
     WORKER_DIED,
     Claimant,
     Key,
     Measured,
     Trial,
 )
+from spec_opt.study.variants import parameters, text_of, variant_of, variant_params
 
 SAMPLING_ATTEMPTS = 5
 """How often the sampler chooses for one trial while others measure the settings that it chose."""
@@ -64,6 +67,7 @@ class ClaimedTrial:
     trial_id: int
     number: int
     setting: Setting
+    variant: Variant
     key: Key
     stored: Measured | None = None
     """The measurement to copy, where the study has already measured the setting."""
@@ -84,10 +88,10 @@ class Claims:
         self.heartbeat = heartbeat or Heartbeat()
         self.claimant = Claimant(f"{socket.gethostname()}:{os.getpid()}", uuid.uuid4().hex)
         self._store, self._study_id = study.store, study.study_id
-        self._search = study.config.search
-        self._spaces = distributions(self._search)
+        self._config, self._search = study.config, study.config.search
+        self._spaces = distributions(self._search, self._config.written)
         self._watch = Watch()
-        self._last_sigma: float | None = None
+        self._last = queue.Last()
 
     def claim(self) -> ClaimedTrial | Idle:
         """The next trial to run, or why there is none.
@@ -117,11 +121,11 @@ class Claims:
             return trials.claimed(connection, *held[0])
         if self._search.sampler == "grid" and (taken := self._take(connection)):
             return taken
-        outlook = reconcile(connection, self._study_id, self._search, self._patience())
+        outlook = reconcile(connection, self._study_id, self._config, self._patience())
         if outlook.waiting and (taken := self._take(connection)):
             return taken
         if outlook.remaining:
-            return trials.start_new(connection, self._study_id, self.claimant, outlook.trials)
+            return queue.start_new(connection, self._study_id, self.claimant, outlook.trials)
         if outlook.is_done:
             self._note_end(connection, outlook)
             return Idle.DONE
@@ -142,7 +146,7 @@ class Claims:
 
         def work(connection: Connection) -> None:
             self._release(connection)
-            outlook = reconcile(connection, self._study_id, self._search, None)
+            outlook = reconcile(connection, self._study_id, self._config, None)
             if outlook.is_done:
                 self._note_end(connection, outlook)
             elif not outlook.running:
@@ -151,7 +155,9 @@ class Claims:
         self._store.transaction(work, patience_s)
 
     def _take(self, connection: Connection) -> Trial | None:
-        return trials.take_next(connection, self._study_id, self._last_sigma, self.claimant)
+        by_variant = bool(self._search.varied)
+        about = (self._study_id, self._last, self.claimant)
+        return queue.take_next(connection, *about, by_variant=by_variant)
 
     def _patience(self) -> Patience | None:
         """When to give up silent trials; None while the store's own silence may be the reason."""
@@ -167,7 +173,7 @@ class Claims:
         Raises:
             UpdateFinishedTrialError: the trial was given up meanwhile.
         """
-        lacking = [name for name in PARAMETERS if name not in trial.params]
+        lacking = [name for name in parameters(self._search) if name not in trial.params]
         enqueued = {name: trial.fixed[name] for name in lacking if name in trial.fixed}
         to_sample = [name for name in lacking if name not in enqueued]
         if not to_sample or self._search.sampler == "grid":
@@ -217,24 +223,31 @@ class Claims:
     ) -> ClaimedTrial | None:
         """Store what was chosen; None if it does not fit, or the trial is ours no longer."""
         spaces = self._spaces
+        # Of a variant that is no longer searched, the trial holds the whole.
+        gone = {*VARIANT_KEYS} - spaces.keys()
+        stored = {name: v for name, v in trial.params.items() if name not in gone}
         try:
-            known = {name: spaces[name].to_external_repr(v) for name, v in trial.params.items()}
-            setting = setting_of({**known, **chosen})
-            claimed = ClaimedTrial(trial.trial_id, trial.number, setting, self._key(setting))
+            known = {name: spaces[name].to_external_repr(v) for name, v in stored.items()}
+            values = {**known, **chosen}
+            setting, variant = setting_of(values), variant_of(self._config, values)
+            if trial.variant:
+                variant = Variant.model_validate_json(trial.variant)
+            key = self._key(setting, variant)
+            claimed = ClaimedTrial(trial.trial_id, trial.number, setting, variant, key)
         except (KeyError, ValueError, TypeError) as error:
             self._fail(
                 trial.trial_id, f"enqueued with parameters that do not fit the study: {error}"
             )
             return None
-        self._last_sigma = trial.params.get("sigma")
+        self._last = queue.Last(key[-1], trial.params.get("sigma"))
         if self._search.sampler == "grid" and not chosen:
             return claimed  # of each grid point one trial waits or runs
         return self._store.transaction(lambda c: self._record(c, claimed, chosen, may_wait))
 
-    def _key(self, setting: Setting) -> Key:
+    def _key(self, setting: Setting, variant: Variant) -> Key:
         values = params_of(setting)
         sigma, bias, k = (float(self._spaces[n].to_internal_repr(values[n])) for n in PARAMETERS)
-        return sigma, bias, k
+        return sigma, bias, k, text_of(variant)
 
     def _record(
         self,
@@ -256,11 +269,23 @@ class Claims:
         waits = other is not None and other.state is TrialState.RUNNING
         if waits and not may_wait:
             return replace(trial, waits=True)
-        trials.set_params(connection, {trial.trial_id: chosen}, self._spaces)
+        if chosen:
+            self._put_chosen(connection, trial, chosen)
         if may_wait:
             trials.mark_waiting(connection, trial.trial_id, waits)
         stored = None if other is None or waits else trials.measured(connection, other)
         return replace(trial, waits=waits, stored=stored)
+
+    def _put_chosen(
+        self, connection: Connection, trial: ClaimedTrial, chosen: Mapping[str, Any]
+    ) -> None:
+        """Store parameters, without those that have no effect in this variant."""
+        effective = {*PARAMETERS, *variant_params(self._config, trial.variant)}
+        kept = {name: value for name, value in chosen.items() if name in effective}
+        trials.set_params(connection, {trial.trial_id: kept}, self._spaces)
+        if given := trial.variant.given:
+            about = {trial.trial_id: {VARIANT_KEY: given}}
+            trials.put_attributes(connection, trial_user_attributes, about)
 
     def look_again(self, trial: ClaimedTrial) -> ClaimedTrial | None:
         """A trial that waits, as it is now; None if it was given up.
@@ -270,7 +295,7 @@ class Claims:
 
         def look(connection: Connection) -> ClaimedTrial | None:
             # The other worker may have died, and perhaps nobody else looks.
-            reconcile(connection, self._study_id, self._search, self._patience())
+            reconcile(connection, self._study_id, self._config, self._patience())
             return self._record(connection, trial, {}, may_wait=True)
 
         return self._store.transaction(look)
@@ -314,7 +339,7 @@ class Claims:
             end = (self.claimant, TrialState.FAIL, (), trials.failure(INTERRUPTED, "interrupted"))
             for trial_id, _ in held:
                 trials.finish(connection, trial_id, *end)
-            reconcile(connection, self._study_id, self._search, None)
+            reconcile(connection, self._study_id, self._config, None)
         return len(held)
 
     def beat(self, trial_id: int) -> bool:

@@ -10,13 +10,15 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import SearchConfig, Setting
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.ending import Ending, Reason, stored_ending
 from spec_opt.study.silence import Watch, seconds_ahead
-from spec_opt.study.space import distributions, grid_points, setting_count, setting_of
+from spec_opt.study.space import distributions, setting_of
 from spec_opt.study.study import Study, count_missing, key_of, settled_keys, spent
 from spec_opt.study.times import clock
 from spec_opt.study.trials import INTERRUPTED, Trial, history
+from spec_opt.study.variants import GridPoint, point_count, points_of
 
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0
@@ -60,6 +62,7 @@ class GivenUp:
     attempts: int
     error: str
     """Why the last attempt failed."""
+    variant: Variant = AS_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ class StudyProgress:
     missing: int
     """Of those, the ones that are not complete."""
     distinct: int
-    """Different settings among the complete trials."""
+    """Different settings (of different variants) among the complete trials."""
     settings: int | None
-    """Settings in the space; None if a parameter is continuous."""
+    """Of those, how many the space holds; None if a parameter is continuous."""
     given_up: tuple[GivenUp, ...]
     workers: tuple[WorkerStatus, ...]
     trials_per_minute: float | None
@@ -117,17 +120,19 @@ def progress(
     """
     rows, stored = study.store.read(partial(_read, study_id=study.study_id))
     search = asked or study.config.search
+    config = study.config.model_copy(update={"search": search})
     states = Counter(row.state for row in rows)
     complete = [row for row in rows if row.state is TrialState.COMPLETE]
     counted = [row.key for row in complete if row.is_active and row.key is not None]
     measured = set(counted)
-    given_up = _given_up(rows, search)
-    missing = count_missing(rows, search)
+    points = points_of(config)
+    given_up = _given_up(rows, points, search.max_attempts)
+    missing = count_missing(rows, config)
     busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
     if search.n_trials is None:
-        points = {key_of(point) for point in grid_points(search)}
-        measured &= points
-        total, left = len(points), missing - len(given_up)
+        keys = {key_of(point) for point in points}
+        measured &= keys
+        total, left = len(keys), missing - len(given_up)
     elif stored is not None and stored.is_plateau_of(search):
         total, missing, left = len(counted) + busy, busy, busy
     else:
@@ -147,7 +152,7 @@ def progress(
         total=total,
         missing=missing,
         distinct=len(measured),
-        settings=setting_count(search),
+        settings=point_count(config),
         given_up=given_up,
         workers=workers,
         trials_per_minute=None if rate is None else 60.0 * rate,
@@ -174,22 +179,25 @@ def _ending(
     return stored if stored is not None and stored.is_passing and not running else None
 
 
-def _given_up(rows: Sequence[Trial], search: SearchConfig) -> tuple[GivenUp, ...]:
+def _given_up(
+    rows: Sequence[Trial], points: Sequence[GridPoint], max_attempts: int
+) -> tuple[GivenUp, ...]:
     """The points of a grid that are not tried again."""
-    settled = settled_keys(rows, search.max_attempts) - {row.key for row in rows if row.is_active}
+    settled = settled_keys(rows, max_attempts) - {row.key for row in rows if row.is_active}
     found = []
-    for point in grid_points(search):
+    for point in points:
         if (key := key_of(point)) in settled:
             tries = [row for row in rows if row.key == key and not row.is_active]
             counted = [row for row in tries if row.failure != INTERRUPTED]
-            found.append(GivenUp(point, len(counted), counted[-1].error or ""))
+            why = counted[-1].error or ""
+            found.append(GivenUp(point.setting, len(counted), why, point.variant))
     return tuple(found)
 
 
 def _workers(
     study: Study, rows: Sequence[Trial], grace: float, watch: Watch
 ) -> tuple[WorkerStatus, ...]:
-    spaces = distributions(study.config.search)
+    spaces = distributions(study.config.search, study.config.written)
     found = []
     for row in rows:
         if row.state is not TrialState.RUNNING:

@@ -17,7 +17,7 @@ from spec_opt.config.study_file import SearchConfig
 from spec_opt.config.user_code import load, naming_the_users_line
 from spec_opt.errors import ConfigError
 from spec_opt.study.constraints import as_stored
-from spec_opt.study.space import PARAMETERS, distributions, spaces_of
+from spec_opt.study.space import distributions, spaces_of
 
 NAMED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     # The liar shows a worker what the others are trying at the moment.
@@ -115,7 +115,7 @@ def check_sampler(search: SearchConfig) -> None:
         for value in (0.0, 1.0):
             trial = study.ask()
             frozen = study.get_trials()[trial.number]
-            params = choose(make_sampler(search, search.seed), study, frozen, PARAMETERS, spaces)
+            params = choose(make_sampler(search, search.seed), study, frozen, tuple(spaces), spaces)
             values = [value] * len(directions)
             study.add_trial(create_trial(params=params, distributions=spaces, values=values))
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -12,33 +12,54 @@ from optuna.distributions import (
 )
 
 from spec_opt.config.study_file import SearchConfig, Setting
-from spec_opt.config.values import FloatRange, IntRange
+from spec_opt.config.values import ContinuousRange, DraftKind, FloatRange, IntRange, Rule
+from spec_opt.config.variants import AS_WRITTEN, Variant
 
 PARAMETERS = ("sigma", "bias", "k")
 """The names of a setting's parameters, in the order in which they are stored."""
+_CHOICES: Final = {"draft_kind": get_args(DraftKind), "rule": get_args(Rule)}
+"""The words of a grid: all that there are, so that its lists may grow."""
 
 
-def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
-    """Optuna's distribution of each parameter.
+def distributions(
+    search: SearchConfig, written: Variant = AS_WRITTEN
+) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each parameter: of the settings, then of the variants.
 
     A range is a numeric distribution. A list is categorical for the samplers that draw from it;
     for a grid, whose points are enumerated, it is numeric too, so that the dashboard draws numbers
     and the grid may grow later (Optuna lets a numeric range change, a list of choices never).
+
+    Args:
+        search: the space.
+        written: the study file's own values, which a grid of variants can hold besides its lists.
     """
-    return {name: _distribution(search, name) for name in PARAMETERS}
+    spaces = spaces_of(search) | search.varied
+    is_grid = search.sampler == "grid"
+    return {
+        name: _of_list(name, space, getattr(written, name, None))
+        if is_grid and isinstance(space, tuple)
+        else _distribution(space)
+        for name, space in spaces.items()
+    }
 
 
-def _distribution(search: SearchConfig, name: str) -> BaseDistribution:
-    space = spaces_of(search)[name]
-    if isinstance(space, FloatRange):
+def _distribution(space: Any) -> BaseDistribution:
+    if isinstance(space, ContinuousRange):
         return FloatDistribution(space.low, space.high, log=space.log)
     if isinstance(space, IntRange):
         return IntDistribution(space.low, space.high)
-    if search.sampler != "grid":
-        return CategoricalDistribution(space)
-    if name == "k":
-        return IntDistribution(int(min(space)), int(max(space)))
-    return FloatDistribution(float(min(space)), float(max(space)))
+    return CategoricalDistribution(space)
+
+
+def _of_list(name: str, values: tuple[Any, ...], own: Any) -> BaseDistribution:
+    """Of a list that is enumerated, with the study file's own value."""
+    if name in _CHOICES:
+        return CategoricalDistribution(_CHOICES[name])
+    every = (*values, *(() if own is None else (own,)))
+    if name in ("k", "draft_epochs"):
+        return IntDistribution(int(min(every)), int(max(every)))
+    return FloatDistribution(float(min(every)), float(max(every)))
 
 
 def spaces_of(search: SearchConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
 from spec_opt.config.outgoing import mask
-from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
+from spec_opt.config.study_file import StudyConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
@@ -33,7 +33,7 @@ from spec_opt.study.database import insert_into
 from spec_opt.study.ending import is_on_plateau, note, read_ending
 from spec_opt.study.samplers import make_sampler
 from spec_opt.study.silence import Patience
-from spec_opt.study.space import distributions, grid_points, params_of
+from spec_opt.study.space import distributions, params_of
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
     Store,
@@ -47,6 +47,7 @@ from spec_opt.study.store import (
 )
 from spec_opt.study.trials import (
     FAILED_BY_ITSELF,
+    VARIANT_KEY,
     Key,
     NewTrial,
     Trial,
@@ -56,6 +57,7 @@ from spec_opt.study.trials import (
     lock_study,
     put_attributes,
 )
+from spec_opt.study.variants import GridPoint, points_of, text_of, variant_params
 from spec_opt.study.warm_start import first_trials
 
 log = logging.getLogger(__name__)
@@ -172,9 +174,9 @@ def open_study(
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
         if first and not history(connection, study_id):
-            spaces = distributions(config.search)
+            spaces = distributions(config.search, config.written)
             add_trials(connection, study_id, first, spaces, TrialState.WAITING)
-        reconcile(connection, study_id, config.search, None)
+        reconcile(connection, study_id, config, None)
         of_target = _stored_baseline(config.name, stored).target_mse
         hold_against(connection, study_id, config.search.constraints, of_target)
         now = {key: attributes[key] for key in ("config", *inputs)}  # files may have moved
@@ -335,7 +337,7 @@ def _check(
     if connection.execute(held).scalar() != len(objectives):
         made = f"search.objectives = {list(objectives)} are not those that the study was made with"
         raise _misfit(config.name, made)
-    for name in _changed_parameters(connection, config.search, study_id):
+    for name in _changed_parameters(connection, config, study_id):
         raise _misfit(
             config.name,
             f"search.{name} or search.sampler changed in a way that Optuna cannot keep in one "
@@ -360,7 +362,7 @@ def _misfit(name: str, problem: str) -> StudyError:
 
 
 def _changed_parameters(
-    connection: Connection, search: SearchConfig, study_id: int
+    connection: Connection, config: StudyConfig, study_id: int
 ) -> Iterator[str]:
     """Parameters whose stored distributions Optuna cannot mix with those asked for."""
     query = (
@@ -369,7 +371,7 @@ def _changed_parameters(
         .where(trials.c.study_id == study_id)
         .distinct()
     )
-    asked = distributions(search)
+    asked = distributions(config.search, config.written)
     for name, text in connection.execute(query):
         try:
             if name in asked:
@@ -405,7 +407,7 @@ class Outlook:
 
 
 def reconcile(
-    connection: Connection, study_id: int, search: SearchConfig, patience: Patience | None
+    connection: Connection, study_id: int, config: StudyConfig, patience: Patience | None
 ) -> Outlook:
     """Fail the trials that were silent for too long (None: none); enqueue what is missing.
 
@@ -416,13 +418,15 @@ def reconcile(
     rows = history(connection, study_id)
     if patience is not None:
         rows = [patience.give_up_silent(connection, row) for row in rows]
+    search = config.search
     settled = settled_keys(rows, search.max_attempts)
     missing = [
-        NewTrial(params_of(point), {"grid_point": index})
-        for index, point in enumerate(grid_points(search))
+        _trial_of(config, point, index)
+        for index, point in enumerate(points_of(config))
         if key_of(point) not in settled
     ]
-    add_trials(connection, study_id, missing, distributions(search), TrialState.WAITING)
+    spaces = distributions(search, config.written)
+    add_trials(connection, study_id, missing, spaces, TrialState.WAITING)
     states = Counter(row.state for row in rows)
     has_ended = is_on_plateau(connection, study_id, search, rows)
     asked = 0 if search.n_trials is None or has_ended else search.n_trials
@@ -431,16 +435,17 @@ def reconcile(
         waiting=states[TrialState.WAITING] + len(missing),
         running=states[TrialState.RUNNING],
         remaining=max(0, asked - spent(rows)),
-        missing=0 if has_ended else count_missing(rows, search),
+        missing=0 if has_ended else count_missing(rows, config),
     )
 
 
-def count_missing(rows: Sequence[Trial], search: SearchConfig) -> int:
+def count_missing(rows: Sequence[Trial], config: StudyConfig) -> int:
     """Settings of a grid, or of `n_trials` trials those, that are not complete."""
     complete = [r.key for r in rows if r.state is TrialState.COMPLETE and r.is_active and r.key]
-    if search.n_trials is None:
-        return len({key_of(point) for point in grid_points(search)} - set(complete))
-    return max(0, search.n_trials - len(complete))
+    n_trials = config.search.n_trials
+    if n_trials is None:
+        return len({key_of(point) for point in points_of(config)} - set(complete))
+    return max(0, n_trials - len(complete))
 
 
 def settled_keys(rows: Sequence[Trial], max_attempts: int) -> set[Key]:
@@ -458,9 +463,16 @@ def spent(rows: Sequence[Trial]) -> int:
     return sum(row.is_active or row.failure == FAILED_BY_ITSELF for row in rows)
 
 
-def key_of(setting: Setting) -> Key:
-    """The setting of a grid as the store holds it."""
-    return setting.sigma, setting.bias, float(setting.k)
+def key_of(point: GridPoint) -> Key:
+    """The point of a grid as the store holds it."""
+    setting = point.setting
+    return setting.sigma, setting.bias, float(setting.k), text_of(point.variant)
+
+
+def _trial_of(config: StudyConfig, point: GridPoint, index: int) -> NewTrial:
+    variant, setting = point
+    about = {"grid_point": index} | ({VARIANT_KEY: variant.given} if variant.given else {})
+    return NewTrial(params_of(setting) | variant_params(config, variant), about)
 
 
 PACKAGES = ("torch", "numpy", "optuna")

@@ -16,12 +16,10 @@ from optuna.trial import TrialState
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Float,
     Select,
     Table,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -32,7 +30,6 @@ from sqlalchemy import (
 
 from spec_opt.errors import StudyError
 from spec_opt.study.database import insert_into, utc_now
-from spec_opt.study.heartbeats import next_beat
 from spec_opt.study.space import PARAMETERS
 from spec_opt.study.store import (
     FINITE,
@@ -60,8 +57,10 @@ WORKER_KEY = "worker"
 FAILURE_KEY = "failure"
 ERROR_KEY = "error"
 SOURCE_KEY = "source"
+VARIANT_KEY = "variant"
+"""What the trial changes in its study file besides the setting; absent if nothing."""
 
-ATTRIBUTES = (SOURCE_KEY, FAILURE_KEY, ERROR_KEY, WORKER_KEY)
+ATTRIBUTES = (SOURCE_KEY, FAILURE_KEY, ERROR_KEY, WORKER_KEY, VARIANT_KEY)
 
 FAILED_BY_ITSELF = "error"
 """`failure` of a trial whose evaluation raised or gave numbers that are not finite."""
@@ -73,8 +72,9 @@ IMPORTED = "imported"
 REPEATED = "repeated"
 """`source` of a trial that was copied from another trial of the same setting."""
 
-Key = tuple[float, float, float]
-"""A setting as the store holds it: sigma, bias, k (an index where the space is categorical)."""
+Key = tuple[float, float, float, str]
+"""What a trial measures, as the store holds it: sigma, bias, k (an index where the space is
+categorical), and the variant as JSON (empty for the study file as written)."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,16 @@ class Trial(NamedTuple):
     fixed: Mapping[str, Any] = MappingProxyType({})
     """Of a claimed trial that lacks parameters: those it was enqueued with."""
 
+    variant: str = ""
+    """As JSON; empty for the study file as written."""
+
     @property
     def key(self) -> Key | None:
-        """Its setting; None while it has none (a sampler is choosing)."""
+        """What it measures; None while that is open (a sampler is choosing)."""
         sigma, bias, k = map(self.params.get, PARAMETERS)
-        return None if sigma is None or bias is None or k is None else (sigma, bias, k)
+        if sigma is None or bias is None or k is None:
+            return None
+        return sigma, bias, k, self.variant
 
     @property
     def is_active(self) -> bool:
@@ -154,13 +159,13 @@ TRIALS_OF_SETTING = _select_trials(of_one_setting=True)
 
 
 def history(connection: Connection, study_id: int, key: Key | None = None) -> list[Trial]:
-    """The trials of the study, or of one setting of it, by number."""
+    """The trials of the study, or those that measure the same, by number."""
     if key is None:
         rows = connection.execute(ALL_TRIALS, {"study_id": study_id})
-    else:
-        setting = dict(zip(PARAMETERS, key, strict=True))
-        rows = connection.execute(TRIALS_OF_SETTING, {"study_id": study_id, **setting})
-    return [_trial(row) for row in rows]
+        return [_trial(row) for row in rows]
+    setting = dict(zip(PARAMETERS, key[:3], strict=True))
+    rows = connection.execute(TRIALS_OF_SETTING, {"study_id": study_id, **setting})
+    return [trial for trial in map(_trial, rows) if trial.key == key]
 
 
 def _trial(row: Any) -> Trial:
@@ -177,6 +182,7 @@ def _trial(row: Any) -> Trial:
         ended=row.datetime_complete,
         last_sign=row.heartbeat or (row.datetime_start and as_utc(row.datetime_start)),
         now=row.now,
+        variant=row.variant or "",
     )
 
 
@@ -261,7 +267,9 @@ def claimed(connection: Connection, trial_id: int, number: int) -> Trial:
     if not params.keys() >= {*PARAMETERS}:
         system = attributes_of(connection, trial_system_attributes, trial_id)
         fixed = system.get(FIXED_PARAMS_KEY, {})
-    return Trial(trial_id, number, TrialState.RUNNING, params, fixed=fixed)
+    user = attributes_of(connection, trial_user_attributes, trial_id)
+    variant = json.dumps(user[VARIANT_KEY]) if VARIANT_KEY in user else ""
+    return Trial(trial_id, number, TrialState.RUNNING, params, fixed=fixed, variant=variant)
 
 
 def stored_params_of(connection: Connection, trial_id: int) -> dict[str, float]:
@@ -269,67 +277,6 @@ def stored_params_of(connection: Connection, trial_id: int) -> dict[str, float]:
     table = trial_params
     query = select(table.c.param_name, table.c.param_value).where(table.c.trial_id == trial_id)
     return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _select_next_waiting() -> Select[Any]:
-    running, theirs, mine = trials.alias(), trial_params.alias(), trial_params
-    busy = (
-        select(theirs.c.param_value.label("sigma"), func.count().label("workers"))
-        .join(running, running.c.trial_id == theirs.c.trial_id)
-        .where(running.c.study_id == bindparam("study_id"))
-        .where(running.c.state == TrialState.RUNNING, theirs.c.param_name == "sigma")
-        .group_by(theirs.c.param_value)
-        .subquery()
-    )
-    is_sigma = and_(mine.c.trial_id == trials.c.trial_id, mine.c.param_name == "sigma")
-    same_sigma = mine.c.param_value == bindparam("sigma", type_=Float)
-    return (
-        select(trials.c.trial_id, trials.c.number)
-        .outerjoin(mine, is_sigma)
-        .outerjoin(busy, busy.c.sigma == mine.c.param_value)
-        .where(trials.c.study_id == bindparam("study_id"), trials.c.state == TrialState.WAITING)
-        .order_by(case((same_sigma, 0), else_=1), func.coalesce(busy.c.workers, 0))
-        .order_by(trials.c.trial_id)
-        .limit(1)
-        # On Postgres, workers pass over what another one is just taking.
-        .with_for_update(of=trials, skip_locked=True)
-    )
-
-
-NEXT_WAITING = _select_next_waiting()
-
-
-def take_next(
-    connection: Connection, study_id: int, sigma: float | None, claimant: Claimant
-) -> Trial | None:
-    """Claim the waiting trial that is to run next; None if none waits.
-
-    A worker keeps to the `sigma` it worked on, for which it has most results at hand already; else
-    it takes the sigma that the fewest others work on, and of that the oldest trial.
-    """
-    found = connection.execute(NEXT_WAITING, {"study_id": study_id, "sigma": sigma}).first()
-    if found is None:
-        return None
-    begin = {"state": TrialState.RUNNING, "datetime_start": clock()}
-    connection.execute(update(trials).where(trials.c.trial_id == found[0]).values(begin))
-    _sign(connection, found[0], claimant)
-    return claimed(connection, found[0], found[1])
-
-
-def start_new(connection: Connection, study_id: int, claimant: Claimant, number: int) -> Trial:
-    """Add a running trial without parameters, for a sampler to choose; the study must be locked."""
-    (trial_id,) = add_trials(connection, study_id, [NewTrial({}, {})], {}, TrialState.RUNNING)
-    _sign(connection, trial_id, claimant)
-    return Trial(trial_id, number, TrialState.RUNNING, {})
-
-
-def _sign(connection: Connection, trial_id: int, claimant: Claimant) -> None:
-    """Put the claimant's name, token and first heartbeat on a trial that begins."""
-    mark = {CLAIM_KEY: claimant.token, STARTED_KEY: stamp()}
-    put_attributes(connection, trial_system_attributes, {trial_id: mark})
-    put_attributes(connection, trial_user_attributes, {trial_id: {WORKER_KEY: claimant.name}})
-    beats = insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=next_beat(connection))
-    connection.execute(beats)
 
 
 def finish(
@@ -456,7 +403,7 @@ def set_params(
             "distribution_json": distribution_to_json(distributions[name]),
         }
         for trial_id, of_trial in params.items()
-        for name in PARAMETERS
+        for name in distributions
         if name in of_trial
     ]
     if rows:

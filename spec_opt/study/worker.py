@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from spec_opt.config.outgoing import mask
 from spec_opt.config.study_file import Setting
 from spec_opt.config.values import ObjectiveName
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import SpecOptError, StoreError, WorkError
 from spec_opt.measure.measurement import Measurement
 from spec_opt.study import trials
@@ -59,6 +60,7 @@ class TrialReport:
     """Of the study's objectives, acceptance_rate and mse the first; empty if it failed."""
     error: str | None
     seconds: float
+    variant: Variant = AS_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class _Pulse(threading.Thread):
 
 
 def _evaluate(claims: Claims, objective: Objective, trial: ClaimedTrial) -> TrialReport:
-    started = time.monotonic()
+    started, search = time.monotonic(), claims.study.config.search
     outcome: Outcome
     values: tuple[float, ...] = ()
     error = None
@@ -191,8 +193,12 @@ def _evaluate(claims: Claims, objective: Objective, trial: ClaimedTrial) -> Tria
         recorded = claims.finish(trial, values, _attributes_of_copy(trial.stored))
     else:
         try:
-            measurement = objective(trial.setting)
-            values = _values(measurement, claims.study.config.search.objectives)
+            of_variant = objective.of(trial.variant)
+            measurement = of_variant(trial.setting)
+            values = _values(measurement, search.objectives)
+            attributes = _attributes(measurement, of_variant)
+            if search.varied:
+                attributes |= _attributes_of_draft(of_variant)
         except Exception as cause:
             outcome, error = "fail", describe(cause)
             if _only_a_new_process_helps(cause):
@@ -201,10 +207,11 @@ def _evaluate(claims: Claims, objective: Objective, trial: ClaimedTrial) -> Tria
             recorded = claims.fail(trial, error)
         else:
             outcome = "complete"
-            recorded = claims.finish(trial, values, _attributes(measurement, objective))
+            recorded = claims.finish(trial, values, attributes)
     seconds = time.monotonic() - started
     outcome = outcome if recorded else "dropped"
-    return TrialReport(trial.number, trial.setting, outcome, values, error, seconds)
+    ended = (outcome, values, error, seconds)
+    return TrialReport(trial.number, trial.setting, *ended, trial.variant)
 
 
 def _values(measurement: Measurement, objectives: Sequence[ObjectiveName]) -> tuple[float, ...]:
@@ -252,6 +259,11 @@ def _attributes(measurement: Measurement, objective: Objective) -> dict[str, Any
         "commit": source_commit(),
         trials.SOURCE_KEY: trials.MEASURED,
     }
+
+
+def _attributes_of_draft(objective: Objective) -> dict[str, Any]:
+    """What a trial carries of its draft, which is not that of every trial of the study."""
+    return {"draft_path": objective.draft_path, "draft_mse": objective.baseline.draft_mse}
 
 
 def _attributes_of_copy(stored: Measured) -> dict[str, Any]:

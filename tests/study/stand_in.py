@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spec_opt.config.study_file import DataConfig, SearchConfig, Setting, StudyConfig
+from spec_opt.config.variants import Variant
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints, Measurement
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.store import Store, open_store
@@ -80,6 +81,11 @@ class StandIn:
     fingerprints: Fingerprints = FINGERPRINTS
     baseline: Baseline = BASELINE
     device: str = "cpu"
+    draft_path: str = "draft.safetensors"
+
+    def of(self, variant: Variant) -> "StandIn":
+        del variant
+        return self
 
     def __call__(self, setting: Setting) -> Measurement:
         if self.log is not None:

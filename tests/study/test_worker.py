@@ -275,9 +275,9 @@ def test_a_setting_drawn_twice_is_measured_once(sampler: str, store: Store) -> N
         return measurement(setting)
 
     summary = run(study, script)
-    assert states(study) == {"COMPLETE": 20}
+    assert states(study) == {"COMPLETE": n_trials}
     assert len(set(measured)) == len(measured) == summary.complete <= 10
-    assert summary.repeated == 20 - len(measured)
+    assert summary.repeated == n_trials - len(measured)
     for trial in study.optuna_study().get_trials():
         expected = measurement(Setting(**trial.params))
         assert trial.values == [expected.acceptance_rate, expected.mse]
