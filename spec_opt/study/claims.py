@@ -118,7 +118,8 @@ class Claims:
         """Let a trial run in our name: the next waiting one, or a new one for the sampler."""
         held = trials.held_by(connection, self._study_id, self.claimant)
         if held:  # by a first run of this transaction, whose answer got lost
-            return trials.claimed(connection, *held[0])
+            variant = trials.stored_variant(connection, held[0][0])
+            return trials.claimed(connection, *held[0], variant)
         if self._search.sampler == "grid" and (taken := self._take(connection)):
             return taken
         outlook = reconcile(connection, self._study_id, self._config, self._patience())

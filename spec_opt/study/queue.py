@@ -64,7 +64,7 @@ def _select_next_waiting(*, by_variant: bool) -> Select[Any]:
     is_sigma = and_(mine.c.trial_id == trials.c.trial_id, mine.c.param_name == "sigma")
     same_sigma = mine.c.param_value == bindparam("sigma", type_=Float)
     return (
-        select(trials.c.trial_id, trials.c.number)
+        select(trials.c.trial_id, trials.c.number, _variant_of(trials))
         .outerjoin(mine, is_sigma)
         .outerjoin(busy, busy.c.sigma == mine.c.param_value)
         .where(trials.c.study_id == bindparam("study_id"), trials.c.state == TrialState.WAITING)
@@ -126,7 +126,7 @@ def take_next(
     begin = {"state": TrialState.RUNNING, "datetime_start": clock()}
     connection.execute(update(trials).where(trials.c.trial_id == found[0]).values(begin))
     _sign(connection, found[0], claimant)
-    return claimed(connection, found[0], found[1])
+    return claimed(connection, *found)
 
 
 def start_new(connection: Connection, study_id: int, claimant: Claimant, number: int) -> Trial:

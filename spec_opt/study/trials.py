@@ -260,16 +260,20 @@ def _signed_by(claimant: Claimant) -> ColumnElement[bool]:
     )
 
 
-def claimed(connection: Connection, trial_id: int, number: int) -> Trial:
+def claimed(connection: Connection, trial_id: int, number: int, variant: str) -> Trial:
     """A trial that runs in our name, perhaps without all its parameters yet."""
     params = stored_params_of(connection, trial_id)
     fixed: Mapping[str, Any] = {}
     if not params.keys() >= {*PARAMETERS}:
         system = attributes_of(connection, trial_system_attributes, trial_id)
         fixed = system.get(FIXED_PARAMS_KEY, {})
-    user = attributes_of(connection, trial_user_attributes, trial_id)
-    variant = json.dumps(user[VARIANT_KEY]) if VARIANT_KEY in user else ""
     return Trial(trial_id, number, TrialState.RUNNING, params, fixed=fixed, variant=variant)
+
+
+def stored_variant(connection: Connection, trial_id: int) -> str:
+    """The variant of a trial as JSON; empty for the study file as written."""
+    user = attributes_of(connection, trial_user_attributes, trial_id)
+    return json.dumps(user[VARIANT_KEY]) if VARIANT_KEY in user else ""
 
 
 def stored_params_of(connection: Connection, trial_id: int) -> dict[str, float]:

@@ -251,9 +251,7 @@ class TestModels:
         assert objective.of(Variant(rule="point")) is point
         objective.of(LINEAR)
         assert objective.of(Variant(rule="point")) is point
-        objective.of(
-            Variant(draft_kind="linear", rule="point")
-        )  # exact goes
+        objective.of(Variant(draft_kind="linear", rule="point"))  # exact goes
         assert objective.of(Variant(rule="point")) is point
         assert objective.of(Variant(rule="exact")) is not exact
         assert objective.of(AS_WRITTEN) is objective
