@@ -9,8 +9,9 @@ import sys
 import click
 
 # Importing the commands adds them to `app`.
-from spec_opt.cli import forecasting, results, running  # noqa: F401
+from spec_opt.cli import first_steps, forecasting, results, running  # noqa: F401
 from spec_opt.cli.common import INTERRUPTED, KEPT, app, say
+from spec_opt.cli.examples import add_examples
 from spec_opt.cli.interrupts import terminate_as_interrupt
 from spec_opt.cli.streams import abandon_stdout, prepare_streams
 from spec_opt.config.machine import set_up_threads
@@ -19,6 +20,7 @@ from spec_opt.config.paths import COPY_VARIABLE, STORAGE_VARIABLE
 from spec_opt.errors import SpecOptError
 
 log = logging.getLogger(__name__)
+add_examples(app)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spec_opt import __version__
+from spec_opt.cli.completion import STUDY
 from spec_opt.config.outgoing import mask, outgoing, printable
 from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE, readable
 
@@ -38,7 +39,7 @@ def app(verbose: bool) -> None:
     """Tune speculative decoding of autoregressive time-series models.
 
     STUDY is a study file (TOML), the name of one that ships (quickstart, etth1_grid, etth1_tpe,
-    etth1_paper), or the name of a study in the store.
+    etth1_paper), or the name of a study in the store: `spec-opt list` shows them.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s" if verbose else None))
@@ -77,7 +78,7 @@ def pasted(argument: str) -> str:
     return readable(shlex.quote(argument))
 
 
-study_argument = click.argument("reference", metavar="STUDY")
+study_argument = click.argument("reference", metavar="STUDY", type=STUDY)
 storage_option = click.option(
     "--storage",
     "url",

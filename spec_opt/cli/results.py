@@ -24,6 +24,7 @@ from spec_opt.cli.common import (
     study_settings,
     terminal_width,
 )
+from spec_opt.cli.completion import STUDY
 from spec_opt.config.paths import COPY_VARIABLE
 from spec_opt.errors import OutputError
 
@@ -210,7 +211,7 @@ def bench(
 
 
 @app.command()
-@click.argument("studies", metavar="STUDY STUDY…", nargs=-1, required=True)
+@click.argument("studies", metavar="STUDY STUDY…", nargs=-1, required=True, type=STUDY)
 @storage_option
 @click.option(
     "--format",
@@ -300,7 +301,7 @@ def import_(config: StudyConfig, url: str, tables: tuple[Path, ...], as_json: bo
 
 
 @app.command()
-@click.argument("reference", metavar="[STUDY]", required=False)
+@click.argument("reference", metavar="[STUDY]", required=False, type=STUDY)
 @storage_option
 @artifacts_option
 @click.option("--host", default="127.0.0.1")

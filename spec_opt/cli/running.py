@@ -24,6 +24,7 @@ from spec_opt.cli.common import (
     study_settings,
     terminal_width,
 )
+from spec_opt.cli.completion import STUDY
 from spec_opt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@click.argument("study", metavar="[STUDY]", default="quickstart")
+@click.argument("study", metavar="[STUDY]", default="quickstart", type=STUDY)
 @storage_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="N processes on the CPU.")
 @click.option("--gpus", metavar="LIST", help="One process per GPU: 0,1,… or all.")

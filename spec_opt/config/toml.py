@@ -1,6 +1,7 @@
 """Settings as the text of a study file, which `read_study` reads back."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -34,12 +35,13 @@ def _lines(
     for name, field in fields.items():
         if name in inner:
             continue
-        if explained and field.description:
-            yield from _comment(field.description)
+        about = field.description or ""
         if document[name] is None:
             if explained:
-                yield f"# {name} is not set"
+                yield from _comment(f"{name} is not set. {about}")
             continue
+        if explained:
+            yield from _comment(about)
         line = f"{name} = {toml_value(document[name])}"
         if explained and getattr(table, name) == field.get_default(call_default_factory=True):
             line += "  # default"
@@ -75,3 +77,9 @@ def toml_key(name: str) -> str:
     """A key, in quotes where it needs them."""
     bare = name.isascii() and name.replace("-", "_").isidentifier()
     return name if bare else toml_value(name)
+
+
+def renamed(text: str, name: str, file: str) -> str:
+    """The text of a study file under another name, with commands in its comments to match."""
+    text = re.sub(r"(?m)^name\s*=.*$", f"name = {toml_value(name)}", text, count=1)
+    return re.sub(r"(?m)^(#.*spec-opt run)\b( \w+)?", rf"\1 {file}", text)
