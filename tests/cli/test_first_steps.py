@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spec_opt.cli import app, main
+from spec_opt.cli import main
+from spec_opt.cli.common import app
 from spec_opt.cli.completion import STUDY as STUDY_TYPE
 from spec_opt.cli.examples import EXAMPLES
 from spec_opt.config.study_file import StudyConfig, read_study, shipped_studies
