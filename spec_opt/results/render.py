@@ -305,8 +305,9 @@ def schedule_blocks(schedule: Schedule) -> tuple[Block, ...]:
         ),
         Table(_SCHEDULE_COLUMNS, [_schedule_cells(gain) for gain in schedule.best]),
         Text(
-            f"Predictions rest on costs learnt at batch size {learnt}; they hold for batches that "
-            "decode in lockstep."
+            f"Predictions rest on costs learnt at batch size {learnt or 'none'}; they hold for "
+            f"batches that decode in lockstep. `spec-opt bench {schedule.reference} --schedule` "
+            "learns costs at more batch sizes, and measures where k changes."
         ),
     )
 
@@ -319,7 +320,9 @@ def _schedule_cells(gain: Gain) -> tuple[str, ...]:
     if not gain.pays:
         why = f"k = {gain.point.setting.k}: {gain.speedup:.2f} {kind}"
         return (str(gain.batch_size), "0", "", "", "1.00", why, "", "", "")
-    number, sigma, bias, k, *found = cells(gain.point)
+    sigma, bias, k = setting_cells(gain.point.setting)
+    found = percent(gain.point.result.acceptance_rate), f"{gain.point.result.mse:.4f}"
+    number = str(gain.point.number)
     return (str(gain.batch_size), k, sigma, bias, f"{gain.speedup:.2f}", kind, *found, number)
 
 

@@ -3,7 +3,8 @@
 A study's trials hold how often proposals are accepted, which does not depend on the batch size, and
 the study holds what decoding costs. From both the cost model predicts every trial's speedup at any
 batch size whose costs were learnt, or that lies between sizes whose costs were learnt together
-(never beyond them). A speedup that was measured at a batch size goes before the predicted one.
+(never beyond them). A speedup that was measured at a batch size goes before the predicted one, and
+needs no costs.
 Where nothing is faster than the target alone, k is 0.
 """
 
@@ -37,13 +38,14 @@ class Gain:
 
     batch_size: int
     point: Point
-    predicted: float
+    predicted: float | None
+    """None where costs are not known at this batch size."""
     measured: Speedup | None
 
     @property
     def speedup(self) -> float:
         """Measured, else predicted."""
-        return self.measured.value if self.measured is not None else self.predicted
+        return self.measured.value if self.measured is not None else self.predicted or 0.0
 
     @property
     def pays(self) -> bool:
@@ -67,6 +69,8 @@ class Gain:
 class Schedule:
     """The fastest setting at each batch size, on one device."""
 
+    reference: str
+    """The study, for commands to paste."""
     scenario: Scenario
     bounds: str
     """On MSE and acceptance, in words."""
@@ -127,19 +131,22 @@ def schedule_of(
     learnt = [one for one in held if one.are_known]
     within = [p for p in table.points if p.result.feasible and bounds.hold(p)]
     counted = [p for p in within if p.result.tested_by_position and p.result.windows]
-    sizes = _batch_sizes(learnt) if counted else []
+    measured = {s.batch_size for s in table.speedups if s.device == device and s.trial is not None}
+    sizes = sorted({*_batch_sizes(learnt), *measured}) if counted else []
     forecasts = [_Forecast.of(p) for p in counted] if sizes else []
     by_k: dict[int, list[Gain]] = {}
     best = []
     for batch_size in sizes:
         costs = _costs_at(learnt, batch_size)
-        gains = [forecast.gain(table, costs, batch_size) for forecast in forecasts]
-        for k in sorted({p.setting.k for p in counted}):
+        every = (forecast.gain(table, costs, batch_size) for forecast in forecasts)
+        gains = [gain for gain in every if gain.speedup > 0.0]
+        for k in sorted({gain.point.setting.k for gain in gains}):
             by_k.setdefault(k, []).append(_fastest(g for g in gains if g.point.setting.k == k))
-        best.append(_fastest(gains))
+        best += [_fastest(gains)] if gains else []
     timed = {size for one in learnt for size in one.batch_sizes}
     why = f"No trial has {bounds.text}." if not within else _why_unknown(counted, held, reference)
     return Schedule(
+        reference=reference,
         scenario=scenario,
         bounds=bounds.text,
         device=device,
@@ -172,9 +179,11 @@ def _held(table: StudyTable, device: str | None) -> list[LearntCosts]:
     ]
 
 
-def _costs_at(learnt: Sequence[LearntCosts], batch_size: int) -> Costs:
-    """Those learnt nearest to a batch size that some of `learnt` cover."""
+def _costs_at(learnt: Sequence[LearntCosts], batch_size: int) -> Costs | None:
+    """Those learnt nearest to a batch size; None if none cover it."""
     covering = [costs for costs in learnt if costs.cover(batch_size)]
+    if not covering:
+        return None
     return min(covering, key=lambda one: max(one.batch_sizes) - min(one.batch_sizes)).costs
 
 
@@ -204,9 +213,11 @@ class _Forecast:
         patches = result.patches // result.windows
         return cls(point, patches, course(acceptance_by_position(accepted, tested), patches))
 
-    def gain(self, table: StudyTable, costs: Costs, batch_size: int) -> Gain:
-        seconds = speculative_seconds(self.rounds, costs, batch_size)
-        predicted = target_only_seconds(self.patches, costs, batch_size) / seconds
+    def gain(self, table: StudyTable, costs: Costs | None, batch_size: int) -> Gain:
+        predicted = None
+        if costs is not None:
+            seconds = speculative_seconds(self.rounds, costs, batch_size)
+            predicted = target_only_seconds(self.patches, costs, batch_size) / seconds
         measured = table.measured_speedups(self.point.number)
         at_this = (speedup for speedup in measured if speedup.batch_size == batch_size)
         return Gain(batch_size, self.point, predicted, next(at_this, None))
@@ -215,10 +226,10 @@ class _Forecast:
 def _fastest(gains: Iterable[Gain]) -> Gain:
     """The highest speedup; a prediction counts only if it is above those that were measured."""
     every = list(gains)
-    ceiling = max((g.predicted for g in every if g.measured is not None), default=0.0)
+    ceiling = max((g.predicted or 0.0 for g in every if g.measured is not None), default=0.0)
 
     def rank(gain: Gain) -> tuple[float, ...]:
-        behind = gain.measured is None and gain.predicted <= ceiling
+        behind = gain.measured is None and (gain.predicted or 0.0) <= ceiling
         return (behind, -gain.speedup, *by_acceptance(gain.point))
 
     return min(every, key=rank)

@@ -118,6 +118,16 @@ def test_a_measured_speedup_goes_before_a_prediction() -> None:
     assert ": 0.50 measured" in as_text(schedule_blocks(found), 120)
 
 
+def test_a_batch_size_without_costs_has_what_was_measured_there() -> None:
+    measured = [Speedup(k - 1, "cpu", 128, None, 1.0 + k / 10, 1.0, 2.0, 5) for k in (2, 3)]
+    found = schedule_of(table(LEARNT, TRIALS, *measured))
+    assert found.rows[-1][:4] == (128, 0.3, 1.0, 3)
+    assert found.best[-1].speedup == pytest.approx(1.3)
+    assert [k for k, gains in found.by_k.items() if gains[-1].batch_size == 128] == [2, 3]
+    elsewhere = replace(measured[0], device="NVIDIA H200")
+    assert schedule_of(table(LEARNT, TRIALS, elsewhere, measured[1])).best[-1].batch_size == 128
+
+
 @pytest.mark.parametrize(
     ("costs", "says"),
     [
