@@ -429,11 +429,11 @@ _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
     "pareto_frontier": ("Pareto front", _pareto_frontier,
         "Each diamond is a setting that no other beats in every objective. Between them the line "
         "shows the lowest MSE at that acceptance or more. × counts equal results."),
-    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
-        "What the cost model expects of each setting, and what was measured."),
     "speedup_by_batch_size": ("Speedup against batch size",
         lambda table, _: speedup_by_batch_size(table),
         "The fastest setting with each k, and the fastest of all as a band on top."),
+    "speedup_vs_mse": ("Speedup against MSE", _speedup_vs_mse,
+        "What the cost model expects of each setting, and what was measured."),
     "acceptance_vs_mse": ("Acceptance against MSE", _acceptance_vs_mse,
         "Every trial; bars are 95 % intervals over the windows. × counts trials in one place."),
     "acceptance_heatmap": ("Acceptance (%) by sigma and bias",

@@ -176,7 +176,7 @@ def _parts(
 ) -> dict[str, Sequence[Block]]:
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
-    front, speedup, load, scatter, *heatmaps, k, position, volume = shown
+    front, load, speedup, scatter, *heatmaps, k, position, volume = shown
     schedule = schedule_of(table, "speed", limits)
     drawn_load = [load] if schedule.unknown is None else []  # an empty figure would say it again
     parts: dict[str, Sequence[Block]] = {

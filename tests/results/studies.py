@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from spec_opt.config.study_file import Setting
+from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.study.trials import LONG, LONG_PREFIX
 
 OLD_SWEEP = Path(__file__).parent.parent / "files" / "old_sweep.csv"
@@ -42,6 +43,15 @@ SPACE: dict[str, BaseDistribution] = {
     "bias": FloatDistribution(0.1, 100.0),
     "k": IntDistribution(1, 64),
 }
+TARGET_COST, DRAFT_COST = Cost(1.0, 0.01), Cost(0.1, 0.03)
+VERIFICATION_COST = Cost(1.0, 0.01, per_proposal=0.03)
+COSTS = Costs(
+    TARGET_COST, TARGET_COST, DRAFT_COST, DRAFT_COST, VERIFICATION_COST, VERIFICATION_COST,
+    TARGET_COST,
+)  # fmt: skip
+"""A small batch pays for calls, so a large k is best; a large one for windows."""
+LEARNT = LearntCosts(COSTS, 0.05, (1, 64))
+PLACE = "cpu, float32, rolling context, batch size 64, 2 threads"
 START = datetime(2025, 3, 1, 12, 0, 0)
 
 

@@ -9,7 +9,6 @@ from spec_opt.config.study_file import QualityScenario, RecommendConfig, SpeedSc
 from spec_opt.measure.cost_model import (
     BatchCosts,
     Cost,
-    Costs,
     LearntCosts,
     acceptance_by_position,
     predicted_speedup,
@@ -20,13 +19,8 @@ from spec_opt.results.render import schedule_blocks
 from spec_opt.results.schedule import doublings, schedule_of
 from spec_opt.results.table import Speedup, StudyTable, read_table
 from tests.results import studies
+from tests.results.studies import COSTS, LEARNT, PLACE
 
-TARGET, DRAFT = Cost(1.0, 0.01), Cost(0.1, 0.03)
-VERIFY = Cost(1.0, 0.01, per_proposal=0.03)
-COSTS = Costs(TARGET, TARGET, DRAFT, DRAFT, VERIFY, VERIFY, TARGET)
-"""A small batch pays for calls, so a large k is best; a large one for windows."""
-LEARNT = LearntCosts(COSTS, 0.05, (1, 64))
-PLACE = "cpu, float32, rolling context, batch size 64, 2 threads"
 TRIALS = [(0.3, 1.0, k, 0.9, 0.44) for k in (1, 2, 3, 4)]
 
 
