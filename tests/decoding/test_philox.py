@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spec_opt.decoding import philox as philox_module
-from spec_opt.decoding.philox import Draws, Purpose, philox
+from spec_opt.decoding.philox import Draws, Purpose, Words, philox
 
 from .stubs import CRITICAL, kolmogorov, normal_cdf
 
@@ -182,10 +182,16 @@ def test_no_rows_no_numbers() -> None:
 def test_the_rarest_words_make_finite_normals(monkeypatch: pytest.MonkeyPatch, word: int) -> None:
     """One word in 16 million would give the logarithm of 0 without the offset."""
 
-    def rare(counter: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
-        return tuple(torch.full_like(part, word) for part in counter)
+    def rare(counter: tuple[Words, ...], seed: int) -> tuple[Words, ...]:
+        return tuple(0 * part + word for part in counter)
 
     monkeypatch.setattr(philox_module, "philox", rare)
 
     assert bool(torch.isfinite(draws(2).normal(Purpose.PROPOSAL, (2, 2))).all())
     assert bool((draws(2).uniform(Purpose.ACCEPTANCE) < 1.0).all())
+
+
+def test_few_and_many_draws_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = draws(5).normal(Purpose.PROPOSAL, (8, 3))
+    monkeypatch.setattr(philox_module, "_FEW", 0)  # numpy for few, torch for many
+    assert torch.equal(draws(5).normal(Purpose.PROPOSAL, (8, 3)), few)
