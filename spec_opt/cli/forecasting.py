@@ -50,7 +50,7 @@ def forecast(
 
     if trial is not None and scenario is not None:
         raise click.UsageError("--trial and --scenario exclude each other")
-    table = load_table(url, config)
+    table = load_table(url, config, also=() if trial is None else (trial,))
     plan = plan_of(table, config.recommend, given_reference(), trial, scenario)
     found = forecast_study(config, table, plan, source, horizon)
     for line in (str(plan), *found.remarks):

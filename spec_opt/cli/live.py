@@ -22,7 +22,7 @@ from spec_opt.config.outgoing import outgoing, printable
 from spec_opt.errors import SpecOptError
 from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, read_table
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, table_of
 from spec_opt.results.verdict import Verdict
 from spec_opt.results.wording import (
     described,
@@ -275,12 +275,7 @@ class LiveView:
         try:
             if self.study is None:
                 self.study = self.find()
-                # One Optuna study throughout: it reads each trial that has ended only once.
-                store = self.study.store
-                seen = store.optuna_study(self.study.name)
-                self._read = partial(
-                    store.patiently, partial(read_table, seen, self.study.config.search)
-                )
+                self._read = partial(table_of, self.study.store, self.study.config)
             self._snapshot = Snapshot(progress(self.study, watch=self._watch), self._read())
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do

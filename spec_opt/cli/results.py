@@ -50,13 +50,13 @@ def export(
 ) -> None:
     """Export the Pareto trials, or all of them, as a table."""
     from spec_opt.config.files import write_file
-    from spec_opt.results.export import export, format_of
+    from spec_opt.results.export import detail_of, export, format_of
     from spec_opt.results.table import load_table
 
     style = style or format_of(output)
     if style == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("parquet is binary: give a file with -o, or send stdout to one")
-    table = load_table(url, config)
+    table = load_table(url, config, detail_of(style, all_trials=all_trials))
     content = export(table, style, all_trials=all_trials, storage=url, command=command_line())
     if output is None:
         click.echo(content, nl=False)
@@ -126,7 +126,8 @@ def report(
     from spec_opt.results.report import write_report
     from spec_opt.results.table import load_table
 
-    table, about = load_table(url, config), {"storage": url, "command": command_line()}
+    table = load_table(url, config, "columns")
+    about = {"storage": url, "command": command_line()}
     try:
         written = write_report(table, output, thresholds=config.recommend, png=png, **about)
     except OutputError as error:
@@ -157,7 +158,9 @@ def confirm(config: StudyConfig, url: str, as_json: bool, split: Split, trial: i
     from spec_opt.results.table import load_table
     from spec_opt.study.store import open_store
 
-    found = confirmation.confirm_study(config, load_table(url, config), split, trial)
+    also = () if trial is None else (trial,)
+    table = load_table(url, config, also=also)
+    found = confirmation.confirm_study(config, table, split, trial)
     confirmation.keep_judgements(open_store(url, create=False), found)
     document, text = confirmation.confirmation_document, confirmation.confirmation_text
     show(document(found) if as_json else text(found, terminal_width()))

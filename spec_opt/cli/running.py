@@ -79,7 +79,7 @@ def run(
     remark = None
     if not interrupted and ray is None and progress(opened).is_done:
         remark = service.measure_speedups(config, opened, objective, reference)
-    table, thresholds = table_of(opened.store, config), config.recommend
+    table, thresholds = table_of(opened.store, config, "columns"), config.recommend
     try:  # first: stdout may turn out to be full
         command = command_line()
         written = write_report(table, output, storage=url, command=command, thresholds=thresholds)

@@ -20,7 +20,8 @@ from spec_opt.results.document import Block, Bullets, Table, Text, as_text
 from spec_opt.results.recommend import bounds_on_results
 from spec_opt.results.render import schedule_blocks
 from spec_opt.results.schedule import Schedule, doublings, schedule_of
-from spec_opt.results.table import Point, Speedup, StudyTable, table_of
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import Point, StudyTable, table_of
 from spec_opt.results.verdict import (
     Candidate,
     Verdict,
@@ -207,7 +208,7 @@ def bench_study(
         check_setting(setting, config.decoding.rule)
     else:
         store = open_store(url, create=False)
-        table = table_of(store, config)
+        table = table_of(store, config, also=() if trial is None else (trial,))
         points = worth_timing(table, config.recommend) if trial is None else [table.point(trial)]
         if not points:
             raise InputError(

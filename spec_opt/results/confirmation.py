@@ -61,9 +61,10 @@ class Confirmed:
         return self._drop("mse", "mse_ci95")
 
     def _drop(self, name: str, half_width: str) -> Drop:
-        tuned, again = vars(self.point.result), vars(self.measurement)
-        widths = tuned[half_width], again[half_width]
-        return Drop(tuned[name] - again[name], None if None in widths else math.hypot(*widths))
+        tuned, again = self.point.result, self.measurement
+        widths = getattr(tuned, half_width), getattr(again, half_width)
+        change = getattr(tuned, name) - getattr(again, name)
+        return Drop(change, None if None in widths else math.hypot(*widths))
 
     @property
     def is_the_same(self) -> bool:
@@ -318,4 +319,4 @@ def _drops(one: Confirmed) -> dict[str, float | None]:
 
 def _numbers(measured: Measurement | Result) -> dict[str, float | None]:
     names = ("acceptance_rate", "acceptance_se", "acceptance_ci95", "mse", "mse_se", "mse_ci95")
-    return {name: vars(measured)[name] for name in names}
+    return {name: getattr(measured, name) for name in names}

@@ -33,7 +33,7 @@ from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import banner, choices, flags
 from spec_opt.results.statistics import quiet_optuna
-from spec_opt.results.table import Point, StudyTable, read_table
+from spec_opt.results.table import Point, StudyTable, stored_table
 from spec_opt.results.verdict import verdict_of
 from spec_opt.results.wording import levels_text, outcome, percent, relative
 from spec_opt.study.store import Store, open_store, study_system_attributes, trials
@@ -170,7 +170,7 @@ def publish(
         StudyError: it is not a study of spec-opt.
         StoreError: the store cannot be reached.
     """
-    made = contents(read_table(study), thresholds)
+    made = contents(stored_table(store, study, detail="columns"), thresholds)
     store.transaction(lambda connection: write_contents(connection, study._study_id, made))
     return made
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spec_opt.config.outgoing import printable
 from spec_opt.results.frame import LISTS, frame_of
-from spec_opt.results.table import StudyTable, TrialRow
+from spec_opt.results.table import Detail, StudyTable, TrialRow
 from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ def export(
             return f"{text}\n".encode()
         case "parquet":
             return parquet_of(selected_frame(table, all_trials))
+
+
+def detail_of(style: ExportFormat, *, all_trials: bool) -> Detail:
+    """How much of a large study an export needs."""
+    if not all_trials:
+        return "brief"
+    return "all" if style == "json" else "columns"
 
 
 def format_of(path: Path | None) -> ExportFormat:
@@ -105,19 +112,15 @@ def parquet_of(frame: pd.DataFrame) -> bytes:
 
 def selected_frame(table: StudyTable, all_trials: bool) -> pd.DataFrame:
     """The Pareto trials, best acceptance first, or all trials by number; columns as `frame_of`."""
-    frame = frame_of(table)
-    if all_trials:
-        return frame
-    order = [point.number for point in table.front]
-    return frame.set_index("number", drop=False).loc[order].reset_index(drop=True)
+    return frame_of(table, table.trials if all_trials else table.front)
 
 
 def _trial(row: TrialRow, objectives: Sequence[str]) -> dict[str, Any]:
     result = row.result
     values = None
     if result is not None:
-        every = {"speedup": result.predicted_speedup} | vars(result)
-        values = {name: every[name] for name in objectives}
+        fields = {"speedup": "predicted_speedup"}
+        values = {name: getattr(result, fields.get(name, name)) for name in objectives}
     return {
         "number": row.number,
         "state": row.state,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_args
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from spec_opt.config.study_file import Setting
-from spec_opt.results.table import Result, StudyTable, TrialRow
+from spec_opt.results.table import Point, Result, StudyTable, TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 _DTYPES = {float: "float64", int: "Int64", str: "string", bool: "bool", datetime: "datetime64[ns]"}
 
 
-def _columns(model: type[BaseModel], **parts: type[BaseModel]) -> dict[str, str]:
+def _columns(model: type, **parts: type) -> dict[str, str]:
     """Columns with their pandas types, one a field; a field in `parts` gives those of its model."""
     found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        found |= _columns(parts[name]) if name in parts else {name: _dtype(field.annotation)}
+    for name, annotation in get_type_hints(model).items():
+        if name in parts:
+            found |= _columns(parts[name])
+        elif name != "model_config":
+            found[name] = _dtype(annotation)
     return found
 
 
@@ -37,15 +40,29 @@ COLUMNS = tuple(DTYPES)
 LISTS = tuple(name for name, dtype in DTYPES.items() if dtype == "object")
 
 
-def frame_of(table: StudyTable) -> pd.DataFrame:
-    """One row a trial, columns as `COLUMNS`, indexed 0, 1, …"""
+def frame_of(table: StudyTable, rows: Sequence[TrialRow] | None = None) -> pd.DataFrame:
+    """One row a trial, columns as `COLUMNS`, indexed 0, 1, …; by default all trials."""
     import pandas as pd  # not at the top: workers start sooner without it
 
-    frame = pd.DataFrame([_record(row) for row in table.trials], columns=list(COLUMNS))
+    frame = pd.DataFrame(
+        [_record(row) for row in (table.trials if rows is None else rows)], columns=list(COLUMNS)
+    )
     return frame.astype(DTYPES)
 
 
 def _record(row: TrialRow) -> dict[str, Any]:
     setting = {} if row.setting is None else dict(row.setting)
-    result = {} if row.result is None else row.result.model_dump(mode="json", exclude={"blocks"})
-    return {"pareto": False} | dict(row) | setting | result
+    found = {"pareto": False} | _held(row) | setting
+    return found if row.result is None else found | _held(row.result)
+
+
+def _held(record: TrialRow | Result) -> dict[str, Any]:
+    """The fields of a record that are columns; tuples as lists."""
+    values = ((name, getattr(record, name)) for name in _FIELDS[type(record)])
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+
+
+_FIELDS = {
+    kind: [field.name for field in fields(kind) if field.name in COLUMNS]
+    for kind in (TrialRow, Point, Result)
+}

@@ -37,7 +37,10 @@ def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         lowest = np.minimum.accumulate(unique[:, 1])
         on_front[1:] = lowest[1:] < lowest[:-1]
     else:
+        front = unique[:0]
         for index, point in enumerate(unique):
-            # Whatever dominates a point comes before it in this order.
-            on_front[index] = not (unique[:index] <= point).all(axis=1).any()
+            # Whatever dominates a point comes before it in this order, and so does the front.
+            on_front[index] = not (front <= point).all(axis=1).any()
+            if on_front[index]:
+                front = np.vstack([front, point])
     return on_front[inverse.reshape(-1)]

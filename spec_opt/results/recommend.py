@@ -112,7 +112,15 @@ def recommend_all(
     table: StudyTable, thresholds: RecommendConfig | None = None
 ) -> tuple[Recommendation, ...]:
     """The three recommendations, in the order of `SCENARIOS`."""
-    return tuple(recommend(table, scenario, thresholds) for scenario in SCENARIOS)
+    known = cautions(table)
+    return tuple(recommend(table, scenario, thresholds, known) for scenario in SCENARIOS)
+
+
+def best_of_scenarios(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
+    """The recommended trials, without the reasons."""
+    limits = limits_of(table, thresholds)
+    found = (ranked(table, scenario, bounds_of(table, scenario, limits)) for scenario in SCENARIOS)
+    return [eligible[0] for eligible in found if eligible]
 
 
 def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
@@ -122,7 +130,10 @@ def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation 
 
 
 def recommend(
-    table: StudyTable, scenario: Scenario, thresholds: RecommendConfig | None = None
+    table: StudyTable,
+    scenario: Scenario,
+    thresholds: RecommendConfig | None = None,
+    known: tuple[str, ...] | None = None,
 ) -> Recommendation:
     """The recommendation for one scenario.
 
@@ -130,11 +141,13 @@ def recommend(
         table: The study.
         scenario: Which of the three.
         thresholds: `[recommend]` of the study file; see `limits_of`.
+        known: The study's cautions, where they were made already.
     """
+    known = cautions(table) if known is None else known
     bounds = bounds_of(table, scenario, limits_of(table, thresholds))
     eligible = ranked(table, scenario, bounds)
     if not eligible:
-        return _nothing(table, scenario, bounds)
+        return _nothing(table, scenario, bounds, known)
     chosen, target = eligible[0], table.target_mse
     return Recommendation(
         scenario=scenario,
@@ -142,7 +155,7 @@ def recommend(
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=_why(table, scenario, bounds, eligible),
         close=_close(eligible),
-        cautions=cautions(table),
+        cautions=known,
         advice=(),
     )
 
@@ -295,7 +308,9 @@ def _rounds(point: Point) -> float:
     return point.result.patches_per_round or 0.0
 
 
-def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommendation:
+def _nothing(
+    table: StudyTable, scenario: Scenario, bounds: Bounds, known: tuple[str, ...]
+) -> Recommendation:
     """Why no trial meets a scenario, and what to try."""
     advice: tuple[str, ...] = ()
     if not table.points:
@@ -318,7 +333,7 @@ def _nothing(table: StudyTable, scenario: Scenario, bounds: Bounds) -> Recommend
     else:
         why = _shortfall(table, bounds)
         advice = remedies(table, low_acceptance=not any(map(bounds.reaches, table.points)))
-    return Recommendation(scenario, None, None, why, None, cautions(table), advice)
+    return Recommendation(scenario, None, None, why, None, known, advice)
 
 
 def _no_results(table: StudyTable) -> str:

@@ -241,6 +241,8 @@ def _front(table: StudyTable) -> list[Block]:
         "other windows might give. Clear: by the 95 % interval of the difference, no other trial "
         "could be at least as good in both objectives. Tie: another could."
     )
+    if not table.in_detail:
+        notes.append("In a study of so many trials only those on the front are compared.")
     if len(members) > MOST_ROWS:
         notes.append(f"{len(members) - MOST_ROWS} more are in results.csv.")
     rows = [(*_cells(table, m.points), _standing(m)) for m in members[:MOST_ROWS]]

@@ -26,7 +26,8 @@ from spec_opt.measure.cost_model import (
     target_only_seconds,
 )
 from spec_opt.results.recommend import Scenario, bounds_on_results, limits_of
-from spec_opt.results.table import Point, Speedup, StudyTable, by_acceptance
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import Point, StudyTable, by_acceptance
 
 Row = tuple[int, float | None, float | None, int, float]
 """Batch size, sigma, bias, k and speedup. For the target alone: no sigma, no bias, k 0, 1.0."""

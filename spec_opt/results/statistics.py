@@ -110,8 +110,8 @@ def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
 
     With three objectives the standing is unknown: the third has no interval.
     """
-    noise = Noise(table.points if len(table.objectives) == 2 else ())
-    all_known = len(noise.points) == len(table.points)
+    noise = Noise(table.comparable if len(table.objectives) == 2 else ())
+    all_known = len(noise.points) == len(table.comparable)
     members = []
     for block in table.distinct_front:
         rivals = noise.rivals(block[0])
@@ -126,7 +126,7 @@ def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
     names = {"acceptance rate": "acceptance_rate", "MSE": "mse"}
     names["seconds of measuring"] = "evaluation_seconds"
     columns = {
-        title: [v for p in points if (v := vars(p.result)[name]) is not None]
+        title: [v for p in points if (v := getattr(p.result, name)) is not None]
         for title, name in names.items()
     }
     return {title: Spread.of(values) for title, values in columns.items() if values}

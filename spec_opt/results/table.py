@@ -6,21 +6,21 @@ attributes are read leniently: one that is absent, or is not of its field's type
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from sqlalchemy import Connection
 
 from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
@@ -28,29 +28,39 @@ from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.judgement import Judgement
 from spec_opt.results.pareto import pareto_mask, without_rounding
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.stored import (
+    is_asked,
+    is_finite,
+    read_config,
+    read_leniently,
+    read_setting,
+)
 from spec_opt.study.constraints import is_feasible
 from spec_opt.study.ending import Ending
-from spec_opt.study.space import asks_for, setting_of
-from spec_opt.study.store import Store, look_at_store
+from spec_opt.study.reading import (
+    Keys,
+    add_attributes,
+    count_trials,
+    read_trials,
+    without_collection,
+)
+from spec_opt.study.store import CONSTRAINTS_KEY, Store, look_at_store
 from spec_opt.study.study import DIRECTIONS
-from spec_opt.study.times import utc_times
-from spec_opt.study.trials import IMPORTED, all_attributes
-
-log = logging.getLogger(__name__)
+from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, utc_times
+from spec_opt.study.trials import IMPORTED, LONG_KEYS, all_attributes
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
-Stored = TypeVar("Stored", bound=BaseModel)
 
 
-class Result(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
     """What a completed trial measured, in the order of the frame's columns.
 
     `Measurement` says what each field means. None is what the trial does not hold; imported trials
-    lack most of it.
+    lack most of it. Slots: a study may have 100,000 of them.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     acceptance_rate: float
     """As stored, save for differences by rounding: see `without_rounding`."""
@@ -95,10 +105,9 @@ class Result(BaseModel):
         return self.source == IMPORTED
 
 
-class TrialRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
     """One trial in any state, in the order of the frame's columns."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     state: str
@@ -118,70 +127,15 @@ class TrialRow(BaseModel):
     finished: datetime | None = None
     error: str | None = None
     attributes: Mapping[str, Any]
-    """All user attributes as stored, and the long ones that are stored apart from them."""
+    """The user attributes that were read, and the long ones that are stored apart from them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point(TrialRow):
     """A completed trial."""
 
     setting: Setting
     result: Result
-
-
-CHEAPER = 1.1
-"""A draft must be this much faster than its target to be worth using alone."""
-FEWEST_RUNS = 3
-"""With fewer runs, "in every run" says too little."""
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Time of the target alone over that of a setting or of the draft alone, on one device."""
-
-    trial: int | None
-    """None for the draft alone."""
-    device: str
-    batch_size: int
-    predicted_speedup: float | None
-    speedup: float | None
-    """As measured, by medians over runs; None if it was only predicted."""
-    speedup_low: float | None = None
-    """In the slowest run."""
-    speedup_high: float | None = None
-    """In the fastest run."""
-    runs: int = 0
-    """How often it was measured; not known (0) of results of older versions."""
-
-    @property
-    def value(self) -> float:
-        """Measured, else predicted, else 0."""
-        return self.speedup or self.predicted_speedup or 0.0
-
-    @property
-    def measured(self) -> bool:
-        return self.speedup is not None
-
-    @property
-    def is_reliable(self) -> bool:
-        """Whether it was measured often enough to speak of every run."""
-        return self.runs >= FEWEST_RUNS
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether every run was faster than the target alone."""
-        return self.is_reliable and self.speedup_low is not None and self.speedup_low > 1.0
-
-    @property
-    def is_slower(self) -> bool:
-        """Whether every run was slower than the target alone, or the median is so by far."""
-        if not self.is_reliable or self.speedup is None or self.speedup_high is None:
-            return False
-        return self.speedup_high < 1.0 or self.speedup * CHEAPER < 1.0
-
-    @property
-    def at_least(self) -> float:
-        """The lowest measured speedup that is known; 0 where nothing was measured."""
-        return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
 
 
 class StudyTable(BaseModel):
@@ -210,6 +164,8 @@ class StudyTable(BaseModel):
     """Why the last workers left, as they stored it."""
     not_asked: frozenset[int] = frozenset()
     """Completed trials whose settings the study file no longer asks for; not among `points`."""
+    in_detail: bool = True
+    """Whether every trial was read with its blocks; of a large study only notable ones are."""
     judgements: tuple[Judgement, ...] = ()
     """What `spec-opt confirm` stored: one a scenario and split."""
 
@@ -227,6 +183,11 @@ class StudyTable(BaseModel):
     def completed(self) -> tuple[Point, ...]:
         """The completed trials by number."""
         return tuple(row for row in self.trials if isinstance(row, Point))
+
+    @property
+    def comparable(self) -> tuple[Point, ...]:
+        """The trials whose noise counts in a comparison: of a large study those on the front."""
+        return self.points if self.in_detail else self.front
 
     @property
     def of_others(self) -> int:
@@ -350,34 +311,92 @@ def mildness(point: Point) -> tuple[float, ...]:
     return (setting.bias, setting.sigma, setting.k, point.number)
 
 
-def load_table(url: str, config: StudyConfig) -> StudyTable:
-    """The trials of a study in a store, measured or imported.
+Detail = Literal["brief", "columns", "all"]
+"""What is read of a large study: what a choice needs, the columns of the exports, or everything."""
+
+MOST_IN_DETAIL = 2000
+"""Of a study of more trials, all that is stored is read for the notable ones only."""
+
+_KEYS: Mapping[Detail, Keys | None] = {
+    "brief": Keys(
+        ("source", "failure", "error", "predicted_speedup", "patches_per_round", "mse_baseline"),
+        (CONSTRAINTS_KEY,),
+    ),
+    "columns": Keys(
+        {field.name for field in (*fields(Result), *fields(TrialRow))} | {"failure"},
+        {key for name, key in LONG_KEYS.items() if name != "blocks"}
+        | {CONSTRAINTS_KEY, STARTED_KEY, FINISHED_KEY},
+    ),
+    "all": None,
+}
+
+
+def load_table(
+    url: str, config: StudyConfig, detail: Detail = "brief", also: Collection[int] = ()
+) -> StudyTable:
+    """The trials of a study in a store, measured or imported; see `table_of`.
 
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
     with look_at_store(url) as store:
-        return table_of(store, config)
+        return table_of(store, config, detail, also)
 
 
-def table_of(store: Store, config: StudyConfig) -> StudyTable:
+def table_of(
+    store: Store, config: StudyConfig, detail: Detail = "brief", also: Collection[int] = ()
+) -> StudyTable:
     """The trials of a study in an opened store, of whose settings `config` asks for some.
+
+    Args:
+        detail: how much to read of a study of more than `MOST_IN_DETAIL` trials.
+        also: numbers of trials of which to read everything.
 
     Raises:
         StudyError: the store does not hold the study.
         StoreError: the store was out of reach for long.
     """
-    study = store.optuna_study(config.name)
-    return store.patiently(lambda: read_table(study, config.search))
+    return stored_table(store, store.optuna_study(config.name), config.search, detail, also)
 
 
-def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
+def stored_table(
+    store: Store,
+    study: Study,
+    search: SearchConfig | None = None,
+    detail: Detail = "brief",
+    also: Collection[int] = (),
+) -> StudyTable:
+    """As `table_of`, for a study that was found already."""
+
+    def read(connection: Connection) -> StudyTable:
+        many = count_trials(connection, study._study_id) > MOST_IN_DETAIL
+        keys = _KEYS[detail] if many else None
+        found = read_trials(connection, study._study_id, len(study.directions), keys)
+
+        def add(notable: Sequence[FrozenTrial]) -> None:
+            others = [trial for trial in found if trial.number in also]
+            add_attributes(connection, [*notable, *others])
+
+        return read_table(study, search, found, None if keys is None else add)
+
+    with without_collection():
+        return store.read(read)
+
+
+def read_table(
+    study: Study,
+    search: SearchConfig | None = None,
+    frozen: Sequence[FrozenTrial] | None = None,
+    add_rest: Callable[[Sequence[FrozenTrial]], None] | None = None,
+) -> StudyTable:
     """Read a study and all its trials.
 
     Args:
         study: As Optuna has it.
         search: The settings that are asked for now. Trials measured in another space are kept
             apart; imported ones stay. By default all are asked for.
+        frozen: Its trials, where they were read before, perhaps without all attributes.
+        add_rest: Then adds the others to those trials that a choice may name.
 
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
@@ -388,98 +407,91 @@ def read_table(study: Study, search: SearchConfig | None = None) -> StudyTable:
             f"study {study.study_name}: not one of spec-opt: its objectives are not "
             "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
         )
-    frozen = study.get_trials(deepcopy=False)
-    settings = [_read_setting(trial, study) for trial in frozen]
+    if frozen is None:
+        frozen = study.get_trials(deepcopy=False)
+    settings = [read_setting(trial, study) for trial in frozen]
     pairs = zip(frozen, settings, strict=True)
-    done = [(t, s) for t, s in pairs if s and t.state == TrialState.COMPLETE and _is_finite(t)]
+    done = [(t, s) for t, s in pairs if s and t.state == TrialState.COMPLETE and is_finite(t)]
     complete = [trial for trial, _ in done]
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
     values = np.apply_along_axis(without_rounding, 0, values)
-    config = _read_config(study.study_name, study.user_attrs.get("config"))
-    asked = np.asarray([_is_asked(*pair, search) for pair in done], dtype=np.bool_)
+    config = read_config(study.study_name, study.user_attrs.get("config"))
+    asked = np.asarray([is_asked(*pair, search) for pair in done], dtype=np.bool_)
     on_front = np.zeros(len(done), dtype=np.bool_)
-    fit = asked & np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
+    feasible = np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
+    fit = asked & feasible
     on_front[fit] = pareto_mask(values[fit] * signs)
     not_asked = frozenset(done[index][0].number for index in np.flatnonzero(~asked))
-    own = {"name": study.study_name, "trials": (), "config": config, "not_asked": not_asked}
-    table = _read(StudyTable, study.user_attrs | own)
+    own = {
+        "name": study.study_name,
+        "trials": (),
+        "config": config,
+        "not_asked": not_asked,
+        "in_detail": add_rest is None,
+    }
+    table = read_leniently(TypeAdapter(StudyTable), study.user_attrs | own)
     predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
+    if add_rest is not None:
+        speeds = [t.user_attrs.get("predicted_speedup", predicted.get(t.number)) for t in complete]
+        notable = on_front | _fastest_for_their_mse(speeds, values[:, 1], fit)
+        timed = [trial.number in predicted for trial in complete]
+        add_rest([complete[i] for i in np.flatnonzero(notable | np.array(timed, np.bool_))])
     results = {
-        trial.number: _read_result(trial, row[0], row[1], bool(flag), predicted.get(trial.number))
-        for trial, row, flag in zip(complete, values.tolist(), on_front, strict=True)
+        trial.number: _read_result(
+            trial,
+            {"acceptance_rate": row[0], "mse": row[1], "pareto": flag, "feasible": keeps},
+            predicted.get(trial.number),
+        )
+        for trial, row, flag, keeps in zip(
+            complete, values.tolist(), on_front.tolist(), feasible.tolist(), strict=True
+        )
     }
     rows = zip(frozen, settings, strict=True)
     trials = tuple(_read_row(t, setting, results.get(t.number)) for t, setting in rows)
     return table.model_copy(update={"trials": trials})
 
 
-def _is_finite(trial: FrozenTrial) -> bool:
-    if trial.values is not None and all(map(math.isfinite, trial.values)):
-        return True
-    log.warning("trial %d left out: its values %s are not finite", trial.number, trial.values)
-    return False
+def _fastest_for_their_mse(
+    speeds: Sequence[Any], mse: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which trials no other one beats in both predicted speedup and MSE."""
+    numbers = [s if isinstance(s, float) else math.nan for s in speeds]
+    speed = np.array(numbers, dtype=np.float64)
+    known = fit & np.isfinite(speed)
+    found = np.zeros(len(mse), dtype=np.bool_)
+    found[known] = pareto_mask(np.stack([-speed[known], mse[known]], axis=1))
+    return found
 
 
-def _read(model: type[Stored], stored: Mapping[str, Any]) -> Stored:
-    """Validate stored attributes, leaving out those that do not fit their fields."""
-    try:
-        return model.model_validate(stored)
-    except ValidationError as error:
-        unfit = {problem["loc"][0] for problem in error.errors()}
-        return model.model_validate({k: v for k, v in stored.items() if k not in unfit})
+_RESULTS = TypeAdapter(Result)
+_ROWS = TypeAdapter(TrialRow)
+_POINTS = TypeAdapter(Point)
 
 
-def _read_result(
-    trial: FrozenTrial, acceptance_rate: float, mse: float, pareto: bool, predicted: float | None
-) -> Result:
-    values = {"acceptance_rate": acceptance_rate, "mse": mse, "pareto": pareto}
-    values["feasible"] = is_feasible(trial)
-    read = _read(Result, all_attributes(trial.user_attrs, trial.system_attrs) | values)
-    base, own = read.mse_baseline, read.predicted_speedup
-    return read.model_copy(
-        update={
-            "mse_ratio": read.mse / base if base else None,
-            "predicted_speedup": predicted if own is None else own,
-        }
-    )
+def _read_result(trial: FrozenTrial, own: dict[str, Any], predicted: float | None) -> Result:
+    held = trial.user_attrs | own
+    for name, key in LONG_KEYS.items():
+        if key in trial.system_attrs:
+            held[name] = trial.system_attrs[key]
+    if held.get("predicted_speedup") is None:
+        held["predicted_speedup"] = predicted
+    base = held.get("mse_baseline")
+    if isinstance(base, float) and base > 0.0:
+        held["mse_ratio"] = held["mse"] / base
+    return read_leniently(_RESULTS, held)
 
 
 def _read_row(trial: FrozenTrial, setting: Setting | None, result: Result | None) -> TrialRow:
+    attributes = all_attributes(trial.user_attrs, trial.system_attrs)
     own = {
         "number": trial.number,
         "state": trial.state.name.lower(),
         "setting": setting,
         "result": result,
         **utc_times(trial),
-        "attributes": all_attributes(trial.user_attrs, trial.system_attrs),
+        "attributes": attributes,
     }
-    return _read(TrialRow if result is None else Point, trial.user_attrs | own)
-
-
-def _read_setting(trial: FrozenTrial, study: Study) -> Setting | None:
-    """None while a trial has none, and for one that another program put into a study of ours."""
-    try:
-        return setting_of(trial.params)
-    except (KeyError, ValueError, TypeError) as error:
-        if trial.state != TrialState.COMPLETE or "config" in study.user_attrs:
-            return None
-        raise StudyError(
-            f"study {study.study_name}: not one of spec-opt: trial {trial.number} has parameters "
-            f"{trial.params} that are no setting of sigma, bias and k"
-        ) from error
-
-
-def _is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None) -> bool:
-    imported = trial.user_attrs.get("source") == IMPORTED
-    return search is None or imported or asks_for(search, setting)
-
-
-def _read_config(name: str, stored: Any) -> StudyConfig | None:
-    if stored is None:
-        return None
-    try:  # a copy of a study under another name holds the file of the original
-        return StudyConfig.model_validate_json(json.dumps({**stored, "name": name}))
-    except (ValidationError, TypeError):
-        log.warning("the study's stored configuration is not readable: defaults are used")
-        return None
+    if result is None:
+        return read_leniently(_ROWS, attributes | own)
+    return read_leniently(_POINTS, attributes | own)

@@ -16,15 +16,9 @@ from typing import Any, Literal
 from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
-from spec_opt.results.recommend import bounds_of, limits_of, recommend_all
-from spec_opt.results.table import (
-    CHEAPER,
-    Point,
-    Speedup,
-    StudyTable,
-    by_acceptance,
-    by_mse,
-)
+from spec_opt.results.recommend import best_of_scenarios, bounds_of, limits_of
+from spec_opt.results.speedup import CHEAPER, Speedup
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import linear_alone, relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
@@ -168,7 +162,7 @@ def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -
     That is one whose whole interval is inside, if there is any. If there is nothing of all this,
     the trial that comes closest to the quality scenario.
     """
-    found = [r.point for r in recommend_all(table, thresholds) if r.point is not None]
+    found = best_of_scenarios(table, thresholds)
     limit = limit_of(table, thresholds)
     bounds = bounds_of(table, "quality", limits_of(table, thresholds))
     accurate = [p for p in table.points if bounds.is_accurate(p)]

@@ -62,6 +62,8 @@ versions: Table = models.VersionInfoModel.__table__
 trial_heartbeats: Table = models.TrialHeartbeatModel.__table__
 
 FINITE = models.TrialValueModel.TrialValueType.FINITE
+stored_value = models.TrialValueModel.stored_repr_to_value
+"""A value from its two columns, which keep infinities apart."""
 CONSTRAINTS_KEY: str = _CONSTRAINTS_KEY
 METRIC_NAMES_KEY: str = _SYSTEM_ATTR_METRIC_NAMES
 FIXED_PARAMS_KEY = "fixed_params"

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ LONG = ("blocks", "accepted_by_position", "tested_by_position")
 attribute in one line, however long. Older versions stored user attributes.
 """
 LONG_PREFIX = "spec_opt:"
+LONG_KEYS = {name: f"{LONG_PREFIX}{name}" for name in LONG}
 WORKER_KEY = "worker"
 FAILURE_KEY = "failure"
 ERROR_KEY = "error"
@@ -175,15 +177,21 @@ def _trial(row: Any) -> Trial:
         number=row.number,
         state=row.state,
         params={name: value for name, value in params if value is not None},
-        source=row.source and json.loads(row.source),
-        failure=row.failure and json.loads(row.failure),
-        error=row.error and json.loads(row.error),
-        worker=row.worker and json.loads(row.worker),
+        source=row.source and _loaded(row.source),
+        failure=row.failure and _loaded(row.failure),
+        error=row.error and _loaded(row.error),
+        worker=row.worker and _loaded(row.worker),
         ended=row.datetime_complete,
         last_sign=row.heartbeat or (row.datetime_start and as_utc(row.datetime_start)),
         now=row.now,
         variant=row.variant or "",
     )
+
+
+@lru_cache
+def _loaded(text: str) -> Any:
+    """Most trials have the same few texts."""
+    return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -233,8 +241,7 @@ def measured(connection: Connection, trial: Trial) -> Measured:
 
 def all_attributes(user: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's user attributes, and the long ones from its system attributes."""
-    keys = {name: f"{LONG_PREFIX}{name}" for name in LONG}
-    return dict(user) | {name: system[key] for name, key in keys.items() if key in system}
+    return dict(user) | {name: system[key] for name, key in LONG_KEYS.items() if key in system}
 
 
 def attributes_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
@@ -306,7 +313,7 @@ def finish(
         done = select(trials.c.trial_id).where(mine, trials.c.state == state)
         return state is TrialState.COMPLETE and connection.execute(done).first() is not None
     _set_values(connection, {trial_id: values})
-    long = {f"{LONG_PREFIX}{name}": attributes[name] for name in LONG if name in attributes}
+    long = {LONG_KEYS[name]: attributes[name] for name in LONG if name in attributes}
     system = long | {FINISHED_KEY: stamp()}
     put_attributes(connection, trial_system_attributes, {trial_id: system})
     user = {name: value for name, value in attributes.items() if name not in LONG}

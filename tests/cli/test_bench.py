@@ -15,7 +15,8 @@ from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.errors import DecodingError
 from spec_opt.measure import bench as timing_bench
 from spec_opt.measure import cost_model
-from spec_opt.results.table import Speedup, read_table
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import read_table
 from spec_opt.study.store import open_store
 
 DATA = Path(__file__).parent.parent / "files"

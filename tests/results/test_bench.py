@@ -10,7 +10,7 @@ import pytest
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline, BenchRow, Shares
 from spec_opt.results.bench import Bench, _keep, bench_document, bench_text, merged, speedups_of
-from spec_opt.results.table import Speedup
+from spec_opt.results.speedup import Speedup
 from spec_opt.results.verdict import Verdict
 from spec_opt.study.store import open_store
 from tests.results import studies

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -124,7 +125,7 @@ def test_csv_texts_do_nothing_to_a_terminal_or_a_spreadsheet() -> None:
         ("host\x1b]0;owned\x07", "host\\x1b]0;owned\\x07"),
         ("host:1", "host:1"),
     ):
-        first = GRID.trials[0].model_copy(update={"worker": text})
+        first = replace(GRID.trials[0], worker=text)
         table = GRID.model_copy(update={"trials": (first, *GRID.trials[1:])})
         frame = pd.read_csv(io.BytesIO(exported(table, "csv", all_trials=True)))
         assert frame["worker"][0] == cell

@@ -20,7 +20,8 @@ from spec_opt.decoding.speculative import Workload
 from spec_opt.errors import StudyError, WorkError
 from spec_opt.measure.objective import StudyObjective
 from spec_opt.results.forecasting import Plan, forecast_study, plan_of
-from spec_opt.results.table import Speedup, StudyTable, read_table
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import StudyTable, read_table
 from tests.conftest import DATA
 from tests.results import studies
 

@@ -17,7 +17,8 @@ from spec_opt.results.document import as_text
 from spec_opt.results.figures import figures
 from spec_opt.results.render import schedule_blocks
 from spec_opt.results.schedule import doublings, schedule_of
-from spec_opt.results.table import Speedup, StudyTable, read_table
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
 from tests.results.studies import COSTS, LEARNT, PLACE
 

@@ -13,7 +13,8 @@ from spec_opt.config.study_file import (
 )
 from spec_opt.measure.measurement import Fingerprints
 from spec_opt.results.judgement import Judgement
-from spec_opt.results.table import Speedup, StudyTable, read_table
+from spec_opt.results.speedup import Speedup
+from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of, worth_timing
 from tests.results import studies
 

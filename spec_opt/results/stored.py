@@ -1,0 +1,66 @@
+"""What the store holds of a study and its trials, read leniently."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter, ValidationError
+
+from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
+from spec_opt.errors import StudyError
+from spec_opt.study.space import asks_for, setting_of
+from spec_opt.study.trials import IMPORTED
+
+log = logging.getLogger(__name__)
+
+Stored = TypeVar("Stored")
+
+
+def is_finite(trial: FrozenTrial) -> bool:
+    if trial.values is not None and all(map(math.isfinite, trial.values)):
+        return True
+    log.warning("trial %d left out: its values %s are not finite", trial.number, trial.values)
+    return False
+
+
+def read_leniently(kind: TypeAdapter[Stored], stored: Mapping[str, Any]) -> Stored:
+    """Validate stored attributes, leaving out those that do not fit their fields."""
+    try:
+        return kind.validate_python(stored)
+    except ValidationError as error:
+        unfit = {problem["loc"][0] for problem in error.errors()}
+        return kind.validate_python({k: v for k, v in stored.items() if k not in unfit})
+
+
+def read_setting(trial: FrozenTrial, study: Study) -> Setting | None:
+    """None while a trial has none, and for one that another program put into a study of ours."""
+    try:
+        return setting_of(trial.params)
+    except (KeyError, ValueError, TypeError) as error:
+        if trial.state != TrialState.COMPLETE or "config" in study.user_attrs:
+            return None
+        raise StudyError(
+            f"study {study.study_name}: not one of spec-opt: trial {trial.number} has parameters "
+            f"{trial.params} that are no setting of sigma, bias and k"
+        ) from error
+
+
+def is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None) -> bool:
+    imported = trial.user_attrs.get("source") == IMPORTED
+    return search is None or imported or asks_for(search, setting)
+
+
+def read_config(name: str, stored: Any) -> StudyConfig | None:
+    if stored is None:
+        return None
+    try:  # a copy of a study under another name holds the file of the original
+        return StudyConfig.model_validate_json(json.dumps({**stored, "name": name}))
+    except (ValidationError, TypeError):
+        log.warning("the study's stored configuration is not readable: defaults are used")
+        return None
