@@ -143,12 +143,12 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
 
 def _agreement(predicted: Schedule, measured: Schedule) -> list[str]:
     """At each batch size that was timed, the k that was predicted and the fastest one measured."""
-    pairs = zip(predicted.best, measured.best, strict=True)
+    after = {gain.batch_size: gain for gain in measured.best}
     return [
-        f"Batch size {before.batch_size}: k = {before.k} was predicted, k = {after.k} is the "
-        "fastest as measured."
-        for before, after in pairs
-        if before.batch_size in predicted.to_time
+        f"Batch size {gain.batch_size}: k = {gain.k} was predicted, k = "
+        f"{after[gain.batch_size].k} is the fastest as measured."
+        for gain in predicted.best
+        if gain.batch_size in predicted.to_time
     ]
 
 

@@ -21,8 +21,8 @@ RECOMMENDED = (
 )  # fmt: skip
 DIFFERENCES = ("scenario", "study", "acceptance", "MSE", "windows")
 READING = (
-    "Better: a lower MSE and a higher acceptance. The page draws the fronts over each other; lines "
-    "across are the target alone (dashes) and the draft alone (dots)."
+    "Better: a lower MSE and a higher acceptance. The page draws them over each other; lines "
+    "across are the target alone (dashes), the draft alone (dots) and a linear model alone (both)."
 )
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "pentagon")
 
@@ -46,7 +46,10 @@ def _blocks(found: Comparison) -> list[Block]:
     parts: list[tuple[str, Sequence[Block]]] = [
         ("What is compared", [Bullets(stores), _about(found.studies), Text(_pairing(found))]),
         ("Verdicts", [Bullets(verdicts)]),
-        ("Fronts", [Text(READING, "note"), Plot("fronts", fronts(found)), _spans(found.studies)]),
+        (
+            "Fronts",
+            [Text(READING, "note"), Plot("fronts_figure", fronts(found)), _spans(found.studies)],
+        ),
         ("Recommended settings", [Table(RECOMMENDED, _recommended(found.studies))]),
         (f"Differences from {found.studies[0].label}", _differences(found)),
     ]

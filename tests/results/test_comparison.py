@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_text_and_page_show_both_side_by_side(url: str) -> None:
     assert rows.count(["quality", "b"]) == 2
     html = comparison_page(found)
     assert "<title>a and b: spec-opt compare</title>" in html
-    assert 'id="fronts"' in html
+    ids = re.findall('id="([^"]+)"', html.split("</main>")[0].split("<main>")[1])
+    assert "fronts_figure" in ids
+    assert len(set(ids)) == len(ids)
     names = [trace.name for trace in fronts(found).data]
     assert names == ["a", "b"]
     assert list(fronts(found).data[0].y) == [0.470, 0.445, 0.440]
