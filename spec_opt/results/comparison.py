@@ -132,7 +132,7 @@ def _difference(
     scenario: Scenario, study: Compared, against: Compared, point: Point, reference: Point
 ) -> Difference:
     paired = _are_on_same_windows(study.table, against.table)
-    one, other = vars(point.result), vars(reference.result)
+    one, other = asdict(point.result), asdict(reference.result)
     blocks = point.result.blocks, reference.result.blocks
 
     def change(quantity: Quantity, name: str) -> Change:

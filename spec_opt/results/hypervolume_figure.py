@@ -41,6 +41,6 @@ def _end(point: Point) -> tuple[float, int]:
 
 def _values(table: StudyTable, point: Point) -> list[float]:
     result = point.result
-    known = {"speedup": result.predicted_speedup or 0.0} | vars(result)
-    values = [float(known[name]) for name in table.objectives]
+    fields = {"speedup": "predicted_speedup"}
+    values = [float(getattr(result, fields.get(name, name)) or 0.0) for name in table.objectives]
     return values if result.feasible else [0.0, *values[1:]]
