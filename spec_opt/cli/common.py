@@ -15,7 +15,7 @@ import click
 
 from spec_opt import __version__
 from spec_opt.cli.completion import STUDY
-from spec_opt.config.outgoing import mask, outgoing, printable
+from spec_opt.config.outgoing import mask, outgoing, printable, printable_json
 from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE, readable
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def as_shown(result: object) -> str:
     else:
         from pydantic_core import to_json
 
-        result = to_json(result, indent=2, inf_nan_mode="null").decode()
+        result = printable_json(to_json(result, indent=2, inf_nan_mode="null").decode())
     return f"{result}\n"
 
 

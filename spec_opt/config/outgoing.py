@@ -82,6 +82,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_json(document: str) -> str:
+    """A JSON document with control characters as its own escapes: it says the same."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
 def outgoing(text: str) -> str:
     """`text` as it may be printed: masked, printable, and cut if it is endless."""
     text = printable(mask(text[: 2 * LONGEST]))

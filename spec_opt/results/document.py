@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from rich import console, padding, table
 
+from spec_opt.config.outgoing import printable
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -158,8 +160,8 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
-    """Without a trailing newline."""
-    return "\n\n".join(text for block in blocks if (text := _markdown(block)))
+    """Without a trailing newline, and without control characters."""
+    return printable("\n\n".join(text for block in blocks if (text := _markdown(block))))
 
 
 def _markdown(block: Block) -> str:
@@ -180,8 +182,8 @@ def _markdown(block: Block) -> str:
 
 
 def as_html(blocks: Iterable[Block]) -> str:
-    """The body of a page; `assets/` holds the rest of it."""
-    return "\n".join(map(_html, blocks))
+    """The body of a page, without control characters; `assets/` holds the rest of it."""
+    return printable("\n".join(map(_html, blocks)))
 
 
 def _html(block: Block) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from spec_opt.config.outgoing import printable
+from spec_opt.config.outgoing import printable, printable_json
 from spec_opt.results.frame import LISTS, frame_of
 from spec_opt.results.table import Detail, StudyTable, TrialRow
 from spec_opt.study.database import parse_url
@@ -43,6 +43,7 @@ def export(
         case "json":
             document = document_of(table, all_trials=all_trials, storage=storage, command=command)
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+            text = printable_json(text)
             return f"{text}\n".encode()
         case "parquet":
             return parquet_of(selected_frame(table, all_trials))
@@ -88,20 +89,23 @@ def csv_of(frame: pd.DataFrame) -> bytes:
     Texts hold no control characters, and what a spreadsheet would take for a formula is quoted.
     """
     text = frame.copy(deep=False)
-    texts: list[str] = [*frame.select_dtypes("string").columns]
-    for column in texts:
-        text[column] = frame[column].map(_as_cell, na_action="ignore")
     for name in LISTS:
         if name in text:
             text[name] = [
                 json.dumps(cell) if isinstance(cell, list) else None for cell in text[name]
             ]
-    return text.to_csv(index=False, lineterminator="\n").encode()
+    for name, column in text.items():
+        if column.dtype.kind == "O":  # texts, in whatever way pandas keeps them
+            text[name] = column.map(_as_cell)
+    names = [_as_cell(name) for name in text.columns]
+    return text.to_csv(index=False, header=names, lineterminator="\n").encode()
 
 
-def _as_cell(text: str) -> str:
-    text = printable(text)
-    return f"'{text}" if _FORMULA.match(text) else text
+def _as_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if _FORMULA.match(shown) else shown
 
 
 def parquet_of(frame: pd.DataFrame) -> bytes:

@@ -29,7 +29,7 @@ from spec_opt.study.store import (
     trial_user_attributes,
     trials,
 )
-from spec_opt.study.times import STARTED_KEY, clock, stamp
+from spec_opt.study.times import STARTED_KEY, clock, stamps
 from spec_opt.study.trials import (
     CLAIM_KEY,
     VARIANT_KEY,
@@ -138,7 +138,7 @@ def start_new(connection: Connection, study_id: int, claimant: Claimant, number:
 
 def _sign(connection: Connection, trial_id: int, claimant: Claimant) -> None:
     """Put the claimant's name, token and first heartbeat on a trial that begins."""
-    mark = {CLAIM_KEY: claimant.token, STARTED_KEY: stamp()}
+    mark = {CLAIM_KEY: claimant.token} | stamps(STARTED_KEY)
     put_attributes(connection, trial_system_attributes, {trial_id: mark})
     put_attributes(connection, trial_user_attributes, {trial_id: {WORKER_KEY: claimant.name}})
     beats = insert(trial_heartbeats).values(trial_id=trial_id, heartbeat=next_beat(connection))

@@ -1,8 +1,9 @@
 """When a trial began and ended, in UTC.
 
-Optuna keeps the times of a trial as naive local time, and not in which zone: only who knows where
-they were written can read them. So our trials also carry them in UTC. Those of older versions and
-of other clients are read by the zone of whoever reads them, which is right where that is one zone.
+Optuna 5 keeps the times of a trial as naive UTC and gives them as naive local time. Optuna 4 keeps
+naive local time, and not in which zone: nobody elsewhere can tell what it means. There, our trials
+also carry their times in UTC. What other clients of Optuna 4 wrote, or older versions of spec-opt,
+is read by the zone of whoever reads it, which is right where that is one zone.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ def clock() -> datetime:
     return _now() if TIMES_ARE_UTC else datetime.now()
 
 
-def stamp() -> str:
-    """Now, for `STARTED_KEY` and `FINISHED_KEY`."""
-    return _now().isoformat()
+def stamps(*keys: str) -> dict[str, str]:
+    """Now, as system attributes of these names; none where Optuna's own times will do."""
+    return {} if TIMES_ARE_UTC else dict.fromkeys(keys, _now().isoformat())
 
 
 def _now() -> datetime:
@@ -33,8 +34,12 @@ def _now() -> datetime:
 
 
 def as_utc(stored: datetime) -> datetime:
-    """A time from Optuna's columns as naive UTC, if it was written in this process's zone."""
-    return stored if TIMES_ARE_UTC else stored.astimezone(UTC).replace(tzinfo=None)
+    """A time from Optuna's columns as naive UTC."""
+    return stored if TIMES_ARE_UTC else _from_local(stored)
+
+
+def _from_local(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def utc_times(trial: FrozenTrial) -> dict[str, datetime | None]:
@@ -45,10 +50,10 @@ def utc_times(trial: FrozenTrial) -> dict[str, datetime | None]:
     }
 
 
-def _time(attributes: Mapping[str, Any], key: str, stored: datetime | None) -> datetime | None:
-    if stored is None:
+def _time(attributes: Mapping[str, Any], key: str, local: datetime | None) -> datetime | None:
+    if local is None:
         return None
     try:
         return datetime.fromisoformat(attributes[key])
     except (KeyError, TypeError, ValueError):
-        return as_utc(stored)
+        return _from_local(local)

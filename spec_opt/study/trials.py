@@ -43,7 +43,7 @@ from spec_opt.study.store import (
     trial_values,
     trials,
 )
-from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, as_utc, clock, stamp
+from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, as_utc, clock, stamps
 
 CLAIM_KEY = "spec_opt:claim"
 """System attribute of a claimed trial: the token of the worker that claimed it."""
@@ -314,8 +314,8 @@ def finish(
         return state is TrialState.COMPLETE and connection.execute(done).first() is not None
     _set_values(connection, {trial_id: values})
     long = {LONG_KEYS[name]: attributes[name] for name in LONG if name in attributes}
-    system = long | {FINISHED_KEY: stamp()}
-    put_attributes(connection, trial_system_attributes, {trial_id: system})
+    system = {trial_id: long | stamps(FINISHED_KEY)}
+    put_attributes(connection, trial_system_attributes, system)
     user = {name: value for name, value in attributes.items() if name not in LONG}
     put_attributes(connection, trial_user_attributes, {trial_id: user})
     return True
@@ -333,7 +333,7 @@ def give_up(connection: Connection, trial: Trial, silent_seconds: float) -> Tria
     reason = f"worker {trial.worker} gave no sign of life for {silent_seconds:.0f} s"
     attributes = {trial.trial_id: failure(WORKER_DIED, reason)}
     put_attributes(connection, trial_user_attributes, attributes)
-    end = {trial.trial_id: {FINISHED_KEY: stamp()}}
+    end = {trial.trial_id: stamps(FINISHED_KEY)}
     put_attributes(connection, trial_system_attributes, end)
     return trial._replace(state=TrialState.FAIL, failure=WORKER_DIED, error=reason)
 
@@ -391,8 +391,8 @@ def add_trials(
         queue = {i: {FIXED_PARAMS_KEY: dict(trial.params)} for i, trial in by_id.items()}
         put_attributes(connection, trial_system_attributes, queue)
     elif state is TrialState.COMPLETE:
-        now = {STARTED_KEY: stamp(), FINISHED_KEY: stamp()}
-        put_attributes(connection, trial_system_attributes, dict.fromkeys(ids, now))
+        now = dict.fromkeys(ids, stamps(STARTED_KEY, FINISHED_KEY))
+        put_attributes(connection, trial_system_attributes, now)
     attributes = {i: trial.user_attributes for i, trial in by_id.items()}
     put_attributes(connection, trial_user_attributes, attributes)
     set_params(connection, {i: trial.params for i, trial in by_id.items()}, distributions)

@@ -14,8 +14,11 @@ from urllib.parse import quote, quote_plus
 import pytest
 import sqlalchemy
 
+from spec_opt.cli import main
+from spec_opt.study.store import open_store
 from tests.bad_input.stores import FILES
 from tests.study.conftest import new_database, postgres_server  # noqa: F401
+from tests.study.stand_in import stand_in_study
 
 PARTS = ("quokka", "gecko", "lynx", "okapi", "tapir", "ibex")
 PASSWORD = "{}@{}:{}/{}%{}#{}".format(*PARTS)
@@ -164,3 +167,53 @@ def test_a_password_is_not_in_an_error(
     assert leaks(shown) == []
     assert "Traceback" not in shown
     assert not (folder / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status {url}",
+        "worker {url}",
+        "export study.toml -o {url}",
+        "report study.toml -o {url}",
+        "run study.toml --workers {url}",
+        "run study.toml --storage {url}",
+        "import study.toml {url}",
+        "status study.toml --storage {url}?password=okapi5tapir",
+        "status study.toml --storage {url}?options=PASSWORD%3Dokapi5tapir",
+    ],
+)
+def test_a_url_in_whatever_place(
+    folder: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.1)
+    monkeypatch.setattr("spec_opt.study.store.STARTING_PATIENCE_S", 0.1, raising=False)
+    before = sorted(folder.rglob("*"))
+    with open_store("sqlite:///storage/spec_opt.db") as store:
+        stand_in_study(store, "case")
+    url = "postgresql://me:okapi5tapir@127.0.0.1:1/db"
+    assert main(command.replace("{url}", url).split()) in (1, 2)
+    out, err = capsys.readouterr()
+    assert leaks(out + err) == []
+    assert "***" in err
+    assert {path.parts[len(folder.parts)] for path in folder.rglob("*")} <= {
+        "storage",
+        *(path.parts[len(folder.parts)] for path in before),
+    }
+
+
+def test_a_traceback_has_no_password() -> None:
+    script = (
+        "import os, sys\nfrom spec_opt.cli.streams import prepare_streams\n"
+        "from spec_opt.config.outgoing import remember\nprepare_streams()\n"
+        "remember('postgresql://me:quokka7lynx@host/db')\n"
+        "print('said quokka7lynx', file=sys.stderr)\nraise RuntimeError('xy://me:gecko@host')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "said ***" in done.stderr
+    assert "RuntimeError: xy://me:***@host" in done.stderr
+    # The script's own lines, of which a traceback shows none here, are the only other place.
+    assert leaks(done.stderr) == []

@@ -77,6 +77,11 @@ def test_a_run_works_whatever_becomes_of_its_output(folder: Path, closed: str) -
     assert states(folder)["complete"] == 2
 
 
+def test_a_worker_whose_reader_went_away_works(folder: Path) -> None:
+    assert shell("spec-opt worker study.toml 2>&1 | head -0", folder).returncode == 0
+    assert states(folder)["complete"] == 2
+
+
 def test_results_that_cannot_be_written_are_one_line(folder: Path) -> None:
     done = shell("spec-opt run study.toml >/dev/full", folder)
     assert done.returncode == 1

@@ -151,18 +151,23 @@ def test_a_missing_store_or_study(tmp_path: Path) -> None:
     ],
 )
 def test_other_sites_are_refused(headers: dict[str, str], allowed: bool) -> None:
-    statuses: list[str] = []
+    heads: list[tuple[str, dict[str, str]]] = []
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [])
+        start_response("200 OK", [("Content-Type", "text/html")])
         return [b"inside"]
 
-    def start_response(status: str, _: Any, __: Any = None) -> Any:
-        statuses.append(status)
+    def start_response(status: str, headers: Any, _: Any = None) -> Any:
+        heads.append((status, dict(headers)))
 
     answer = guarded(application)(headers, start_response)
     assert (list(answer) == [b"inside"]) is allowed
-    assert statuses == ["200 OK" if allowed else "403 Forbidden"]
+    ((status, sent),) = heads
+    assert status == ("200 OK" if allowed else "403 Forbidden")
+    assert sent["Content-Type"]
+    # Nor may another page show it in a frame.
+    assert sent["Content-Security-Policy"] == "frame-ancestors 'self'"
+    assert sent["X-Frame-Options"] == "SAMEORIGIN"
 
 
 @contextmanager

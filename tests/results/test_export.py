@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from spec_opt.results.export import ExportFormat, document_of, export
+from spec_opt.results.export import ExportFormat, csv_of, document_of, export
 from spec_opt.results.frame import COLUMNS
 from spec_opt.results.table import StudyTable, read_table
 from tests.results import studies
@@ -130,3 +130,16 @@ def test_csv_texts_do_nothing_to_a_terminal_or_a_spreadsheet() -> None:
         frame = pd.read_csv(io.BytesIO(exported(table, "csv", all_trials=True)))
         assert frame["worker"][0] == cell
         assert frame["sigma"].dtype == "float64"
+
+
+def test_json_has_no_control_characters_and_says_the_same() -> None:
+    first = GRID.trials[0].model_copy(update={"attributes": {"error": "a\x9b1m\u202eb\n"}})
+    table = GRID.model_copy(update={"trials": (first, *GRID.trials[1:])})
+    text = exported(table, "json", all_trials=True).decode()
+    assert not {"\x9b", "\u202e"} & {*text}
+    assert json.loads(text)["trials"][0]["attributes"]["error"] == "a\x9b1m\u202eb\n"
+
+
+def test_names_of_columns_are_no_formulas() -> None:
+    frame = pd.DataFrame({"=1+1": [-1.5], "\x1b[31mtime": ["2024-01-01"]})
+    assert csv_of(frame).decode() == "'=1+1,\\x1b[31mtime\n-1.5,2024-01-01\n"
