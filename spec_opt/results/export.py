@@ -94,10 +94,10 @@ def csv_of(frame: pd.DataFrame) -> bytes:
             text[name] = [
                 json.dumps(cell) if isinstance(cell, list) else None for cell in text[name]
             ]
-    for name, column in text.items():
+    for label, column in text.items():
         if column.dtype.kind == "O":  # texts, in whatever way pandas keeps them
-            text[name] = column.map(_as_cell)
-    names = [_as_cell(name) for name in text.columns]
+            text[str(label)] = column.map(_as_cell)
+    names = [str(_as_cell(name)) for name in text.columns]
     return text.to_csv(index=False, header=names, lineterminator="\n").encode()
 
 

@@ -133,7 +133,7 @@ def test_csv_texts_do_nothing_to_a_terminal_or_a_spreadsheet() -> None:
 
 
 def test_json_has_no_control_characters_and_says_the_same() -> None:
-    first = GRID.trials[0].model_copy(update={"attributes": {"error": "a\x9b1m\u202eb\n"}})
+    first = replace(GRID.trials[0], attributes={"error": "a\x9b1m\u202eb\n"})
     table = GRID.model_copy(update={"trials": (first, *GRID.trials[1:])})
     text = exported(table, "json", all_trials=True).decode()
     assert not {"\x9b", "\u202e"} & {*text}

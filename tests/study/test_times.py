@@ -13,7 +13,7 @@ from spec_opt.results.importing import import_tables
 from spec_opt.results.table import TrialRow, read_table
 from spec_opt.study import times
 from spec_opt.study.claims import Claims
-from spec_opt.study.store import Store, trial_system_attributes
+from spec_opt.study.store import TIMES_ARE_UTC, Store, trial_system_attributes
 from spec_opt.study.trials import NewTrial, give_up, history
 from spec_opt.study.worker import run_worker
 from tests.study.stand_in import StandIn, stand_in_study
@@ -90,7 +90,7 @@ def test_trials_that_run_that_died_and_that_were_imported(
     assert all(near(t.started) and near(t.finished) for t in read(store, "old"))
 
 
-@pytest.mark.skipif(times.TIMES_ARE_UTC, reason="this Optuna keeps UTC itself")
+@pytest.mark.skipif(TIMES_ARE_UTC, reason="this Optuna keeps UTC itself")
 def test_trials_of_older_versions_are_read_by_the_readers_zone(
     store: Store, zone: Callable[[str], None]
 ) -> None:
