@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from spec_opt.config.study_file import Setting
 from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.measure.cost_learning import LEAST_REPEATS, Stopwatch, learn_costs, spaced
 from spec_opt.measure.cost_model import LearntCosts, predicted_speedup
@@ -26,6 +27,8 @@ WINDOWS: Final = 64
 LEARNING_SECONDS: Final = 2.0
 """Time for learning costs, at each batch size."""
 LEARNING_REPEATS: Final = 5
+QUICK_DECODES: Final = 5 * (1 + LEAST_REPEATS)
+"""To learn costs in little time: five decodes, once to warm up and then repeated."""
 LEAST_LEARNING_SECONDS: Final = 0.5
 """With less time for all batch sizes together, none is begun."""
 RUNS_IN_TIME: Final = 6
@@ -96,7 +99,8 @@ def learn_by_batch_size(
     learnt: dict[int, LearntCosts] = {}
     if seconds is not None and seconds < LEAST_LEARNING_SECONDS:
         return learnt
-    began, taken, last = time.monotonic(), 0.0, 1
+    began, last = time.monotonic(), 1
+    taken = 0.0 if seconds is None else QUICK_DECODES * _single_decode(workload, sigma)
     for batch_size in sorted(batch_sizes):
         # A further window never costs more than the first.
         expected = taken * batch_size / last
@@ -110,6 +114,14 @@ def learn_by_batch_size(
             break
         taken, last = time.monotonic() - start, batch_size
     return learnt
+
+
+def _single_decode(workload: Workload, sigma: float) -> float:
+    """Seconds that the target alone takes for one window."""
+    watch, index = Stopwatch(workload.device), spaced(len(workload.windows), 1)
+    run = partial(workload.target_only, index, Setting(sigma=sigma, bias=1.0, k=1))
+    watch.decode(run)  # warms up
+    return watch.decode(run)
 
 
 @contextmanager

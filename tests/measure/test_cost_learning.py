@@ -194,6 +194,9 @@ def test_costs_of_each_batch_size_as_far_as_time_allows(
     assert list(some) == [1, 8]
     assert clock.at - began < seconds
     assert learn_by_batch_size(work, [1], sigma=0.1, largest_k=4, seconds=0.1) == {}
+    began = clock.at  # a decode takes half a minute: there is no time for twenty
+    assert learn_by_batch_size(work, [1], sigma=0.1, largest_k=4, seconds=100.0) == {}
+    assert clock.at - began < 100.0
 
 
 def test_quick_costs_cover_what_was_timed(clock: Clock) -> None:
