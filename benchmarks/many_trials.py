@@ -47,6 +47,7 @@ name = "{name}"
 [search]
 sampler = "random"
 n_trials = 10000000
+max_settings = 10000000
 sigma = {{low = 0.01, high = 10.0}}
 bias = {{low = 0.1, high = 100.0}}
 k = {{low = 1, high = 64}}

@@ -107,7 +107,8 @@ def _progress_lines(now: StudyProgress) -> list[str]:
         f"{now.name}: {now.total - now.missing} of {now.total} trials complete"
         + (", done" if now.is_done else f", {now.missing} missing"),
         f"  states: {states.complete} complete, {states.running} running, "
-        f"{states.waiting} waiting, {states.fail} failed",
+        f"{states.waiting} waiting, {states.fail} failed"
+        + (f", {states.withdrawn} withdrawn" if states.withdrawn else ""),
     ]
     if now.ending is not None:
         lines.append(f"  ended: {now.ending}")

@@ -3,6 +3,7 @@
 `read_study` is the one entry. Each class below is a table of the file, each field a key of it.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -124,6 +125,8 @@ class SearchConfig(VariantSpaces):
     seed: Seed = 0
     max_attempts: PositiveInt = 3
     """Attempts at a setting before it counts as failed."""
+    max_settings: PositiveInt = 100_000
+    """A larger grid, or `n_trials`, is refused: it is most likely a mistake."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -141,6 +144,11 @@ class SearchConfig(VariantSpaces):
 
     def _problems(self) -> Iterator[str]:
         """What does not go with the sampler."""
+        if (self.n_trials or 0) > self.max_settings:
+            yield (
+                f"n_trials = {self.n_trials:,} is more than max_settings = {self.max_settings:,}: "
+                "give fewer, or a larger max_settings"
+            )
         if self.sampler != "grid":
             if self.n_trials is None:
                 yield f"n_trials is needed with sampler = '{self.sampler}'"
@@ -156,6 +164,17 @@ class SearchConfig(VariantSpaces):
                     f"{name} is a range, which the grid sampler cannot enumerate: "
                     "give a list, or another sampler (tpe, gp, nsga2, random)"
                 )
+        lists = {n: s for n, s in (knobs | self.varied).items() if isinstance(s, tuple)}
+        sizes = {name: len(space) for name, space in lists.items()}
+        if self.combine != "all":  # at most: each value of a key of variants with all settings
+            alone = {name: sizes.pop(name) for name in self.varied}
+            sizes["variants"] = 1 + sum(alone.values())
+        if (count := math.prod(sizes.values())) > self.max_settings:
+            product = " x ".join(f"{size:,} {name}" for name, size in sizes.items())
+            yield (
+                f"{product} = {count:,} settings, more than max_settings = "
+                f"{self.max_settings:,}: give shorter lists, or a larger max_settings"
+            )
         if self.n_trials is not None:
             yield "n_trials is for samplers that draw: a grid runs every setting"
         if self.options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.errors import StudyError
 from spec_opt.study.space import asks_for, setting_of
-from spec_opt.study.trials import IMPORTED
+from spec_opt.study.study import config_of
+from spec_opt.study.trials import FAILURE_KEY, IMPORTED, WITHDRAWN
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,14 @@ def is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None) 
 def read_config(name: str, stored: Any) -> StudyConfig | None:
     if stored is None:
         return None
-    try:  # a copy of a study under another name holds the file of the original
-        return StudyConfig.model_validate_json(json.dumps({**stored, "name": name}))
-    except (ValidationError, TypeError):
+    try:
+        return config_of(name, stored)
+    except (ValidationError, TypeError, AttributeError):
         log.warning("the study's stored configuration is not readable: defaults are used")
         return None
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """A trial's state as a word; one that the study file stopped asking for did not fail."""
+    is_withdrawn = trial.user_attrs.get(FAILURE_KEY) == WITHDRAWN
+    return WITHDRAWN if is_withdrawn else trial.state.name.lower()

@@ -35,6 +35,7 @@ from spec_opt.results.stored import (
     read_config,
     read_leniently,
     read_setting,
+    state_of,
 )
 from spec_opt.study.constraints import is_feasible
 from spec_opt.study.ending import Ending
@@ -486,7 +487,7 @@ def _read_row(trial: FrozenTrial, setting: Setting | None, result: Result | None
     attributes = all_attributes(trial.user_attrs, trial.system_attrs)
     own = {
         "number": trial.number,
-        "state": trial.state.name.lower(),
+        "state": state_of(trial),
         "setting": setting,
         "result": result,
         **utc_times(trial),

@@ -19,6 +19,7 @@ from spec_opt.config.user_code import naming_the_users_line
 from spec_opt.config.variants import VARIANT_KEYS, Variant
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.study import queue, trials
+from spec_opt.study.agenda import Outlook, reconcile
 from spec_opt.study.constraints import put_violations
 from spec_opt.study.ending import Ending, Reason, note, stored_ending
 from spec_opt.study.heartbeats import beat
@@ -26,7 +27,7 @@ from spec_opt.study.samplers import choose, make_sampler
 from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.space import PARAMETERS, distributions, params_of, setting_of
 from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy, trial_user_attributes
-from spec_opt.study.study import Outlook, Study, reconcile
+from spec_opt.study.study import Study
 from spec_opt.study.trials import (
     FAILED_BY_ITSELF,
     INTERRUPTED,

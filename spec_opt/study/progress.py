@@ -11,13 +11,14 @@ from sqlalchemy import Connection
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.config.variants import AS_WRITTEN, Variant
+from spec_opt.study.agenda import count_missing, key_of, settled_keys, spent
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.ending import Ending, Reason, stored_ending
 from spec_opt.study.silence import Watch, seconds_ahead
 from spec_opt.study.space import distributions, setting_of
-from spec_opt.study.study import Study, count_missing, key_of, settled_keys, spent
+from spec_opt.study.study import Study
 from spec_opt.study.times import clock
-from spec_opt.study.trials import INTERRUPTED, Trial, history
+from spec_opt.study.trials import INTERRUPTED, WITHDRAWN, Trial, history
 from spec_opt.study.variants import GridPoint, point_count, points_of
 
 RATE_TRIALS = 20
@@ -33,6 +34,8 @@ class States:
     running: int
     waiting: int
     fail: int
+    withdrawn: int = 0
+    """Never begun: the study file stopped asking for their settings."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def progress(
     search = asked or study.config.search
     config = study.config.model_copy(update={"search": search})
     states = Counter(row.state for row in rows)
+    withdrawn = sum(row.failure == WITHDRAWN for row in rows)
     complete = [row for row in rows if row.state is TrialState.COMPLETE]
     counted = [row.key for row in complete if row.is_active and row.key is not None]
     measured = set(counted)
@@ -147,7 +151,8 @@ def progress(
             complete=len(complete),
             running=states[TrialState.RUNNING],
             waiting=states[TrialState.WAITING],
-            fail=states[TrialState.FAIL] + states[TrialState.PRUNED],
+            fail=states[TrialState.FAIL] + states[TrialState.PRUNED] - withdrawn,
+            withdrawn=withdrawn,
         ),
         total=total,
         missing=missing,
@@ -158,10 +163,14 @@ def progress(
         trials_per_minute=None if rate is None else 60.0 * rate,
         seconds_left=left / rate if rate and any(w.alive and w.pid for w in workers) else None,
         left=left,
-        last_error=next((row.error for row in reversed(rows) if row.error is not None), None),
+        last_error=next((row.error for row in reversed(rows) if _is_failed(row)), None),
         ended=None if ending is None else ending.reason,
         ending=None if ending is None else str(ending),
     )
+
+
+def _is_failed(row: Trial) -> bool:
+    return row.error is not None and row.failure != WITHDRAWN
 
 
 def _read(connection: Connection, study_id: int) -> tuple[list[Trial], Ending | None]:
@@ -188,7 +197,7 @@ def _given_up(
     for point in points:
         if (key := key_of(point)) in settled:
             tries = [row for row in rows if row.key == key and not row.is_active]
-            counted = [row for row in tries if row.failure != INTERRUPTED]
+            counted = [row for row in tries if row.failure not in (INTERRUPTED, WITHDRAWN)]
             why = counted[-1].error or ""
             found.append(GivenUp(point.setting, len(counted), why, point.variant))
     return tuple(found)

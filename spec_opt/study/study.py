@@ -5,7 +5,6 @@ import json
 import logging
 import platform
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,12 +27,12 @@ from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.measure.measurement import Baseline, Fingerprints
+from spec_opt.study.agenda import enqueue_rest, reconcile, withdraw
 from spec_opt.study.constraints import hold_against
 from spec_opt.study.database import insert_into
-from spec_opt.study.ending import is_on_plateau, note, read_ending
+from spec_opt.study.ending import note, read_ending
 from spec_opt.study.samplers import make_sampler
-from spec_opt.study.silence import Patience
-from spec_opt.study.space import distributions, params_of
+from spec_opt.study.space import distributions
 from spec_opt.study.store import (
     METRIC_NAMES_KEY,
     Store,
@@ -46,18 +45,12 @@ from spec_opt.study.store import (
     trials,
 )
 from spec_opt.study.trials import (
-    FAILED_BY_ITSELF,
-    VARIANT_KEY,
-    Key,
-    NewTrial,
-    Trial,
     add_trials,
     attributes_of,
     history,
     lock_study,
     put_attributes,
 )
-from spec_opt.study.variants import GridPoint, points_of, text_of, variant_params
 from spec_opt.study.warm_start import first_trials
 
 log = logging.getLogger(__name__)
@@ -173,6 +166,9 @@ def open_study(
         ending = read_ending(stored)
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
+        lock_study(connection, study_id)
+        if stale := withdraw(connection, study_id, config):
+            log.info("%d waiting settings withdrawn: the study file no longer asks for them", stale)
         if first and not history(connection, study_id):
             spaces = distributions(config.search, config.written)
             add_trials(connection, study_id, first, spaces, TrialState.WAITING)
@@ -183,7 +179,9 @@ def open_study(
         put_attributes(connection, study_user_attributes, {study_id: now})
         return study_id, stored
 
-    return _study(store, config, *store.transaction(work))
+    study_id, stored = store.transaction(work)
+    enqueue_rest(store, study_id, config)
+    return _study(store, config, study_id, stored)
 
 
 def check_study(url: str, config: StudyConfig) -> None:
@@ -252,10 +250,22 @@ def _stored_baseline(name: str, stored: Mapping[str, Any]) -> Baseline:
 
 def _stored_config(name: str, stored: Mapping[str, Any]) -> StudyConfig:
     try:
-        # A copy of a study under another name holds the file of the original.
-        return StudyConfig.model_validate_json(json.dumps({**stored["config"], "name": name}))
+        return config_of(name, stored["config"])
     except (ValidationError, TypeError):
         raise _unreadable(name, "study file", stored) from None
+
+
+def config_of(name: str, stored: Any) -> StudyConfig:
+    """The study file of the study of that name, as it is stored.
+
+    Raises:
+        ValidationError, TypeError: it cannot be read.
+    """
+    # A copy of a study under another name holds the name of the original; and a study that is
+    # there may be looked at, however large.
+    search = {"max_settings": 2**31 - 1, **stored.get("search", {})}
+    document = {**stored, "name": name, "search": search}
+    return StudyConfig.model_validate_json(json.dumps(document))
 
 
 def _unreadable(name: str, what: str, stored: Mapping[str, Any]) -> StudyError:
@@ -378,101 +388,6 @@ def _changed_parameters(
                 check_distribution_compatibility(json_to_distribution(text), asked[name])
         except ValueError:
             yield name
-
-
-MAX_DEATHS = 10
-"""How many workers may die over one setting before it is given up.
-
-Far more than `search.max_attempts`: a worker mostly dies for reasons that are not its setting's
-(a preempted machine, a kill), and only rarely because of it (out of memory, a crash).
-"""
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is left to do in a study."""
-
-    trials: int
-    """In the store, in whatever state."""
-    waiting: int
-    running: int
-    remaining: int
-    """Trials that may still be started beside the waiting ones (none for a grid)."""
-    missing: int
-    """Settings of a grid, or trials, that are not complete; on a plateau none."""
-
-    @property
-    def is_done(self) -> bool:
-        return not (self.waiting or self.running or self.remaining)
-
-
-def reconcile(
-    connection: Connection, study_id: int, config: StudyConfig, patience: Patience | None
-) -> Outlook:
-    """Fail the trials that were silent for too long (None: none); enqueue what is missing.
-
-    Both in the caller's transaction, so that nothing is lost if this process dies in between. A
-    grid point is missing if it neither waits, runs, is complete, nor was given up.
-    """
-    lock_study(connection, study_id)
-    rows = history(connection, study_id)
-    if patience is not None:
-        rows = [patience.give_up_silent(connection, row) for row in rows]
-    search = config.search
-    settled = settled_keys(rows, search.max_attempts)
-    missing = [
-        _trial_of(config, point, index)
-        for index, point in enumerate(points_of(config))
-        if key_of(point) not in settled
-    ]
-    spaces = distributions(search, config.written)
-    add_trials(connection, study_id, missing, spaces, TrialState.WAITING)
-    states = Counter(row.state for row in rows)
-    has_ended = is_on_plateau(connection, study_id, search, rows)
-    asked = 0 if search.n_trials is None or has_ended else search.n_trials
-    return Outlook(
-        trials=len(rows) + len(missing),
-        waiting=states[TrialState.WAITING] + len(missing),
-        running=states[TrialState.RUNNING],
-        remaining=max(0, asked - spent(rows)),
-        missing=0 if has_ended else count_missing(rows, config),
-    )
-
-
-def count_missing(rows: Sequence[Trial], config: StudyConfig) -> int:
-    """Settings of a grid, or of `n_trials` trials those, that are not complete."""
-    complete = [r.key for r in rows if r.state is TrialState.COMPLETE and r.is_active and r.key]
-    n_trials = config.search.n_trials
-    if n_trials is None:
-        return len({key_of(point) for point in points_of(config)} - set(complete))
-    return max(0, n_trials - len(complete))
-
-
-def settled_keys(rows: Sequence[Trial], max_attempts: int) -> set[Key]:
-    """Settings that need no trial: one waits, runs or is complete, or they were given up."""
-    active = {row.key for row in rows if row.is_active}
-    faults = Counter(row.key for row in rows if row.failure == FAILED_BY_ITSELF)
-    deaths = Counter(row.key for row in rows if row.is_death)
-    given_up = {key for key, count in faults.items() if count >= max_attempts}
-    given_up |= {key for key, count in deaths.items() if count >= MAX_DEATHS}
-    return {key for key in active | given_up if key is not None}
-
-
-def spent(rows: Sequence[Trial]) -> int:
-    """Trials that count against `n_trials`: all but imported, interrupted and orphaned ones."""
-    return sum(row.is_active or row.failure == FAILED_BY_ITSELF for row in rows)
-
-
-def key_of(point: GridPoint) -> Key:
-    """The point of a grid as the store holds it."""
-    setting = point.setting
-    return setting.sigma, setting.bias, float(setting.k), text_of(point.variant)
-
-
-def _trial_of(config: StudyConfig, point: GridPoint, index: int) -> NewTrial:
-    variant, setting = point
-    about = {"grid_point": index} | ({VARIANT_KEY: variant.given} if variant.given else {})
-    return NewTrial(params_of(setting) | variant_params(config, variant), about)
 
 
 PACKAGES = ("torch", "numpy", "optuna")

@@ -68,6 +68,8 @@ FAILED_BY_ITSELF = "error"
 """`failure` of a trial whose evaluation raised or gave numbers that are not finite."""
 WORKER_DIED = "died"
 INTERRUPTED = "interrupted"
+WITHDRAWN = "withdrawn"
+"""`failure` of a trial that had not begun when the study file stopped asking for its setting."""
 
 MEASURED = "measured"
 IMPORTED = "imported"
@@ -132,7 +134,7 @@ class Trial(NamedTuple):
     def is_death(self) -> bool:
         """A failure that neither the setting caused nor the user: also those by another client."""
         is_over = self.state in (TrialState.FAIL, TrialState.PRUNED)
-        return is_over and self.failure not in (FAILED_BY_ITSELF, INTERRUPTED)
+        return is_over and self.failure not in (FAILED_BY_ITSELF, INTERRUPTED, WITHDRAWN)
 
 
 def _select_trials(*, of_one_setting: bool) -> Select[Any]:

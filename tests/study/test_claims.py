@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, delete, select, update
 
 from spec_opt.errors import StudyError
+from spec_opt.study.agenda import MAX_DEATHS
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.store import Store, trial_heartbeats, trials
-from spec_opt.study.study import MAX_DEATHS, Study
+from spec_opt.study.study import Study
 from spec_opt.study.trials import all_attributes
 from tests.study.stand_in import stand_in_study
 
