@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
+from spec_opt.config.variants import Variant
 from spec_opt.errors import InputError, WorkError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts, acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
@@ -356,12 +357,24 @@ def _bench_points(
     costs: Mapping[int, LearntCosts] = MappingProxyType({}),
 ) -> Bench:
     config = objective.config
-    cases = [_case_of(point, objective) for point in points]
-    rows, device = _timed(objective, cases, batch_sizes, repeats, seconds, costs)
-    _keep(store, config.name, speedups_of(rows, device))
+    by_variant: dict[Variant, list[Point]] = {}
+    for point in points:
+        by_variant.setdefault(point.variant, []).append(point)
+    share = None if seconds is None else seconds / len(by_variant)
+    rows: list[BenchRow] = []
+    for variant, some in by_variant.items():
+        of_variant = objective.of(variant)
+        cases = [_case_of(point, of_variant) for point in some]
+        known = costs if variant == objective.variant else {}
+        timed, device = _timed(of_variant, cases, batch_sizes, repeats, share, known)
+        speedups = speedups_of(timed, device)
+        if variant != objective.variant:  # the study keeps the times of its own draft alone
+            speedups = tuple(s for s in speedups if s.trial is not None)
+        _keep(store, config.name, speedups)
+        rows += timed
     table = table_of(store, config)
     verdict = verdict_of(table, config.recommend, reference)
-    return _bench_of(objective, rows, device, verdict)
+    return _bench_of(objective, tuple(rows), _device_name(objective), verdict)
 
 
 def _bench_setting(

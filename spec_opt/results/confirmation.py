@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spec_opt.config.study_file import RecommendConfig, Setting, StudyConfig
+from spec_opt.config.study_file import RecommendConfig, StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
@@ -127,7 +127,11 @@ def confirm_study(
         found = replace(found, data=table.fingerprints.data)
     table.check_fingerprints(found)
     splits = (data.split, split)
-    return confirm_points(table, points, splits, objective, objective.baseline, config.recommend)
+
+    def measure(point: Point) -> Measurement:
+        return objective.of(point.variant)(point.setting)
+
+    return confirm_points(table, points, splits, measure, objective.baseline, config.recommend)
 
 
 def to_confirm(table: StudyTable, thresholds: RecommendConfig) -> list[Point]:
@@ -141,14 +145,14 @@ def confirm_points(
     table: StudyTable,
     points: Sequence[Point],
     splits: tuple[Split, Split],
-    measure: Callable[[Setting], Measurement],
+    measure: Callable[[Point], Measurement],
     baseline: Baseline,
     thresholds: RecommendConfig | None = None,
 ) -> Confirmation:
     """Measure trials again; `splits` are the tuned one and that of `measure` and `baseline`."""
     settings = []
     for point in points:
-        again, result, tuned = measure(point.setting), point.result, None
+        again, result, tuned = measure(point), point.result, None
         if table.baseline is not None:
             tuned = error_ratio(result.mse, result.blocks, table.baseline)
         error = error_ratio(again.mse, again.blocks, baseline)

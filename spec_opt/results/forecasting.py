@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec_opt.config.study_file import DataConfig, RecommendConfig, Setting, StudyConfig
 from spec_opt.config.user_code import naming_factories
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import DataError, StudyError
 from spec_opt.results.export import ExportFormat, csv_of, parquet_of
 from spec_opt.results.recommend import Scenario, closing_choice, recommend, recommend_all
@@ -33,15 +34,17 @@ class Plan:
     """To speculate with."""
     trial: int | None
     reason: str
+    variant: Variant = AS_WRITTEN
 
     @classmethod
     def speculate(cls, point: Point, why: str = "") -> Plan:
-        return cls("speculate", point.setting, point.number, why or f"trial {point.number}")
+        why = why or f"trial {point.number}"
+        return cls("speculate", point.setting, point.number, why, point.variant)
 
     def __str__(self) -> str:
         if self.setting is None:
             return f"forecasting with the {self.decision.replace('_', ' ')}: {self.reason}"
-        return f"speculating with {self.setting}: {self.reason}"
+        return f"speculating with {f'{self.setting} {self.variant}'.rstrip()}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def forecast_study(
     """
     from spec_opt.data.windows import load_dataset, standardised
     from spec_opt.decoding.forecast import forecast
-    from spec_opt.models.preparation import prepare_models
+    from spec_opt.models.preparation import prepare_models, with_draft
 
     dataset = load_dataset(config.data)
     series = dataset.series if source is None else _read(source, dataset, config.data)
@@ -166,6 +169,9 @@ def forecast_study(
         )
     models = prepare_models(config, dataset)
     _check(table, config, models)
+    if plan.variant != AS_WRITTEN:
+        config = config.with_variant(plan.variant)
+        models = with_draft(config, dataset, models.target, models.target_path)
     scaler, remarks = _scaler(dataset, series)
     pair = {
         "speculate": (models.target, models.draft),

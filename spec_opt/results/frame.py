@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import Setting, StudyConfig
+from spec_opt.config.variants import Variant
 from spec_opt.results.table import Point, Result, StudyTable, TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_DTYPES = {float: "float64", int: "Int64", str: "string", bool: "bool", datetime: "datetime64[ns]"}
+_DTYPES = {
+    float: "float64",
+    int: "Int64",
+    str: "string",
+    Literal: "string",
+    bool: "bool",
+    datetime: "datetime64[ns]",
+}
 
 
 def _columns(model: type, **parts: type) -> dict[str, str]:
@@ -33,7 +41,7 @@ def _dtype(annotation: Any) -> str:
     return _DTYPES.get(getattr(plain, "__origin__", plain), "object")
 
 
-DTYPES = _columns(TrialRow, setting=Setting, result=Result) | {"number": "int64"}
+DTYPES = _columns(TrialRow, setting=Setting, variant=Variant, result=Result) | {"number": "int64"}
 del DTYPES["blocks"], DTYPES["attributes"]
 COLUMNS = tuple(DTYPES)
 """In their order; docs/export.md describes each."""
@@ -45,15 +53,22 @@ def frame_of(table: StudyTable, rows: Sequence[TrialRow] | None = None) -> pd.Da
     import pandas as pd  # not at the top: workers start sooner without it
 
     frame = pd.DataFrame(
-        [_record(row) for row in (table.trials if rows is None else rows)], columns=list(COLUMNS)
+        [_record(row, table.config) for row in (table.trials if rows is None else rows)],
+        columns=list(COLUMNS),
     )
     return frame.astype(DTYPES)
 
 
-def _record(row: TrialRow) -> dict[str, Any]:
+def _record(row: TrialRow, config: StudyConfig | None) -> dict[str, Any]:
+    made = row.variant if config is None else config.with_variant(row.variant).written
     setting = {} if row.setting is None else dict(row.setting)
-    found = {"pareto": False} | _held(row) | setting
+    found = {"pareto": False} | _held(row) | setting | dict(_made(config, row.variant))
     return found if row.result is None else found | _held(row.result)
+
+
+def _made(config: StudyConfig | None, variant: Variant) -> Variant:
+    """A variant with the study file's own values."""
+    return variant if config is None else config.with_variant(variant).written
 
 
 def _held(record: TrialRow | Result) -> dict[str, Any]:

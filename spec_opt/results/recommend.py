@@ -256,10 +256,12 @@ def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequen
     if len(eligible) > 1:
         best = _MERITS.get(scenario) or _fastest(table, chosen)
         merit = f"has {best} of the {len(eligible)} trials"
-    facts = f"{chosen.setting}, {outcome(chosen)}"
+    facts = f"{chosen.label}, {outcome(chosen)}"
     if table.target_mse is not None:
         against = relative(chosen.result.mse, table.target_mse)
         facts += f", {against} the target alone ({table.target_mse:.4f})"
+    if chosen.draft_path is not None:
+        facts += f"; its draft is {chosen.draft_path}"
     return f"Trial {chosen.number} {merit} with {bounds.text}: {facts}."
 
 

@@ -133,7 +133,7 @@ def title_of(group: Sequence[Recommendation]) -> str:
 
 def _choice(group: Sequence[Recommendation], common: Sequence[str], table: StudyTable) -> Section:
     first = group[0]
-    answer = "no trial meets this" if first.point is None else f"`{first.point.setting}`"
+    answer = "no trial meets this" if first.point is None else f"`{first.point.label}`"
     blocks: list[Block] = [Text(f"{title_of(group)}: {answer}", "subheading")]
     if first.point is not None:
         blocks += [_facts(first.point, first.mse_ratio, table)]
@@ -177,11 +177,15 @@ def baseline_document(table: StudyTable) -> dict[str, float | None]:
 
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
     """The JSON form; `trial` and its numbers are null where no trial meets the scenario."""
-    setting = recommendation.setting
+    setting, point = recommendation.setting, recommendation.point
     numbers = ("scenario", "trial", "acceptance_rate", "mse", "mse_ratio")
     words = ("reason", "why", "close", "cautions", "advice")
     document = {name: getattr(recommendation, name) for name in numbers + words}
-    return document | {"setting": None if setting is None else setting.model_dump()}
+    return document | {
+        "setting": None if setting is None else setting.model_dump(),
+        "variant": None if point is None else point.variant.given,
+        "draft_path": None if point is None else point.draft_path,
+    }
 
 
 def flags(setting: Setting) -> str:
@@ -196,11 +200,14 @@ def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> 
     """As flags or TOML; a comment where no trial meets the scenario."""
     if r.setting is None:
         return f"# {r.scenario}: {r.why}"
+    draft = "" if r.point is None or r.point.draft_path is None else f"draft {r.point.draft_path}"
     if style == "flags":
-        return flags(r.setting) + (f"  # {r.scenario}" if several else "")
+        remark = ", ".join(part for part in (r.scenario if several else "", draft) if part)
+        return flags(r.setting) + (f"  # {remark}" if remark else "")
     head = f"[{r.scenario}.decoding]" if several else "[decoding]"
     values = (f"{name} = {value!r}" for name, value in r.setting)
-    return "\n".join([f"# {r.scenario}: trial {r.trial}", head, *values])
+    about = ", ".join(part for part in (f"{r.scenario}: trial {r.trial}", draft) if part)
+    return "\n".join([f"# {about}", head, *values])
 
 
 def study_text(

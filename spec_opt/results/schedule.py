@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from spec_opt.config.study_file import RecommendConfig
+from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.measure.cost_model import (
     OF_VARIANT,
     Costs,
@@ -130,7 +131,9 @@ def schedule_of(
     bounds = bounds_on_results(table, scenario, limits_of(table, thresholds))
     held = _held(table, device)
     learnt = [one for one in held if one.are_known]
-    within = [p for p in table.points if p.result.feasible and bounds.hold(p)]
+    # What other drafts cost is not known at every batch size.
+    own = [p for p in table.points if p.variant == AS_WRITTEN]
+    within = [p for p in own if p.result.feasible and bounds.hold(p)]
     counted = [p for p in within if p.result.tested_by_position and p.result.windows]
     measured = {s.batch_size for s in table.speedups if s.device == device and s.trial is not None}
     sizes = sorted({*_batch_sizes(learnt), *measured}) if counted else []

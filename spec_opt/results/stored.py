@@ -12,10 +12,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
 
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import StudyError
 from spec_opt.study.space import asks_for, setting_of
 from spec_opt.study.study import config_of
-from spec_opt.study.trials import FAILURE_KEY, IMPORTED, WITHDRAWN
+from spec_opt.study.trials import FAILURE_KEY, IMPORTED, VARIANT_KEY, WITHDRAWN
+from spec_opt.study.variants import asks_for_variant
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,22 @@ def read_setting(trial: FrozenTrial, study: Study) -> Setting | None:
         ) from error
 
 
-def is_asked(trial: FrozenTrial, setting: Setting, search: SearchConfig | None) -> bool:
-    imported = trial.user_attrs.get("source") == IMPORTED
-    return search is None or imported or asks_for(search, setting)
+def is_asked(
+    trial: FrozenTrial, setting: Setting, search: SearchConfig | None, config: StudyConfig | None
+) -> bool:
+    """Whether a search asks for a trial's setting and variant."""
+    if search is None or trial.user_attrs.get("source") == IMPORTED:
+        return True
+    if not asks_for(search, setting):
+        return False
+    if config is None or not (search.varied or VARIANT_KEY in trial.user_attrs):
+        return True
+    held = {VARIANT_KEY: trial.user_attrs.get(VARIANT_KEY, {})}
+    variant = read_leniently(_VARIANTS, held).get(VARIANT_KEY, AS_WRITTEN)
+    return asks_for_variant(config.model_copy(update={"search": search}), variant)
+
+
+_VARIANTS = TypeAdapter(dict[str, Variant])
 
 
 def read_config(name: str, stored: Any) -> StudyConfig | None:

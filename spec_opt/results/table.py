@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
@@ -79,6 +80,8 @@ class Result:
     """The target's own MSE on the same windows."""
     mse_ratio: Number | None = None
     """mse / mse_baseline."""
+    draft_mse: Number | None = None
+    """Of its draft alone, in a study that searches variants."""
     predicted_speedup: Number | None = None
     patches_per_round: Number | None = None
     windows: Count | None = None
@@ -116,6 +119,10 @@ class TrialRow:
     """None for a trial that has not drawn its setting yet."""
     result: Result | None
     """None unless the trial is complete."""
+    variant: Variant = AS_WRITTEN
+    """What it changed in the study file besides the setting."""
+    draft_path: str | None = None
+    """Where its draft comes from, in a study that searches variants."""
     grid_point: Count | None = None
     device: str | None = None
     worker: str | None = None
@@ -137,6 +144,11 @@ class Point(TrialRow):
 
     setting: Setting
     result: Result
+
+    @property
+    def label(self) -> str:
+        """Its setting, and its variant if that is not the study file as written."""
+        return f"{self.setting} {self.variant}".rstrip()
 
 
 class StudyTable(BaseModel):
@@ -320,7 +332,10 @@ MOST_IN_DETAIL = 2000
 
 _KEYS: Mapping[Detail, Keys | None] = {
     "brief": Keys(
-        ("source", "failure", "error", "predicted_speedup", "patches_per_round", "mse_baseline"),
+        (
+            "source", "failure", "error", "predicted_speedup", "patches_per_round", "mse_baseline",
+            "variant",
+        ),  # fmt: skip
         (CONSTRAINTS_KEY,),
     ),
     "columns": Keys(
@@ -418,7 +433,7 @@ def read_table(
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
     values = np.apply_along_axis(without_rounding, 0, values)
     config = read_config(study.study_name, study.user_attrs.get("config"))
-    asked = np.asarray([is_asked(*pair, search) for pair in done], dtype=np.bool_)
+    asked = np.asarray([is_asked(*pair, search, config) for pair in done], dtype=np.bool_)
     on_front = np.zeros(len(done), dtype=np.bool_)
     feasible = np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
     fit = asked & feasible

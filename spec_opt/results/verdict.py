@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from spec_opt.config.study_file import RecommendConfig, Setting
+from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
 from spec_opt.results.recommend import best_of_scenarios, bounds_of, limits_of
@@ -56,6 +57,12 @@ class Candidate:
     error: ErrorRatio
     speedups: tuple[Speedup, ...]
     """Measured ones, one a batch size; a predicted one where there are none."""
+    variant: Variant = AS_WRITTEN
+
+    @property
+    def label(self) -> str:
+        """Its setting, and its variant if that is not the study file as written."""
+        return f"{self.setting} {self.variant}".rstrip()
 
     @property
     def best(self) -> Speedup | None:
@@ -230,7 +237,8 @@ def _candidate(table: StudyTable, point: Point) -> Candidate:
         batch_size = 1 if table.config is None else table.config.decoding.batch_size
         device = point.device or "unknown"
         speedups = (Speedup(point.number, device, batch_size, predicted, None),)
-    return Candidate(point.setting, point.number, _error(table, point), speedups)
+    error = _error(table, point)
+    return Candidate(point.setting, point.number, error, speedups, point.variant)
 
 
 def judge(
@@ -295,7 +303,7 @@ def _use_draft(
         chosen = max(better, key=lambda c: _merit(c.best))
         assert chosen.best is not None
         reason += (
-            f" Speculating with {chosen.setting} is {chosen.best.value:.2f}x as fast as the target "
+            f" Speculating with {chosen.label} is {chosen.best.value:.2f}x as fast as the target "
             f"alone, with an MSE {chosen.error}."
         )
     return Verdict("draft_alone", None, None, speedup, draft.error.value, reason)
@@ -309,7 +317,7 @@ def _speculate(chosen: Candidate, limit: float) -> Verdict:
         chosen.trial,
         chosen.best,
         chosen.error.value,
-        f"Speculate with {chosen.setting}: {_times(chosen.best)}, MSE {chosen.error} (limit "
+        f"Speculate with {chosen.label}: {_times(chosen.best)}, MSE {chosen.error} (limit "
         f"{100 * limit - 100:.3g}%).{_elsewhere(chosen)}",
     )
 
@@ -364,7 +372,7 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
             f"at batch size {speedup.batch_size}); `spec-opt bench {study} --repeats 15` on an "
             "idle machine settles it"
         )
-    name = "the draft alone" if fastest.setting is None else str(fastest.setting)
+    name = "the draft alone" if fastest.setting is None else fastest.label
     if error.high is None:
         return (
             f"the noise of the MSE of {name} is not known; a new study of more windows settles it"

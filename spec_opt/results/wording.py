@@ -36,7 +36,7 @@ def relative(mse: float, reference: float) -> str:
 
 def described(point: Point) -> str:
     """A trial with its setting and both objectives."""
-    return f"trial {point.number} ({point.setting}): {outcome(point)}"
+    return f"trial {point.number} ({point.label}): {outcome(point)}"
 
 
 def outcome(point: Point) -> str:

@@ -66,7 +66,7 @@ def confirmed(
         return replace(again, acceptance_ci95=half_width)
 
     points = to_confirm(table, LIMITS)
-    return confirm_points(table, points, splits, measure, baseline, LIMITS)
+    return confirm_points(table, points, splits, lambda p: measure(p.setting), baseline, LIMITS)
 
 
 def judged(confirmation: Confirmation) -> dict[str, str]:
@@ -104,7 +104,8 @@ def test_an_absolute_limit_stays_absolute() -> None:
 
     points = to_confirm(table, limits)
     baseline = replace(BASELINE, target_mse=0.5)
-    found = confirm_points(table, points, ("test", "train"), measure, baseline, limits)
+    splits: tuple[Split, Split] = ("test", "train")
+    found = confirm_points(table, points, splits, lambda p: measure(p.setting), baseline, limits)
     assert "limit -8%" in judged(found)["quality"]
 
 
