@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
@@ -52,17 +52,15 @@ def frame_of(table: StudyTable, rows: Sequence[TrialRow] | None = None) -> pd.Da
     """One row a trial, columns as `COLUMNS`, indexed 0, 1, …; by default all trials."""
     import pandas as pd  # not at the top: workers start sooner without it
 
-    frame = pd.DataFrame(
-        [_record(row, table.config) for row in (table.trials if rows is None else rows)],
-        columns=list(COLUMNS),
-    )
+    shown = table.trials if rows is None else rows
+    made = {variant: _made(table.config, variant) for variant in {row.variant for row in shown}}
+    frame = pd.DataFrame([_record(row, made) for row in shown], columns=list(COLUMNS))
     return frame.astype(DTYPES)
 
 
-def _record(row: TrialRow, config: StudyConfig | None) -> dict[str, Any]:
-    made = row.variant if config is None else config.with_variant(row.variant).written
+def _record(row: TrialRow, made: Mapping[Variant, Variant]) -> dict[str, Any]:
     setting = {} if row.setting is None else dict(row.setting)
-    found = {"pareto": False} | _held(row) | setting | dict(_made(config, row.variant))
+    found = {"pareto": False} | _held(row) | setting | dict(made[row.variant])
     return found if row.result is None else found | _held(row.result)
 
 

@@ -1,5 +1,9 @@
 """Which of many points are on the Pareto front."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -44,3 +48,15 @@ def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
             if on_front[index]:
                 front = np.vstack([front, point])
     return on_front[inverse.reshape(-1)]
+
+
+def fastest_for_their_mse(
+    speeds: Sequence[Any], mse: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which trials no other one beats in both predicted speedup and MSE."""
+    numbers = [s if isinstance(s, float) else math.nan for s in speeds]
+    speed = np.array(numbers, dtype=np.float64)
+    known = fit & np.isfinite(speed)
+    found = np.zeros(len(mse), dtype=np.bool_)
+    found[known] = pareto_mask(np.stack([-speed[known], mse[known]], axis=1))
+    return found

@@ -6,7 +6,6 @@ attributes are read leniently: one that is absent, or is not of its field's type
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,6 @@ from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -28,7 +26,7 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.judgement import Judgement
-from spec_opt.results.pareto import pareto_mask, without_rounding
+from spec_opt.results.pareto import fastest_for_their_mse, pareto_mask, without_rounding
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.stored import (
     is_asked,
@@ -330,12 +328,10 @@ Detail = Literal["brief", "columns", "all"]
 MOST_IN_DETAIL = 2000
 """Of a study of more trials, all that is stored is read for the notable ones only."""
 
+_OF_A_CHOICE = ("predicted_speedup", "patches_per_round", "mse_baseline")
 _KEYS: Mapping[Detail, Keys | None] = {
     "brief": Keys(
-        (
-            "source", "failure", "error", "predicted_speedup", "patches_per_round", "mse_baseline",
-            "variant",
-        ),  # fmt: skip
+        {*_OF_A_CHOICE, "source", "failure", "error", "variant"},
         (CONSTRAINTS_KEY,),
     ),
     "columns": Keys(
@@ -450,7 +446,7 @@ def read_table(
     predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
     if add_rest is not None:
         speeds = [t.user_attrs.get("predicted_speedup", predicted.get(t.number)) for t in complete]
-        notable = on_front | _fastest_for_their_mse(speeds, values[:, 1], fit)
+        notable = on_front | fastest_for_their_mse(speeds, values[:, 1], fit)
         timed = [trial.number in predicted for trial in complete]
         add_rest([complete[i] for i in np.flatnonzero(notable | np.array(timed, np.bool_))])
     results = {
@@ -466,18 +462,6 @@ def read_table(
     rows = zip(frozen, settings, strict=True)
     trials = tuple(_read_row(t, setting, results.get(t.number)) for t, setting in rows)
     return table.model_copy(update={"trials": trials})
-
-
-def _fastest_for_their_mse(
-    speeds: Sequence[Any], mse: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Which trials no other one beats in both predicted speedup and MSE."""
-    numbers = [s if isinstance(s, float) else math.nan for s in speeds]
-    speed = np.array(numbers, dtype=np.float64)
-    known = fit & np.isfinite(speed)
-    found = np.zeros(len(mse), dtype=np.bool_)
-    found[known] = pareto_mask(np.stack([-speed[known], mse[known]], axis=1))
-    return found
 
 
 _RESULTS = TypeAdapter(Result)
