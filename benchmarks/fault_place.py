@@ -153,7 +153,8 @@ def finished(tree: Path) -> Path:
     place = Place(folder, tree)
     place.write("study.toml", STUDY)
     place.write("plant.csv", SERIES)
-    place.right(f"spec-opt run study.toml {STORE}")
+    seen = place.shell(f"spec-opt run study.toml {STORE}")
+    expect(seen.code == 0, seen.err)
     place.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder
 

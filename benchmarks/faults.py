@@ -5,7 +5,8 @@
 prints a table, one line a fault: what was tried, what was seen, and whether that is right. A row is
 a function in `ROWS`. It works in a folder of its own, in which a study of two settings has been
 run on a tiny pair. Right means: the work is done, or one clear line with exit code 2 (for the user
-to mend) or 1 (it passes); never a traceback, nothing takes longer than 30 s, nothing is harmed.
+to mend) or 1 (it passes); never a traceback, nothing takes longer than 30 s (on a machine that is
+idle), nothing is harmed. To add a row, decorate a function with `row`, here or in a module beside.
 
 `--tree` takes the commands from another checkout, to see what an older version did.
 """
