@@ -81,11 +81,12 @@ class Bench:
         row = max(self.rows, key=lambda r: max(r.target_only) / min(r.target_only), default=None)
         if row is None or max(row.target_only) < DISTURBED * min(row.target_only):
             return None
-        low, high = min(row.target_only), max(row.target_only)
-        return (
-            f"The machine was busy: equal runs of the target alone took {1e3 * low:.3g} to "
-            f"{1e3 * high:.3g} ms."
-        )
+        low, high = (_milliseconds(end(row.target_only)) for end in (min, max))
+        return f"The machine was busy: equal runs of the target alone took {low} to {high} ms."
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1.0 else f"{1e3 * seconds:.0f}"
 
 
 def bench_document(bench: Bench) -> dict[str, Any]:

@@ -120,16 +120,19 @@ def plan_of(
         raise StudyError(
             f"study {table.name}: no trial has completed yet; `spec-opt run {reference}` makes them"
         )
-    decision = verdict_of(table, thresholds, reference).decision
-    if decision in ("draft_alone", "target_alone"):
+    verdict = verdict_of(table, thresholds, reference)
+    if verdict.decision in ("draft_alone", "target_alone"):
         why = "that is the study's verdict; --scenario or --trial speculates"
-        return Plan(decision, None, None, why)
+        return Plan(verdict.decision, None, None, why)
+    if verdict.trial is not None:
+        why = f"that is the study's verdict, trial {verdict.trial}"
+        return Plan.speculate(table.point(verdict.trial), why)
     chosen = closing_choice(recommend_all(table, thresholds))
     if chosen is None or chosen.point is None:
         why = "no trial meets any of the scenarios; --trial speculates"
         return Plan("target_alone", None, None, why)
-    settled = "" if decision == "speculate" else "; whether it pays is not settled"
-    return Plan.speculate(chosen.point, f"{chosen.scenario}, trial {chosen.trial}{settled}")
+    why = f"{chosen.scenario}, trial {chosen.trial}; whether it pays is not settled"
+    return Plan.speculate(chosen.point, why)
 
 
 def forecast_study(

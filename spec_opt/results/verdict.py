@@ -377,10 +377,15 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
         return (
             f"the noise of the MSE of {name} is not known; a new study of more windows settles it"
         )
+    scatter = ""
+    if speedup is not None and not speedup.is_faster:
+        scatter = (
+            f", and its runs were {speedup.speedup_low:.2f}x to {speedup.speedup_high:.2f}x as fast"
+        )
     return (
         f"the MSE of {name} is {error}, ±{100 * (error.high - error.value):.1f}% by these "
-        f"windows, and the limit is {100 * limit - 100:.3g}%; more windows settle it "
-        "(data.max_windows, data.window_stride)"
+        f"windows, and the limit is {100 * limit - 100:.3g}%{scatter}; more windows settle it "
+        "(data.max_windows, data.window_stride; if all are used, data.splits)"
     )
 
 
