@@ -39,7 +39,7 @@ def app(verbose: bool) -> None:
     """Tune speculative decoding of autoregressive time-series models.
 
     STUDY is a study file (TOML), the name of one that ships (quickstart, etth1_grid, etth1_tpe,
-    etth1_paper), or the name of a study in the store: `spec-opt list` shows them.
+    etth1_paper, etth1_training), or the name of a study in the store: `spec-opt list` shows them.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s" if verbose else None))

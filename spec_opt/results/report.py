@@ -23,6 +23,7 @@ from spec_opt.results.document import (
     Text,
     as_markdown,
 )
+from spec_opt.results.drafts import draft_blocks, fronts_by_draft
 from spec_opt.results.export import csv_of, parquet_of
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
@@ -149,7 +150,10 @@ def summary(
         Text(f"{count} {levels_text(table)}".rstrip()),
         Text("Which setting to use", "heading"),
     ]
-    blocks += [*_advice(table, recommendations), *_results(table, limits)]
+    blocks += [*_advice(table, recommendations)]
+    if drafts := draft_blocks(table):
+        blocks += [Text("Drafts", "heading"), *drafts]
+    blocks += [*_results(table, limits)]
     return f"{as_markdown(blocks)}\n"
 
 
@@ -179,9 +183,12 @@ def _parts(
     front, load, speedup, scatter, *heatmaps, k, position, volume = shown
     schedule = schedule_of(table, "speed", limits)
     drawn_load = [load] if schedule.unknown is None else []  # an empty figure would say it again
+    fronts = fronts_by_draft(table)
+    drafts = [] if fronts is None else [_figure("fronts_by_draft", fronts), *draft_blocks(table)]
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
         "Which setting to use": _advice(table, recommendations),
+        "Drafts": drafts,
         "A k for each batch size": [*drawn_load, *schedule_blocks(schedule)],
         "Figures": [
             speedup,

@@ -253,7 +253,8 @@ class TestShipped:
     def test_all_that_ship_are_good(self) -> None:
         studies = shipped_studies()
 
-        assert {"quickstart", "etth1_grid", "etth1_tpe", "etth1_paper"} <= studies.keys()
+        shipped = {"quickstart", "etth1_grid", "etth1_tpe", "etth1_paper", "etth1_training"}
+        assert shipped <= studies.keys()
         for name, path in studies.items():
             assert find_study(name) == path
             assert read_study(name).name
