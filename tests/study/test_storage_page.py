@@ -89,7 +89,9 @@ class TestPostgres:
         run(store, config)
         dump, restored = tmp_path / "spec_opt.dump", new_database()
         self.client("pg_dump", "--format=custom", f"--file={dump}", plain(store))
-        self.client("pg_restore", "--no-owner", f"--dbname={plain(restored)}", str(dump))
+        self.client(
+            "pg_restore", "--no-owner", "--no-privileges", f"--dbname={plain(restored)}", str(dump)
+        )
         assert trials(restored, config) == trials(store, config)
         run(restored, study_of("goes-on"))
 
