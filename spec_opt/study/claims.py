@@ -93,6 +93,9 @@ class Claims:
         self._spaces = distributions(self._search, self._config.written)
         self._watch = Watch()
         self._last = queue.Last()
+        self.running_id: int | None = None
+        """The trial that runs in our name, from its beginning on: it needs signs of life while a
+        sampler chooses, which may take longer than others wait."""
 
     def claim(self) -> ClaimedTrial | Idle:
         """The next trial to run, or why there is none.
@@ -105,9 +108,11 @@ class Claims:
             StudyError: the study was deleted.
         """
         while True:
+            self.running_id = None
             trial = self._store.transaction(self._begin)
             if isinstance(trial, Idle):
                 return trial
+            self.running_id = trial.trial_id
             try:
                 claimed = self._choose(trial)
             except UpdateFinishedTrialError:  # from NSGA-II, which notes a generation on the trial

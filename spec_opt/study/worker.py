@@ -126,7 +126,7 @@ def _work(
 ) -> bool:
     """Evaluate trials until the study is done (False) or `stop` is set (True)."""
     pause = FIRST_WAIT_S
-    with _Pulse(claims) as pulse:
+    with _Pulse(claims):
         while not stop.is_set():
             claimed = claims.claim()
             if claimed is Idle.DONE:
@@ -136,10 +136,9 @@ def _work(
                 pause = min(2 * pause, LONGEST_WAIT_S, claims.heartbeat.interval)
                 continue
             pause = FIRST_WAIT_S
-            pulse.trial_id = claimed.trial_id
             if trial := _wait_for_others(claims, claimed, stop):
                 on_end(_evaluate(claims, objective, trial))
-            pulse.trial_id = None
+            claims.running_id = None
     return True
 
 
@@ -161,7 +160,6 @@ class _Pulse(threading.Thread):
 
     def __init__(self, claims: Claims) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self.trial_id: int | None = None
         self._claims = claims
         self._leave = threading.Event()
 
@@ -175,7 +173,7 @@ class _Pulse(threading.Thread):
 
     def run(self) -> None:
         while not self._leave.wait(self._claims.heartbeat.interval):
-            if (trial_id := self.trial_id) is None:
+            if (trial_id := self._claims.running_id) is None:
                 continue
             try:
                 self._claims.beat(trial_id)

@@ -158,10 +158,18 @@ def test_a_worker_told_to_leave_leaves_nothing_running(
     assert_every_setting_once(store_url, 24)
 
 
+LIMITS = {"max_mse_ratio": 1.1, "min_acceptance": 0.1}
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["gp", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("tpe", "nsga2", "random"))],
+)
 def test_samplers_stop_at_their_number_though_workers_die(
-    start: Start, store_url: str, tmp_path: Path
+    sampler: str, start: Start, store_url: str, tmp_path: Path
 ) -> None:
-    search = {"sampler": "tpe", "n_trials": 25}
+    few = {"options": {"n_startup_trials": 19}} if sampler == "gp" else {}
+    search = {"sampler": sampler, "n_trials": 25, "constraints": LIMITS, **few}
     workers = [start(search, seconds=0.1) for _ in range(4)]
     for kill in range(2):
         wait_for(lambda: evaluations(tmp_path) > 4 + 4 * kill, workers)  # noqa: B023
@@ -174,6 +182,11 @@ def test_samplers_stop_at_their_number_though_workers_die(
     complete = [t for t in trials_of(store_url) if t.state is TrialState.COMPLETE]
     assert len(complete) == 25
     assert all(trial.params.keys() == {"sigma", "bias", "k"} for trial in complete)
+    assert all(len(trial.system_attrs["constraints"]) == 2 for trial in complete)
+    # A setting is measured again only where its worker was killed, or silent for long.
+    measured = settings_measured(tmp_path)
+    failed = [trial for trial in trials_of(store_url) if trial.state is TrialState.FAIL]
+    assert measured.total() - len(measured) <= len(failed)
 
 
 FEW: dict[str, Any] = {"sigma": (0.1, 0.2), "bias": (1.0,), "k": (1, 2, 3), "n_trials": 24}
@@ -189,7 +202,7 @@ def settings_measured(tmp_path: Path) -> Counter[str]:
 def test_samplers_measure_no_setting_twice(
     sampler: str, start: Start, store_url: str, tmp_path: Path
 ) -> None:
-    search = {"sampler": sampler, **FEW}
+    search = {"sampler": sampler, "constraints": LIMITS, **FEW}
     summaries = [ended(worker) for worker in [start(search, seconds=0.3) for _ in range(4)]]
     measured = settings_measured(tmp_path)
     assert set(measured.values()) == {1}

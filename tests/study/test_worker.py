@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,8 +17,10 @@ from spec_opt.config.values import FloatRange
 from spec_opt.errors import DecodingError, WorkError
 from spec_opt.measure.measurement import Measurement
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat
+from spec_opt.study.samplers import choose
+from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.store import Store
-from spec_opt.study.study import Study
+from spec_opt.study.study import Study, reconcile
 from spec_opt.study.trials import all_attributes
 from spec_opt.study.worker import TrialReport, WorkerSummary, describe, run_worker
 from tests.study.stand_in import StandIn, measurement, stand_in_study
@@ -289,6 +292,29 @@ def test_a_setting_drawn_twice_is_measured_once(sampler: str, store: Store) -> N
     assert copied == original != {}
     assert first.params == repeated[0].params
     assert repeated[0].user_attrs["evaluation_seconds"] == 0.0
+
+
+def test_a_sampler_that_takes_long_loses_no_trial(
+    tmp_path: Path, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signs of life are given while it chooses, too."""
+    store = opened(f"sqlite:///{tmp_path}/store.db")
+    study = stand_in_study(store, sampler="random", n_trials=1)
+    looks: list[int] = []
+
+    def choose_slowly(*arguments: Any) -> dict[str, Any]:
+        time.sleep(2.5)
+        # Another worker looks, and would give up who was silent.
+        outlook = store.transaction(
+            lambda c: reconcile(c, study.study_id, study.config.search, Patience(Watch(), 1.5))
+        )
+        looks.append(outlook.running)
+        return choose(*arguments)
+
+    monkeypatch.setattr("spec_opt.study.claims.choose", choose_slowly)
+    run_worker(study, StandIn(), threading.Event(), heartbeat=Heartbeat(0.1, 1.5))
+    assert looks == [1]
+    assert states(study) == {"COMPLETE": 1}
 
 
 def test_who_is_stopped_while_waiting_for_another_gives_the_trial_back(store: Store) -> None:
