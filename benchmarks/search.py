@@ -23,6 +23,7 @@ from benchmarks.environment import describe
 from spec_opt.config.limits import Constraints, StopConfig
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig, read_study
 from spec_opt.config.values import Rule
+from spec_opt.config.variants import Variant
 from spec_opt.measure.measurement import Measurement
 from spec_opt.measure.objective import StudyObjective
 from spec_opt.study.constraints import values_of, violations
@@ -85,10 +86,14 @@ class Replay:
         self.config = base.model_copy(update={"decoding": decoding})
         measure = StudyObjective.prepare(self.config)
         self.fingerprints, self.baseline = measure.fingerprints, measure.baseline
-        self.device = measure.device
+        self.device, self.draft_path = measure.device, measure.draft_path
         grid = itertools.product(problem.sigmas.tolist(), BIASES.tolist(), KS)
         settings = [Setting(sigma=sigma, bias=bias, k=k) for sigma, bias, k in grid]
         self.table = {self._nearest(setting): measure(setting) for setting in settings}
+
+    def of(self, variant: Variant) -> "Replay":
+        del variant
+        return self
 
     def __call__(self, setting: Setting) -> Measurement:
         return self.table[self._nearest(setting)]

@@ -175,15 +175,15 @@ class SearchConfig(VariantSpaces):
                 f"{product} = {count:,} settings, more than max_settings = "
                 f"{self.max_settings:,}: give shorter lists, or a larger max_settings"
             )
-        if self.n_trials is not None:
-            yield "n_trials is for samplers that draw: a grid runs every setting"
-        if self.options:
-            yield "options are for samplers that draw: a grid has none"
-        if self.stop is not None:
-            yield (
-                "stop is for samplers that draw: a grid runs every setting; leave it out, or give "
-                "another sampler (tpe, gp, nsga2, random)"
-            )
+        for name in ("n_trials", "options", "stop"):
+            if getattr(self, name):
+                yield (
+                    f"{name} is for samplers that draw: a grid runs every setting; leave it out, "
+                    "or give another sampler (tpe, gp, nsga2, random)"
+                )
+        if self.from_study is not None and self.varied:
+            names = ", ".join(self.varied)
+            yield f"from_study is not for a grid that also searches {names}: leave it out"
 
 
 class SyntheticConfig(Table):

@@ -324,7 +324,8 @@ BAD = {
         SEARCH + "range = 1",
         "search.range: unknown key; known here: draft_kind, teacher_noise, variance_regularizer, "
         "teacher_dropout, draft_epochs, draft_scale, rule, combine, sampler, options, objectives, "
-        "sigma, bias, k, constraints, stop, from_study, n_trials, seed, max_attempts",
+        "sigma, bias, k, constraints, stop, from_study, n_trials, seed, max_attempts, "
+        "max_settings",
     ),
     "unknown key of a range": (
         SEARCH + "sigma = {low = 0.1, hihg = 0.2, high = 0.3}",
@@ -443,8 +444,8 @@ BAD = {
     ),
     "stop of a grid": (
         SEARCH + "stop = {patience = 5}",
-        "search: stop is for samplers that draw: a grid runs every setting; leave it out, or give "
-        "another sampler (tpe, gp, nsga2, random)",
+        "search: stop is for samplers that draw: a grid runs every setting; leave it out, "
+        "or give another sampler (tpe, gp, nsga2, random)",
     ),
     "stop without patience": (
         SEARCH + 'sampler = "tpe"\nn_trials = 9\nstop = {patience = 0}',
@@ -452,7 +453,8 @@ BAD = {
     ),
     "options of a grid": (
         SEARCH + "options = {multivariate = true}",
-        "search: options are for samplers that draw: a grid has none",
+        "search: options is for samplers that draw: a grid runs every setting; leave it out, "
+        "or give another sampler (tpe, gp, nsga2, random)",
     ),
     "a seed among the options": (
         SEARCH + 'sampler = "tpe"\nn_trials = 5\noptions = {seed = 3}',
@@ -464,7 +466,8 @@ BAD = {
     ),
     "grid with n_trials": (
         SEARCH + "n_trials = 5",
-        "search: n_trials is for samplers that draw: a grid runs every setting",
+        "search: n_trials is for samplers that draw: a grid runs every setting; leave it out, "
+        "or give another sampler (tpe, gp, nsga2, random)",
     ),
     "negative seed": (SEARCH + "seed = -1", "search.seed = -1: must be at least 0"),
     "seed beyond 32 bits": (

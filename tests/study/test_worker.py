@@ -16,11 +16,12 @@ from spec_opt.config.study_file import Setting
 from spec_opt.config.values import FloatRange
 from spec_opt.errors import DecodingError, WorkError
 from spec_opt.measure.measurement import Measurement
+from spec_opt.study.agenda import reconcile
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat
 from spec_opt.study.samplers import choose
 from spec_opt.study.silence import Patience, Watch
 from spec_opt.study.store import Store
-from spec_opt.study.study import Study, reconcile
+from spec_opt.study.study import Study
 from spec_opt.study.trials import all_attributes
 from spec_opt.study.worker import TrialReport, WorkerSummary, describe, run_worker
 from tests.study.stand_in import StandIn, measurement, stand_in_study
@@ -306,7 +307,7 @@ def test_a_sampler_that_takes_long_loses_no_trial(
         time.sleep(2.5)
         # Another worker looks, and would give up who was silent.
         outlook = store.transaction(
-            lambda c: reconcile(c, study.study_id, study.config.search, Patience(Watch(), 1.5))
+            lambda c: reconcile(c, study.study_id, study.config, Patience(Watch(), 1.5))
         )
         looks.append(outlook.running)
         return choose(*arguments)
