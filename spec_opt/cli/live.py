@@ -122,7 +122,7 @@ def _progress_lines(now: StudyProgress) -> list[str]:
         for worker in now.workers
     ] or ["  no worker holds a trial"]
     return lines + [
-        f"  given up after {plural(g.attempts, 'attempt')}: {g.setting}: {g.error}"
+        f"  given up after {plural(g.attempts, 'attempt')}: {g.label}: {g.error}"
         for g in now.given_up
     ]
 
@@ -204,7 +204,7 @@ def print_trial(trial: TrialReport) -> None:
         outcome = (
             f"{trial.outcome}: {percent(acceptance)} accepted, MSE {mse:.4f}, {trial.seconds:.1f} s"
         )
-    note(f"trial {trial.number} ({trial.setting}) {outcome}")
+    note(f"trial {trial.number} ({f'{trial.setting} {trial.variant}'.rstrip()}) {outcome}")
 
 
 def print_failure(trial: TrialReport) -> None:

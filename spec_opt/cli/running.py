@@ -103,7 +103,7 @@ def _report_failures(now: StudyProgress) -> int:
         first = now.given_up[0]
         say(
             f"error: {len(now.given_up)} of {now.total} settings failed for good; "
-            f"the first: {first.setting}, {first.attempts} attempts: {first.error}"
+            f"the first: {first.label}, {first.attempts} attempts: {first.error}"
         )
     elif now.missing and now.is_done:
         say(f"error: {now.missing} of {now.total} trials failed, the last with: {now.last_error}")

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from spec_opt.config.files import write_file
 from spec_opt.config.study_file import RecommendConfig
+from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.errors import WorkError
 from spec_opt.results import statistics
 from spec_opt.results.document import (
@@ -36,7 +37,7 @@ from spec_opt.results.recommend import (
 )
 from spec_opt.results.render import banner, choices, flags, schedule_blocks
 from spec_opt.results.schedule import schedule_of
-from spec_opt.results.table import Point, StudyTable
+from spec_opt.results.table import Point, StudyTable, TrialRow
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import (
     exact,
@@ -166,10 +167,14 @@ def _closing_lines(table: StudyTable, scenario: str, point: Point) -> str:
     elif result.predicted_speedup is not None:
         speedup += f" (predicted {result.predicted_speedup:.2f}x)"
     sigma, bias = exact(setting.sigma), exact(setting.bias)
-    return (
-        f"Optimal ({scenario}): sigma={sigma}, bias={bias}, k={setting.k}\n"
-        f"Acceptance: {percent(result.acceptance_rate)}, MSE: {result.mse:.4f}, Speedup: {speedup}"
-    )
+    lines = [
+        f"Optimal ({scenario}): sigma={sigma}, bias={bias}, k={setting.k}",
+        f"Acceptance: {percent(result.acceptance_rate)}, MSE: {result.mse:.4f}, Speedup: {speedup}",
+    ]
+    if point.draft_path is not None:
+        made = f"{point.variant}, " if point.variant != AS_WRITTEN else ""
+        lines.append(f"Draft: {made}{point.draft_path}")
+    return "\n".join(lines)
 
 
 def _parts(
@@ -266,7 +271,8 @@ def _cells(table: StudyTable, points: Sequence[Point]) -> tuple[str, ...]:
     known = (result.predicted_speedup, "predicted")
     speedup, kind = known if measured is None else (measured.speedup, "measured")
     return (
-        *map(precise, (point.number, setting.sigma, setting.bias, setting.k)),
+        f"{point.number} {point.variant}".rstrip(),
+        *map(precise, (setting.sigma, setting.bias, setting.k)),
         precise(100 * result.acceptance_rate),
         precise(None if ci95 is None else 100 * ci95, 2),
         precise(result.mse),
@@ -322,11 +328,15 @@ def _range(spread: statistics.Spread, show: Callable[[float], str]) -> str:
     return f"{show(spread.mean)} ({show(spread.lowest)} to {show(spread.highest)})"
 
 
+def _setting_of(row: TrialRow) -> str:
+    return "" if row.setting is None else f"{row.setting} {row.variant}".rstrip()
+
+
 def _failures(table: StudyTable) -> list[Block]:
     """The failed trials and why; nothing if there are none."""
     failed = [row for row in table.trials if row.state == "fail"]
     rows = [
-        (str(row.number), str(row.setting or ""), row.error or "no reason was stored")
+        (str(row.number), _setting_of(row), row.error or "no reason was stored")
         for row in failed[:MOST_ROWS]
     ]
     return (

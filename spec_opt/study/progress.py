@@ -67,6 +67,11 @@ class GivenUp:
     """Why the last attempt failed."""
     variant: Variant = AS_WRITTEN
 
+    @property
+    def label(self) -> str:
+        """The setting, and the variant if that is not the study file as written."""
+        return f"{self.setting} {self.variant}".rstrip()
+
 
 @dataclass(frozen=True)
 class StudyProgress:
