@@ -225,7 +225,7 @@ def _draft_of(place: Place, *targets: str) -> Path:
 
 # --- passwords ------------------------------------------------------------------------------------
 
-SECRET = "quokka7gecko"
+SECRET = "walrus7heron"
 LEAKING = {
     "an @ that is not encoded": f"postgresql://me:{SECRET}@{SECRET}@127.0.0.1:1/db",
     "a / that is not encoded": f"postgresql://me:{SECRET}/{SECRET}@127.0.0.1:1/db",
