@@ -76,9 +76,8 @@ def run(
         opened, objective, interrupted = service.work(config, url)
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
-    remark = None
     if not interrupted and ray is None and progress(opened).is_done:
-        remark = service.measure_speedups(config, opened, objective, reference)
+        service.measure_speedups(config, opened, objective, reference)
     table, thresholds = table_of(opened.store, config, "columns"), config.recommend
     try:  # first: stdout may turn out to be full
         command = command_line()
@@ -89,7 +88,7 @@ def run(
     if as_json:
         show(study_document(table, thresholds, reference, storage=url, command=command))
     else:
-        show(study_text(table, thresholds, reference, terminal_width(), remark))
+        show(study_text(table, thresholds, reference, terminal_width()))
     say(report)
     if interrupted:
         say(KEPT)

@@ -84,25 +84,23 @@ def work(
 
 def measure_speedups(
     config: StudyConfig, study: Study, objective: StudyObjective | None, reference: str
-) -> str | None:
-    """End a run by timing what it recommends; returns what disturbed the timing, if anything did.
+) -> None:
+    """End a run by timing what it recommends.
 
     Args:
         objective: what this process measured with; by default the models are loaded if need be.
         reference: the study as it was named, for commands to paste.
     """
     if config.bench.seconds == 0:
-        return None
+        return
     from spec_opt.measure.objective import StudyObjective
     from spec_opt.results.bench import bench_run
 
     prepare = partial(StudyObjective.prepare, config) if objective is None else lambda: objective
     try:
-        found = bench_run(config, study.store, prepare, reference)
+        bench_run(config, study.store, prepare, reference)
     except SpecOptError as error:
         say(f"no speedup was measured: {error}")
-        return None
-    return None if found is None else found.scatter
 
 
 def work_in_task(config: StudyConfig, url: str) -> None:

@@ -48,8 +48,6 @@ MOST_RUNS: Final = 9
 """At the end of `run`, however much time there is."""
 COSTS_SHARE: Final = 0.25
 """Of the time at the end of `run`, for learning costs at several batch sizes."""
-DISTURBED: Final = 1.3
-"""Equal runs that differ by more than this factor mean that the machine was busy."""
 
 _COLUMNS = (
     "trial", "sigma", "bias", "k", "batch", "target ms", "draft ms", "spec. ms", "speedup",
@@ -74,19 +72,6 @@ class Bench:
     """With the speedups that were measured for it."""
     predicted: Schedule | None = None
     """The schedule before they were."""
-
-    @property
-    def scatter(self) -> str | None:
-        """That the machine was busy; None if it was not."""
-        row = max(self.rows, key=lambda r: max(r.target_only) / min(r.target_only), default=None)
-        if row is None or max(row.target_only) < DISTURBED * min(row.target_only):
-            return None
-        low, high = (_milliseconds(end(row.target_only)) for end in (min, max))
-        return f"The machine was busy: equal runs of the target alone took {low} to {high} ms."
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}" if seconds < 1.0 else f"{1e3 * seconds:.0f}"
 
 
 def bench_document(bench: Bench) -> dict[str, Any]:
@@ -139,7 +124,8 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
     if bench.schedule is not None and bench.predicted is not None:
         blocks.append(Bullets(_agreement(bench.predicted, bench.schedule)))
         blocks += schedule_blocks(bench.schedule)
-    blocks += [Text(text) for text in (_why_slower(bench.rows), bench.scatter) if text]
+    if (why := _why_slower(bench.rows)) is not None:
+        blocks.append(Text(why))
     return as_text(blocks, width)
 
 
@@ -401,7 +387,7 @@ def _bench_setting(
     error = error_ratio(found.mse, found.blocks, baseline)
     candidate = Candidate(setting, None, error, measured)
     limit = limit_of(table, config.recommend)
-    verdict = judge([candidate], draft_candidate(table), limit, reference)
+    verdict = judge([candidate], draft_candidate(table), limit, reference).cautioned(measured)
     return _bench_of(objective, rows, device, verdict)
 
 
@@ -470,6 +456,8 @@ def _speedup(trial: int | None, row: BenchRow, ratio: Ratio, device: str) -> Spe
         speedup_low=ratio.low,
         speedup_high=ratio.high,
         runs=len(row.target_only),
+        target_low_s=min(row.target_only),
+        target_high_s=max(row.target_only),
     )
 
 

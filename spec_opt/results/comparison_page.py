@@ -136,7 +136,7 @@ def _recommended(studies: Sequence[Compared]) -> list[tuple[str, ...]]:
 
 def _speedup(compared: Compared, point: Point) -> str:
     name, value = speedup_fact(compared.table, point)
-    return f"{value} {'measured' if 'measured' in name else 'predicted'}" if "x" in value else value
+    return value if value == "not known" else f"{value}, {name.split()[-2]}"
 
 
 def _differences(found: Comparison) -> list[Block]:

@@ -31,7 +31,7 @@ from spec_opt.results.artifacts import artifact_store
 from spec_opt.results.document import Block, Text, as_markdown
 from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
-from spec_opt.results.render import banner, choices, flags
+from spec_opt.results.render import advice, banner, flags, heading_of
 from spec_opt.results.statistics import quiet_optuna
 from spec_opt.results.table import Point, StudyTable, stored_table
 from spec_opt.results.verdict import verdict_of
@@ -83,10 +83,11 @@ def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Co
         figure.update_layout(height=CARD_HEIGHT)
     noted = table.points if len(table.points) <= MOST_NOTES else table.front
     states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
+    verdict = verdict_of(table, thresholds)
     note = (
-        banner(verdict_of(table, thresholds)),
-        Text("Which setting to use", "heading"),
-        *choices(recommendations, table),
+        banner(verdict, table.name),
+        Text(heading_of(verdict), "heading"),
+        *advice(recommendations, table, verdict),
         Text(f"Trials: {states or 'none yet'}; {len(table.front)} on the front."),
         Text(levels_text(table)),
         Text(SIGNATURE),

@@ -246,13 +246,13 @@ def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     _draw_mse_axis(figure, table, shown["mse"])
     above = int((frame["mse"] > limit).sum())
     remark = f"; {plural(above, 'worse trial')} above the frame" if above else ""
-    share = f"{len(front)} of {plural(len(frame), 'trial')}"
+    share = f"{plural(len(frame), 'trial')}, {len(front)} of them on the front"
     return figure.update_layout(title_subtitle_text=f"{share}; better is down and right{remark}")
 
 
 _STANDINGS: Mapping[str, tuple[str, str]] = {
-    "clear": ("clearly on the front", ACCENT),
-    "tie": ("on the front within noise", "white"),
+    "clear": ("on the front, clear", ACCENT),
+    "tie": ("on the front, tie", "white"),
     "unknown": ("on the front", ACCENT),
 }
 
@@ -428,7 +428,8 @@ _Draw = Callable[[StudyTable, pd.DataFrame], go.Figure | str]
 _FIGURES: Mapping[str, tuple[str, _Draw, str]] = {
     "pareto_frontier": ("Pareto front", _pareto_frontier,
         "Each diamond is a setting that no other beats in every objective. Between them the line "
-        "shows the lowest MSE at that acceptance or more. × counts equal results."),
+        "shows the lowest MSE at that acceptance or more. Trials with equal results are drawn "
+        "once, and × counts them."),
     "speedup_by_batch_size": ("Speedup against batch size",
         lambda table, _: speedup_by_batch_size(table),
         "The fastest setting with each k, and the fastest of all as a band on top."),

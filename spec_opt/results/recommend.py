@@ -43,6 +43,16 @@ class Bounds:
     min_acceptance: float = 0.0
     max_mse: float = math.inf
 
+    @property
+    def limits(self) -> str:
+        """Like `text`, without where they come from."""
+        parts = [f"k >= {self.min_k}"] if self.min_k > 1 else []
+        if self.max_mse < math.inf:
+            parts.append(f"MSE <= {self.max_mse:.4f}")
+        if self.min_acceptance > 0.0:
+            parts.append(f"acceptance >= {percent(self.min_acceptance)}")
+        return " and ".join(parts)
+
     def hold(self, point: Point) -> bool:
         """Whether a trial meets all of them."""
         return point.setting.k >= self.min_k and self.reaches(point) and self.is_accurate(point)
@@ -70,6 +80,8 @@ class Recommendation:
     """What to know before relying on it."""
     advice: tuple[str, ...]
     """What to try if nothing meets the scenario, by this study's own numbers."""
+    merit: str = ""
+    """`why` in short, without the trial's number and results: `has the lowest MSE of …`."""
 
     def __repr__(self) -> str:
         """The setting and what it gives, on one line."""
@@ -157,6 +169,7 @@ def recommend(
         close=_close(eligible),
         cautions=known,
         advice=(),
+        merit=f"{_merit(table, scenario, eligible)} {bounds.limits}".rstrip(),
     )
 
 
@@ -252,25 +265,40 @@ _MERITS = {
 
 def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequence[Point]) -> str:
     """Why the first of the eligible trials is the choice, and what it gives."""
-    chosen, merit = eligible[0], "is the only one"
-    if len(eligible) > 1:
-        best = _MERITS.get(scenario) or _fastest(table, chosen)
-        merit = f"has {best} of the {len(eligible)} trials"
+    chosen = eligible[0]
     facts = f"{chosen.label}, {outcome(chosen)}"
     if table.target_mse is not None:
         against = relative(chosen.result.mse, table.target_mse)
         facts += f", {against} the target alone ({table.target_mse:.4f})"
     if chosen.draft_path is not None:
         facts += f"; its draft is {chosen.draft_path}"
-    return f"Trial {chosen.number} {merit} with {bounds.text}: {facts}."
+    merit = _merit(table, scenario, eligible)
+    return f"Trial {chosen.number} {merit} {bounds.text}: {facts}."
+
+
+def _merit(table: StudyTable, scenario: Scenario, eligible: Sequence[Point]) -> str:
+    """In what the first of the eligible trials is the best."""
+    if len(eligible) == 1:
+        return "is the only one with"
+    best = _MERITS.get(scenario) or _fastest(table, eligible[0])
+    return f"has {best} of the {len(eligible)} trials with"
+
+
+def in_short(group: Sequence[Recommendation]) -> str:
+    """Why one trial is the choice for several scenarios, in a sentence."""
+    *others, last = (r.merit for r in group)
+    point = group[0].point
+    draft = point and point.draft_path
+    its_draft = f" Its draft is {draft}." if draft else ""
+    return f"Trial {group[0].trial} {', '.join(others)}, and {last}.{its_draft}"
 
 
 def _fastest(table: StudyTable, chosen: Point) -> str:
     """By what the speed scenario chose."""
     if (measured := table.measured_speedup(chosen.number)) is not None:
         return (
-            f"the highest measured speedup, {measured.value:.2f}x (batch size "
-            f"{measured.batch_size}, {measured.device}),"
+            f"the highest measured speedup, {measured} (batch size {measured.batch_size}, "
+            f"{measured.device}),"
         )
     predicted = chosen.result.predicted_speedup
     if predicted is not None:

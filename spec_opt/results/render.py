@@ -11,8 +11,9 @@ from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.errors import StudyError
 from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Text, as_text
 from spec_opt.results.export import document_of
-from spec_opt.results.recommend import Recommendation, recommend_all
+from spec_opt.results.recommend import Recommendation, in_short, recommend_all
 from spec_opt.results.schedule import Gain, Schedule
+from spec_opt.results.speedup import timings
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Decision, Verdict, verdict_of
 from spec_opt.results.wording import (
@@ -68,7 +69,7 @@ def render(
             raise StudyError(f"{only.scenario}: {only.why}")
     if style == "text":
         said = Text(verdict.reason), Text(levels_text(table))
-        return as_text((*said, *choices(recommendations, table)), width)
+        return as_text((*said, *advice(recommendations, table, verdict)), width)
     if style == "json":
         document = {
             "study": table.name,
@@ -89,24 +90,63 @@ DECISIONS: Mapping[Decision, str] = {
 }
 
 
-def banner(verdict: Verdict) -> Section:
-    """The verdict, in HTML in the colour of the decision."""
+INSTEAD: Mapping[Decision, tuple[str, str]] = {
+    "draft_alone": (
+        "with the draft alone",
+        "The draft alone is faster than the target and accurate enough, so nothing needs to be "
+        "verified.",
+    ),
+    "target_alone": (
+        "with the target alone",
+        "No setting that was timed is both faster than the target alone and accurate enough; on "
+        "another machine that may differ.",
+    ),
+}
+"""Decisions against speculation: how `spec-opt forecast` then forecasts, and why."""
+
+
+def heading_of(verdict: Verdict) -> str:
+    """Of the settings that are recommended."""
+    instead = verdict.decision in INSTEAD
+    return "If you speculate all the same" if instead else "Which setting to use"
+
+
+def banner(verdict: Verdict, study: str) -> Section:
+    """The verdict on a study, in HTML in the colour of the decision, and how to use it."""
     blocks: list[Block] = [Text(DECISIONS[verdict.decision], "subheading"), Text(verdict.reason)]
     facts = []
     if (speedup := verdict.speedup) is not None:
         kind = "measured" if speedup.measured else "predicted"
-        facts.append((f"{kind} speedup", f"{speedup.value:.3g}x"))
-        if speedup.speedup_low is not None and speedup.speedup_high is not None:
-            runs = f"{speedup.speedup_low:.3g}x to {speedup.speedup_high:.3g}x"
-            facts.append((f"in {speedup.runs} runs", runs))
-        facts += [("batch size", str(speedup.batch_size)), ("device", speedup.device)]
-    if verdict.mse_ratio is not None:
-        facts.append(("MSE / target's", f"{verdict.mse_ratio:.3f}"))
+        facts.append((f"{kind} speedup", f"{speedup} at batch size {speedup.batch_size}"))
+        if speedup.range is not None:
+            facts.append((f"in {speedup.runs} runs", speedup.range))
+        facts.append(("device", speedup.device))
+    if (error := verdict.error) is not None:
+        facts.append(("MSE / target's", f"{error.value:.3f}"))
+        if error.low is not None and error.high is not None:
+            facts.append(("95 % interval", f"{error.low:.3f} to {error.high:.3f}"))
+    if facts and verdict.windows is not None:
+        facts.append(("windows", str(verdict.windows)))
     if facts:
         blocks.append(Facts(facts))
     if verdict.setting is not None:
         blocks.append(Text(flags(verdict.setting), "code"))
+    elif verdict.decision in INSTEAD:
+        how, _ = INSTEAD[verdict.decision]
+        blocks.append(Text(f"`spec-opt forecast` follows this verdict and forecasts {how}:"))
+        blocks.append(Text(f"spec-opt forecast {study} --input FILE.csv", "code"))
     return Section(blocks, f"banner {verdict.decision}")
+
+
+def advice(
+    recommendations: Sequence[Recommendation], table: StudyTable, verdict: Verdict
+) -> tuple[Block, ...]:
+    """The recommended settings; where the verdict is against speculation, that goes first."""
+    shown = choices(recommendations, table)
+    if verdict.decision not in INSTEAD:
+        return shown
+    _, why = INSTEAD[verdict.decision]
+    return Text(f"The verdict is: {DECISIONS[verdict.decision].lower()}. {why}"), *shown
 
 
 def choices(recommendations: Sequence[Recommendation], table: StudyTable) -> tuple[Block, ...]:
@@ -137,8 +177,11 @@ def _choice(group: Sequence[Recommendation], common: Sequence[str], table: Study
     blocks: list[Block] = [Text(f"{title_of(group)}: {answer}", "subheading")]
     if first.point is not None:
         blocks += [_facts(first.point, first.mse_ratio, table)]
+        timed = timings(table.measured_speedups(first.point.number))
+        blocks += [Text(timed, "note")] if timed else []
         blocks += [Text(flags(first.point.setting), "code")]
-    blocks += [Text(r.why) for r in group]
+    is_shared = first.point is not None and len(group) > 1
+    blocks += [Text(in_short(group))] if is_shared else [Text(r.why) for r in group]
     details: list[Block] = [Text(text) for text in dict.fromkeys(r.close for r in group) if text]
     summary = "What was close" if details else "What to try"
     if own := list(dict.fromkeys(sentence for r in group for sentence in r.own(common))):
@@ -161,8 +204,11 @@ def speedup_fact(table: StudyTable, point: Point) -> tuple[str, str]:
     """What is known of a trial's speedup."""
     measured, predicted = table.measured_speedup(point.number), point.result.predicted_speedup
     if measured is not None:
-        return "best measured speedup", f"{measured.value:.2f}x"
-    return "predicted speedup", "not known" if predicted is None else f"{predicted:.2f}x"
+        return "best measured speedup", f"{measured} at batch size {measured.batch_size}"
+    if predicted is None:
+        return "predicted speedup", "not known"
+    where = f" at batch size {table.config.decoding.batch_size}" if table.config else ""
+    return "predicted speedup", f"{predicted:.2f}x{where}"
 
 
 def baseline_document(table: StudyTable) -> dict[str, float | None]:
@@ -215,11 +261,10 @@ def study_text(
     thresholds: RecommendConfig,
     reference: str,
     width: int | None = None,
-    remark: str | None = None,
 ) -> str:
     """What `spec-opt run` prints, as `overview`."""
     verdict, chosen = verdict_of(table, thresholds, reference), recommend_all(table, thresholds)
-    return as_text(overview(table, verdict, chosen, reference, remark), width)
+    return as_text(overview(table, verdict, chosen, reference), width)
 
 
 def study_document(
@@ -237,19 +282,21 @@ def overview(
     verdict: Verdict,
     recommendations: Sequence[Recommendation],
     reference: str,
-    remark: str | None = None,
 ) -> tuple[Block, ...]:
     """What a run ends with, on one screen.
 
     Args:
         reference: the study as it was named, for commands to paste.
-        remark: on how far the verdict can be trusted.
     """
-    said = Text(" ".join(filter(None, (verdict.reason, remark))))
+    said = Text(verdict.reason)
     if not table.points:
         return (said,)
     lines = [_line(group, table) for group in merged(recommendations)]
     more = f"Why: `spec-opt recommend {reference}`. "
+    if verdict.decision in INSTEAD:
+        how, _ = INSTEAD[verdict.decision]
+        lines = [f"{heading_of(verdict)}: {lines[0]}", *lines[1:]]
+        more = f"Forecast {how}: `spec-opt forecast {reference}`. {more}"
     hidden = len(table.distinct_front) - FRONT_ROWS
     if hidden > 0:
         more += f"{hidden} more results on the front: `spec-opt export {reference}`."

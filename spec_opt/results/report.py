@@ -35,7 +35,7 @@ from spec_opt.results.recommend import (
     limits_of,
     recommend_all,
 )
-from spec_opt.results.render import banner, choices, flags, schedule_blocks
+from spec_opt.results.render import advice, banner, flags, heading_of, schedule_blocks
 from spec_opt.results.schedule import schedule_of
 from spec_opt.results.table import Point, StudyTable, TrialRow
 from spec_opt.results.verdict import Verdict, verdict_of
@@ -48,6 +48,7 @@ from spec_opt.results.wording import (
     plural,
     precise,
 )
+from spec_opt.results.words import words
 from spec_opt.study.database import parse_url
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ OLD_COLUMNS = (
 
 COLUMNS = (
     "trial", "sigma", "bias", "k", "acceptance %", "±", "MSE", "±", "MSE / target's",
-    "patches per round", "speedup", "trials",
+    "patches per round", "speedup", "at batch size", "trials",
 )  # fmt: skip
 """Of distinct results, with six digits: these tables are copied."""
 
@@ -105,14 +106,15 @@ def write_report(
     limits = limits_of(table, thresholds)
     recommendations, verdict = recommend_all(table, limits), verdict_of(table, limits)
     drawn = figures(table, recommendations)
-    parts = _parts(table, limits, recommendations, drawn)
+    parts = _parts(table, limits, recommendations, drawn, verdict)
     parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
     blocks: list[Block] = [
         Text(f"spec-opt report: {table.name}", "title"),
-        banner(verdict),
+        banner(verdict, table.name),
         Text(_outline(table), "note"),
         Contents([*parts]),
         *(Section([Text(title, "heading"), *found]) for title, found in parts.items()),
+        words(),
     ]
     results = results_frame(table)
     contents = {
@@ -139,7 +141,8 @@ def summary(
     limits: RecommendConfig,
 ) -> str:
     """Markdown to paste: the verdict, the guide's closing lines, then what led to them."""
-    blocks: list[Block] = [Text(table.name, "title"), banner(verdict)]
+    heading = Text(heading_of(verdict), "heading")
+    blocks: list[Block] = [Text(table.name, "title"), banner(verdict, table.name), heading]
     best = closing_choice(recommendations)
     if best is None or best.point is None:
         blocks.append(Text("No setting meets any of the scenarios."))
@@ -147,14 +150,11 @@ def summary(
         blocks.append(Text(_closing_lines(table, best.scenario, best.point)))
         blocks.append(Text(flags(best.point.setting), "code"))
     count = f"{len(table.front)} Pareto trials of {len(table.points)} completed."
-    blocks += [
-        Text(f"{count} {levels_text(table)}".rstrip()),
-        Text("Which setting to use", "heading"),
-    ]
-    blocks += [*_advice(table, recommendations)]
+    blocks.append(Text(f"{count} {levels_text(table)}".rstrip()))
+    blocks += _advice(table, recommendations, verdict)
     if drafts := draft_blocks(table):
         blocks += [Text("Drafts", "heading"), *drafts]
-    blocks += [*_results(table, limits)]
+    blocks += _results(table, limits)
     return f"{as_markdown(blocks)}\n"
 
 
@@ -163,7 +163,7 @@ def _closing_lines(table: StudyTable, scenario: str, point: Point) -> str:
     measured, speedup = table.measured_speedup(point.number), "not measured"
     if measured is not None:
         where = f"{measured.device}, batch size {measured.batch_size}"
-        speedup = f"{measured.speedup:.2f}x at best ({where})"
+        speedup = f"{measured} at best ({where})"
     elif result.predicted_speedup is not None:
         speedup += f" (predicted {result.predicted_speedup:.2f}x)"
     sigma, bias = exact(setting.sigma), exact(setting.bias)
@@ -182,6 +182,7 @@ def _parts(
     limits: RecommendConfig,
     recommendations: Sequence[Recommendation],
     drawn: dict[str, go.Figure],
+    verdict: Verdict,
 ) -> dict[str, Sequence[Block]]:
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
@@ -192,7 +193,7 @@ def _parts(
     drafts = [] if fronts is None else [_figure("fronts_by_draft", fronts), *draft_blocks(table)]
     parts: dict[str, Sequence[Block]] = {
         "Pareto front": [front, *_front(table)],
-        "Which setting to use": _advice(table, recommendations),
+        heading_of(verdict): _advice(table, recommendations, verdict),
         "Drafts": drafts,
         "A k for each batch size": [*drawn_load, *schedule_blocks(schedule)],
         "Figures": [
@@ -222,9 +223,11 @@ def _outline(table: StudyTable) -> str:
     return f"{', '.join(facts)}."
 
 
-def _advice(table: StudyTable, recommendations: Sequence[Recommendation]) -> list[Block]:
+def _advice(
+    table: StudyTable, recommendations: Sequence[Recommendation], verdict: Verdict
+) -> list[Block]:
     """The recommendations, and what became of them on other splits."""
-    blocks: list[Block] = [*choices(recommendations, table)]
+    blocks: list[Block] = [*advice(recommendations, table, verdict)]
     if table.judgements:
         found = (f"{j.scenario.replace('_', ' ')}, {j.split} split: {j}" for j in table.judgements)
         again = (Text("Measured again on other splits", "subheading"), Bullets(tuple(found)))
@@ -250,8 +253,9 @@ def _front(table: StudyTable) -> list[Block]:
     notes = [f"{name.capitalize()}: MSE {precise(mse)}." for name, mse in table.levels.items()]
     notes.append(
         "± is half of a 95 % interval; that of an MSE is mostly shared by all trials: it says what "
-        "other windows might give. Clear: by the 95 % interval of the difference, no other trial "
-        "could be at least as good in both objectives. Tie: another could."
+        "other windows might give. Trials: how many have exactly this result. Clear: by the 95 % "
+        "interval of the difference, no other result could be at least as good in both objectives. "
+        "Tie: another could."
     )
     if not table.in_detail:
         notes.append("In a study of so many trials only those on the front are compared.")
@@ -268,8 +272,12 @@ def _cells(table: StudyTable, points: Sequence[Point]) -> tuple[str, ...]:
     point, result = points[0], points[0].result
     setting, ci95 = point.setting, result.acceptance_ci95
     measured = table.measured_speedup(point.number)
-    known = (result.predicted_speedup, "predicted")
-    speedup, kind = known if measured is None else (measured.speedup, "measured")
+    speedup, batch_size = "–", ""
+    if measured is not None:
+        speedup, batch_size = f"{measured} measured", str(measured.batch_size)
+    elif result.predicted_speedup is not None:
+        speedup = f"{result.predicted_speedup:.2f}x predicted"
+        batch_size = str(table.config.decoding.batch_size) if table.config else ""
     return (
         f"{point.number} {point.variant}".rstrip(),
         *map(precise, (setting.sigma, setting.bias, setting.k)),
@@ -278,7 +286,8 @@ def _cells(table: StudyTable, points: Sequence[Point]) -> tuple[str, ...]:
         precise(result.mse),
         precise(result.mse_ci95, 2),
         *map(precise, (result.mse_ratio, result.patches_per_round)),
-        f"{precise(speedup)} {kind}" if speedup else "–",
+        speedup,
+        batch_size,
         str(len(points)),
     )
 
@@ -289,8 +298,8 @@ def _standing(member: statistics.FrontMember) -> str:
     others = member.tied_with
     if not others:
         return member.standing
-    named = f"{len(others)} others" if len(others) > 3 else f"trial {numbers(others)}"
-    return f"{member.standing} with {named}"
+    named = f" (trial {numbers(others)})" if len(others) <= 3 else ""
+    return f"{member.standing} with {plural(len(others), 'other result')}{named}"
 
 
 def _results(table: StudyTable, limits: RecommendConfig) -> list[Block]:

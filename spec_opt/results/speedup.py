@@ -1,13 +1,16 @@
-"""A speedup over the target alone, as the store keeps it."""
+"""A speedup as it was measured or predicted, how it is written, and whether it can be trusted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CHEAPER = 1.1
 """A draft must be this much faster than its target to be worth using alone."""
 FEWEST_RUNS = 3
 """With fewer runs, "in every run" says too little."""
+DISTURBED = 1.3
+"""Equal runs that differ by more than this factor mean that the machine was busy."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,16 @@ class Speedup:
     """In the fastest run."""
     runs: int = 0
     """How often it was measured; not known (0) of results of older versions."""
+    target_low_s: float | None = None
+    """Seconds of the target alone in its fastest run; not known of results of older versions."""
+    target_high_s: float | None = None
+    """Seconds of the target alone in its slowest run."""
+
+    def __str__(self) -> str:
+        """With as many digits as the runs agree on: `1.40x`, `15x`, or `about 2x`."""
+        if not self.is_steady:
+            return f"about {_digits(self.value, 2)}x"
+        return f"{self.value:.0f}x" if self.value >= 10 else f"{self.value:.2f}x"
 
     @property
     def value(self) -> float:
@@ -36,6 +49,22 @@ class Speedup:
     @property
     def measured(self) -> bool:
         return self.speedup is not None
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether no two runs are known to differ much."""
+        if self.speedup_low is None or self.speedup_high is None:
+            return True
+        return self.speedup_high < DISTURBED * self.speedup_low
+
+    @property
+    def range(self) -> str | None:
+        """The slowest to the fastest run; None if it is not known, or there was one run only."""
+        if self.speedup_low is None or self.speedup_high is None or self.runs == 1:
+            return None
+        digits = 3 if self.is_steady else 2
+        low, high = (_digits(v, digits) for v in (self.speedup_low, self.speedup_high))
+        return f"{low}x to {high}x"
 
     @property
     def is_reliable(self) -> bool:
@@ -58,3 +87,47 @@ class Speedup:
     def at_least(self) -> float:
         """The lowest measured speedup that is known; 0 where nothing was measured."""
         return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
+
+
+def _digits(value: float, count: int) -> str:
+    """Significant digits, never with an exponent."""
+    return f"{float(f'{value:.{count}g}'):g}"
+
+
+def disturbance(speedups: Iterable[Speedup]) -> str | None:
+    """That the machine was busy while the target alone was timed; None if it is not known to be."""
+    found = [
+        (s.target_high_s / s.target_low_s, s.target_low_s, s.target_high_s, s.batch_size)
+        for s in speedups
+        if s.target_low_s and s.target_high_s
+    ]
+    factor, low, high, batch_size = max(found, default=(1.0, 0.0, 0.0, 0))
+    if factor < DISTURBED:
+        return None
+    return (
+        f"The machine was busy: equal runs of the target alone took {_milliseconds(low)} to "
+        f"{_milliseconds(high)} ms at batch size {batch_size}."
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1.0 else f"{1e3 * seconds:.0f}"
+
+
+def timings(speedups: Sequence[Speedup]) -> str | None:
+    """What was measured at each of several batch sizes, in a line; None for fewer than two."""
+    if len(speedups) < 2:
+        return None
+    found = [
+        f"{one} at batch size {one.batch_size}{_runs(one)}"
+        for one in sorted(speedups, key=lambda s: s.batch_size)
+    ]
+    return f"Timed: {', '.join(found)}."
+
+
+def _runs(one: Speedup) -> str:
+    if not one.runs:
+        return ""
+    if one.range is None:
+        return f" ({one.runs} {'run' if one.runs == 1 else 'runs'})"
+    return f" ({one.range} in {one.runs} runs)"

@@ -17,7 +17,7 @@ from spec_opt.config.study_file import RecommendConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.results.differences import Noise
 from spec_opt.results.recommend import bounds_of, ranked
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, outcome_of
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
 
 PARAMETERS = ("sigma", "bias", "k")
 OBJECTIVES: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
@@ -51,7 +51,7 @@ class FrontMember:
     """tie: another trial could be at least as good in both objectives; clear: none could;
     unknown: the noise of some trials is not known, and none of the others could."""
     tied_with: tuple[int, ...]
-    """The trials that could be at least as good."""
+    """The other results that could be at least as good, each by its mildest trial."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def noise_aware_front(table: StudyTable) -> tuple[FrontMember, ...]:
     members = []
     for block in table.distinct_front:
         rivals = noise.rivals(block[0])
-        ties = tuple(p.number for p in rivals if outcome_of(p) != outcome_of(block[0]))
+        others = distinct([p for p in rivals if outcome_of(p) != outcome_of(block[0])])
+        ties = tuple(min(same, key=mildness).number for same in others)
         standing: Standing = "tie" if ties else "clear" if all_known else "unknown"
         members.append(FrontMember(block, standing, ties))
     return tuple(members)

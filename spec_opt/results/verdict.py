@@ -18,7 +18,7 @@ from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
 from spec_opt.results.recommend import best_of_scenarios, bounds_of, limits_of
-from spec_opt.results.speedup import CHEAPER, Speedup
+from spec_opt.results.speedup import CHEAPER, Speedup, disturbance
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import linear_alone, relative
 
@@ -89,16 +89,28 @@ class Verdict:
     trial: int | None
     speedup: Speedup | None
     """Of what is decided; for `target_alone` and `unknown` the best that speculation reached."""
-    mse_ratio: float | None
-    """MSE of what is decided over the target's."""
+    error: ErrorRatio | None
+    """Of what is decided; None where nothing is."""
     reason: str
-    """What to do, what it rests on, and whether a linear model forecasts as well."""
+    """What to do, what it rests on, what disturbed it, and whether a linear model is as good."""
     linear: ErrorRatio | None = None
     """Of a linear model alone, which is no candidate; None if it is not known."""
+    windows: int | None = None
+    """On which errors were measured; None if it is not known."""
 
     def __repr__(self) -> str:
         """What is decided, and why."""
         return f"<Verdict {self.decision}: {self.reason}>"
+
+    @property
+    def mse_ratio(self) -> float | None:
+        """MSE of what is decided over the target's."""
+        return None if self.error is None else self.error.value
+
+    def cautioned(self, speedups: Iterable[Speedup]) -> Verdict:
+        """With a word on the machine, if it was busy when these were measured."""
+        caution = disturbance(speedups)
+        return self if caution is None else replace(self, reason=f"{self.reason} {caution}")
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
@@ -108,6 +120,9 @@ class Verdict:
             "trial": self.trial,
             "speedup": None if self.speedup is None else _speedup_document(self.speedup),
             "mse_ratio": self.mse_ratio,
+            "mse_ratio_low": None if self.error is None else self.error.low,
+            "mse_ratio_high": None if self.error is None else self.error.high,
+            "windows": self.windows,
             "linear_mse_ratio": None if self.linear is None else asdict(self.linear),
             "reason": self.reason,
         }
@@ -144,9 +159,11 @@ def verdict_of(
     points |= {point.number: point for point in worth_timing(table, thresholds)}
     settings = [_candidate(table, point) for point in points.values()]
     verdict = judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
+    verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
     finding = linear_alone(table.baseline, table.equivalence_margin)
     reason = verdict.reason + _contradiction(table, verdict) + (f" {finding}" if finding else "")
-    return replace(verdict, reason=reason, linear=linear_error_ratio(table.baseline))
+    linear, windows = linear_error_ratio(table.baseline), table.points[0].result.windows
+    return replace(verdict, reason=reason, linear=linear, windows=windows)
 
 
 def _contradiction(table: StudyTable, verdict: Verdict) -> str:
@@ -303,10 +320,10 @@ def _use_draft(
         chosen = max(better, key=lambda c: _merit(c.best))
         assert chosen.best is not None
         reason += (
-            f" Speculating with {chosen.label} is {chosen.best.value:.2f}x as fast as the target "
-            f"alone, with an MSE {chosen.error}."
+            f" Speculating with {chosen.label} is {_times(chosen.best)}, with an MSE "
+            f"{chosen.error}."
         )
-    return Verdict("draft_alone", None, None, speedup, draft.error.value, reason)
+    return Verdict("draft_alone", None, None, speedup, draft.error, reason)
 
 
 def _speculate(chosen: Candidate, limit: float) -> Verdict:
@@ -316,7 +333,7 @@ def _speculate(chosen: Candidate, limit: float) -> Verdict:
         chosen.setting,
         chosen.trial,
         chosen.best,
-        chosen.error.value,
+        chosen.error,
         f"Speculate with {chosen.label}: {_times(chosen.best)}, MSE {chosen.error} (limit "
         f"{100 * limit - 100:.3g}%).{_elsewhere(chosen)}",
     )
@@ -333,7 +350,7 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
         reasons.append(f"the draft alone {about}")
     because = f": {', and '.join(reasons)}" if reasons else ""
     reason = f"{_dissuasion(settings)}Use the target alone{because}."
-    return Verdict("target_alone", None, None, best, 1.0, reason)
+    return Verdict("target_alone", None, None, best, ErrorRatio(1.0, None, None), reason)
 
 
 def _unknown(
@@ -351,7 +368,7 @@ def _unknown(
 
 
 def _open(why: str, speedup: Speedup | None = None) -> Verdict:
-    so_far = f" ({speedup.value:.2f}x at best so far)" if speedup and speedup.measured else ""
+    so_far = f" ({speedup} at best so far)" if speedup and speedup.measured else ""
     reason = f"Whether speculation pays is not known{so_far}: {why}."
     return Verdict("unknown", None, None, speedup, None, reason)
 
@@ -394,12 +411,11 @@ def _dissuasion(settings: Sequence[Candidate]) -> str:
     best = _best_of(settings)
     if best is None or not best.measured or best.value >= 1.0:
         return ""
-    return f"Don't speculate here: {best.value:.2f}x at best. "
+    return f"Don't speculate here: {best} at best. "
 
 
 def _times(speedup: Speedup) -> str:
-    value = f"{speedup.value:.0f}" if speedup.value >= 10 else f"{speedup.value:.2f}"
-    return f"{value}x as fast as the target alone at batch size {speedup.batch_size}"
+    return f"{speedup} as fast as the target alone at batch size {speedup.batch_size}"
 
 
 def _elsewhere(chosen: Candidate) -> str:

@@ -16,7 +16,7 @@ from spec_opt.study.store import open_store
 from tests.results import studies
 
 BASELINE = Baseline(0.40, 0.3, 0.01, 0.50, 0.4, 0.01, 0.002, draft_minus_target_mse_ci95=0.005)
-VERDICT = Verdict("target_alone", None, None, None, 1.0, "Use the target alone.")
+VERDICT = Verdict("target_alone", None, None, None, None, "Use the target alone.")
 
 
 def row(batch_size: int, speedups: tuple[float, ...], trial: int | None = 3) -> BenchRow:
@@ -85,13 +85,15 @@ def test_the_table_fits_a_terminal() -> None:
     assert "medians of 3 runs" in " ".join(text.split())
 
 
-def test_a_busy_machine_is_reported() -> None:
+def test_a_busy_machine_is_part_of_the_verdict() -> None:
     steady = row(8, (1.25, 1.25, 1.25))
-    assert bench(steady).scatter is None
+    assert VERDICT.cautioned(speedups_of((steady,), "cpu")) == VERDICT
     disturbed = replace(steady, target_only=(0.010, 0.019, 0.011))
-    assert "The machine was busy" in bench_text(bench(disturbed))
-    assert bench(disturbed).scatter is not None
-    assert "10 to 19 ms" in str(bench(disturbed).scatter)
+    cautioned = VERDICT.cautioned(speedups_of((steady, disturbed), "cpu"))
+    assert cautioned.reason == (
+        "Use the target alone. The machine was busy: equal runs of the target alone took 10 to "
+        "19 ms at batch size 8."
+    )
 
 
 def test_what_a_study_keeps() -> None:
