@@ -85,7 +85,7 @@ def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Co
     states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
     verdict = verdict_of(table, thresholds)
     note = (
-        banner(verdict, table.name),
+        banner(verdict, table),
         Text(heading_of(verdict), "heading"),
         *advice(recommendations, table, verdict),
         Text(f"Trials: {states or 'none yet'}; {len(table.front)} on the front."),

@@ -25,6 +25,7 @@ from spec_opt.results.wording import (
     none_feasible,
     outcome,
     percent,
+    plural,
     relative,
     setting_cells,
 )
@@ -111,7 +112,7 @@ def heading_of(verdict: Verdict) -> str:
     return "If you speculate all the same" if instead else "Which setting to use"
 
 
-def banner(verdict: Verdict, study: str) -> Section:
+def banner(verdict: Verdict, table: StudyTable) -> Section:
     """The verdict on a study, in HTML in the colour of the decision, and how to use it."""
     blocks: list[Block] = [Text(DECISIONS[verdict.decision], "subheading"), Text(verdict.reason)]
     facts = []
@@ -125,8 +126,8 @@ def banner(verdict: Verdict, study: str) -> Section:
         facts.append(("MSE / target's", f"{error.value:.3f}"))
         if error.low is not None and error.high is not None:
             facts.append(("95 % interval", f"{error.low:.3f} to {error.high:.3f}"))
-    if facts and verdict.windows is not None:
-        facts.append(("windows", str(verdict.windows)))
+    if facts and table.points and (windows := table.points[0].result.windows) is not None:
+        facts.append(("windows", str(windows)))
     if facts:
         blocks.append(Facts(facts))
     if verdict.setting is not None:
@@ -134,7 +135,7 @@ def banner(verdict: Verdict, study: str) -> Section:
     elif verdict.decision in INSTEAD:
         how, _ = INSTEAD[verdict.decision]
         blocks.append(Text(f"`spec-opt forecast` follows this verdict and forecasts {how}:"))
-        blocks.append(Text(f"spec-opt forecast {study} --input FILE.csv", "code"))
+        blocks.append(Text(f"spec-opt forecast {table.name} --input FILE.csv", "code"))
     return Section(blocks, f"banner {verdict.decision}")
 
 
@@ -292,15 +293,16 @@ def overview(
     if not table.points:
         return (said,)
     lines = [_line(group, table) for group in merged(recommendations)]
+    lead: tuple[Block, ...] = ()
     more = f"Why: `spec-opt recommend {reference}`. "
     if verdict.decision in INSTEAD:
         how, _ = INSTEAD[verdict.decision]
-        lines = [f"{heading_of(verdict)}: {lines[0]}", *lines[1:]]
+        lead = (Text(f"{heading_of(verdict)}:"),)
         more = f"Forecast {how}: `spec-opt forecast {reference}`. {more}"
     hidden = len(table.distinct_front) - FRONT_ROWS
     if hidden > 0:
         more += f"{hidden} more results on the front: `spec-opt export {reference}`."
-    return said, *front(table, FRONT_ROWS), Bullets(lines), Text(more)
+    return said, *front(table, FRONT_ROWS), *lead, Bullets(lines), Text(more)
 
 
 def _line(group: Sequence[Recommendation], table: StudyTable) -> str:
@@ -329,7 +331,7 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
             row.append(f"{block[0].result.predicted_speedup or math.nan:.2f}")
     size = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
     if len(table.distinct_front) < len(table.front):
-        size += f", with {len(table.distinct_front)} distinct results"
+        size += f", with {plural(len(table.distinct_front), 'distinct result')}"
         columns.append("trials")
         for row, block in zip(rows, shown, strict=True):
             row.append(str(len(block)))
@@ -352,17 +354,19 @@ def schedule_blocks(schedule: Schedule) -> tuple[Block, ...]:
     if schedule.unknown is not None:
         return (Text(schedule.unknown),)
     learnt = ", ".join(map(str, schedule.learnt_at))
+    origin = (
+        f"Predictions rest on costs learnt at batch size {learnt}; they hold for batches that "
+        "decode in lockstep."
+        if learnt
+        else "Costs are not known: only batch sizes that were timed are listed."
+    )
     return (
         Text(
             f"The fastest setting for each batch size on {schedule.device}, with "
             f"{schedule.bounds}. k = 0: the target alone."
         ),
         Table(_SCHEDULE_COLUMNS, [_schedule_cells(gain) for gain in schedule.best]),
-        Text(
-            f"Predictions rest on costs learnt at batch size {learnt or 'none'}; they hold for "
-            f"batches that decode in lockstep. `spec-opt bench {schedule.reference} --schedule` "
-            "learns costs at more batch sizes, and measures where k changes."
-        ),
+        Text(origin),
     )
 
 

@@ -110,7 +110,7 @@ def write_report(
     parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
     blocks: list[Block] = [
         Text(f"spec-opt report: {table.name}", "title"),
-        banner(verdict, table.name),
+        banner(verdict, table),
         Text(_outline(table), "note"),
         Contents([*parts]),
         *(Section([Text(title, "heading"), *found]) for title, found in parts.items()),
@@ -142,7 +142,7 @@ def summary(
 ) -> str:
     """Markdown to paste: the verdict, the guide's closing lines, then what led to them."""
     heading = Text(heading_of(verdict), "heading")
-    blocks: list[Block] = [Text(table.name, "title"), banner(verdict, table.name), heading]
+    blocks: list[Block] = [Text(table.name, "title"), banner(verdict, table), heading]
     best = closing_choice(recommendations)
     if best is None or best.point is None:
         blocks.append(Text("No setting meets any of the scenarios."))

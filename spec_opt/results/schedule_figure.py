@@ -38,7 +38,8 @@ def speedup_by_batch_size(table: StudyTable) -> go.Figure | str:
     figure.update_xaxes(tickvals=sizes, ticktext=[str(size) for size in sizes])
     figure.update_yaxes(title_text="speedup (times the target alone)", rangemode="tozero")
     at = ", ".join(map(str, schedule.learnt_at))
-    subtitle = f"with {schedule.bounds}; costs learnt on {schedule.device} at batch size {at}"
+    origin = f"costs learnt on {schedule.device} at batch size {at}" if at else "as measured"
+    subtitle = f"with {schedule.bounds}; {origin}"
     return figure.update_layout(title_subtitle_text=subtitle)
 
 

@@ -95,8 +95,6 @@ class Verdict:
     """What to do, what it rests on, what disturbed it, and whether a linear model is as good."""
     linear: ErrorRatio | None = None
     """Of a linear model alone, which is no candidate; None if it is not known."""
-    windows: int | None = None
-    """On which errors were measured; None if it is not known."""
 
     def __repr__(self) -> str:
         """What is decided, and why."""
@@ -122,7 +120,6 @@ class Verdict:
             "mse_ratio": self.mse_ratio,
             "mse_ratio_low": None if self.error is None else self.error.low,
             "mse_ratio_high": None if self.error is None else self.error.high,
-            "windows": self.windows,
             "linear_mse_ratio": None if self.linear is None else asdict(self.linear),
             "reason": self.reason,
         }
@@ -162,8 +159,7 @@ def verdict_of(
     verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
     finding = linear_alone(table.baseline, table.equivalence_margin)
     reason = verdict.reason + _contradiction(table, verdict) + (f" {finding}" if finding else "")
-    linear, windows = linear_error_ratio(table.baseline), table.points[0].result.windows
-    return replace(verdict, reason=reason, linear=linear, windows=windows)
+    return replace(verdict, reason=reason, linear=linear_error_ratio(table.baseline))
 
 
 def _contradiction(table: StudyTable, verdict: Verdict) -> str:

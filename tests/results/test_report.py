@@ -121,7 +121,7 @@ def test_tables_hold_distinct_results_with_their_count_and_six_digits(folder: Pa
     assert len(rows) == len(GRID.distinct_front)
     cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
     equal = {str(block[0].number): str(len(block)) for block in GRID.distinct_front}
-    assert {row[0]: row[11] for row in cells} == equal
+    assert {row[0]: row[12] for row in cells} == equal
     assert [row[6] for row in cells] == [
         f"{block[0].result.mse:.6g}" for block in GRID.distinct_front
     ]
