@@ -96,6 +96,7 @@ def test_everything_that_is_documented_is_stored(
 
 def test_what_only_some_studies_hold_is_documented_too() -> None:
     user = {trials.FAILURE_KEY, trials.ERROR_KEY, trials.SOURCE_KEY, trials.WORKER_KEY}
+    user |= {trials.VARIANT_KEY}
     system = {trials.WAITS_KEY, trials.CLAIM_KEY, FIXED_PARAMS_KEY, CONSTRAINTS_KEY}
     assert user <= DOCUMENTED["trial_user"].keys()
     assert system <= DOCUMENTED["trial_system"].keys()
