@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,7 +15,7 @@ from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import StudyError
 from spec_opt.study.space import asks_for, setting_of
-from spec_opt.study.study import config_of
+from spec_opt.study.study import DIRECTIONS, config_of
 from spec_opt.study.trials import FAILURE_KEY, IMPORTED, VARIANT_KEY, WITHDRAWN
 from spec_opt.study.variants import asks_for_variant
 
@@ -38,6 +38,21 @@ def read_leniently(kind: TypeAdapter[Stored], stored: Mapping[str, Any]) -> Stor
     except ValidationError as error:
         unfit = {problem["loc"][0] for problem in error.errors()}
         return kind.validate_python({k: v for k, v in stored.items() if k not in unfit})
+
+
+def signs_of(study: Study) -> list[float]:
+    """Of each objective: -1 where it is maximized, so that less is better.
+
+    Raises:
+        StudyError: it is not a study of acceptance rate and MSE.
+    """
+    directions = list(study.directions)
+    if directions not in (list(DIRECTIONS.values())[:2], list(DIRECTIONS.values())):
+        raise StudyError(
+            f"study {study.study_name}: not one of spec-opt: its objectives are not "
+            "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
+        )
+    return [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
 
 
 def read_setting(trial: FrozenTrial, study: Study) -> Setting | None:

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import Connection
@@ -34,6 +34,7 @@ from spec_opt.results.stored import (
     read_config,
     read_leniently,
     read_setting,
+    signs_of,
     state_of,
 )
 from spec_opt.study.constraints import is_feasible
@@ -46,7 +47,6 @@ from spec_opt.study.reading import (
     without_collection,
 )
 from spec_opt.study.store import CONSTRAINTS_KEY, Store, look_at_store
-from spec_opt.study.study import DIRECTIONS
 from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, utc_times
 from spec_opt.study.trials import IMPORTED, LONG_KEYS, all_attributes
 
@@ -413,19 +413,13 @@ def read_table(
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
     """
-    directions = list(study.directions)
-    if directions not in (list(DIRECTIONS.values())[:2], list(DIRECTIONS.values())):
-        raise StudyError(
-            f"study {study.study_name}: not one of spec-opt: its objectives are not "
-            "acceptance_rate (maximize) and mse (minimize), with or without speedup (maximize)"
-        )
+    signs = signs_of(study)
     if frozen is None:
         frozen = study.get_trials(deepcopy=False)
     settings = [read_setting(trial, study) for trial in frozen]
     pairs = zip(frozen, settings, strict=True)
     done = [(t, s) for t, s in pairs if s and t.state == TrialState.COMPLETE and is_finite(t)]
     complete = [trial for trial, _ in done]
-    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
     values = np.apply_along_axis(without_rounding, 0, values)
     config = read_config(study.study_name, study.user_attrs.get("config"))
@@ -434,12 +428,11 @@ def read_table(
     feasible = np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
     fit = asked & feasible
     on_front[fit] = pareto_mask(values[fit] * signs)
-    not_asked = frozenset(done[index][0].number for index in np.flatnonzero(~asked))
     own = {
         "name": study.study_name,
         "trials": (),
         "config": config,
-        "not_asked": not_asked,
+        "not_asked": frozenset(complete[i].number for i in np.flatnonzero(~asked)),
         "in_detail": add_rest is None,
     }
     table = read_leniently(TypeAdapter(StudyTable), study.user_attrs | own)

@@ -129,15 +129,14 @@ def progress(
     rows, stored = study.store.read(partial(_read, study_id=study.study_id))
     search = asked or study.config.search
     config = study.config.model_copy(update={"search": search})
-    states = Counter(row.state for row in rows)
-    withdrawn = sum(row.failure == WITHDRAWN for row in rows)
+    states = _states(rows)
     complete = [row for row in rows if row.state is TrialState.COMPLETE]
     counted = [row.key for row in complete if row.is_active and row.key is not None]
     measured = set(counted)
     points = points_of(config)
     given_up = _given_up(rows, points, search.max_attempts)
     missing = count_missing(rows, config)
-    busy = states[TrialState.RUNNING] + states[TrialState.WAITING]
+    busy = states.running + states.waiting
     if search.n_trials is None:
         keys = {key_of(point) for point in points}
         measured &= keys
@@ -146,19 +145,12 @@ def progress(
         total, missing, left = len(counted) + busy, busy, busy
     else:
         total, left = search.n_trials, max(0, search.n_trials - spent(rows)) + busy
-    running = states[TrialState.RUNNING]
-    ending = _ending(stored, search, left=left + busy, missing=missing, running=running)
+    ending = _ending(stored, search, left=left + busy, missing=missing, running=states.running)
     rate = _rate(complete)
     workers = _workers(study, rows, (heartbeat or Heartbeat()).grace, watch or Watch())
     return StudyProgress(
         name=study.name,
-        states=States(
-            complete=len(complete),
-            running=states[TrialState.RUNNING],
-            waiting=states[TrialState.WAITING],
-            fail=states[TrialState.FAIL] + states[TrialState.PRUNED] - withdrawn,
-            withdrawn=withdrawn,
-        ),
+        states=states,
         total=total,
         missing=missing,
         distinct=len(measured),
@@ -171,6 +163,19 @@ def progress(
         last_error=next((row.error for row in reversed(rows) if _is_failed(row)), None),
         ended=None if ending is None else ending.reason,
         ending=None if ending is None else str(ending),
+    )
+
+
+def _states(rows: Sequence[Trial]) -> States:
+    """Trials by state; those that were withdrawn are no failures."""
+    states = Counter(row.state for row in rows)
+    withdrawn = sum(row.failure == WITHDRAWN for row in rows)
+    return States(
+        complete=states[TrialState.COMPLETE],
+        running=states[TrialState.RUNNING],
+        waiting=states[TrialState.WAITING],
+        fail=states[TrialState.FAIL] + states[TrialState.PRUNED] - withdrawn,
+        withdrawn=withdrawn,
     )
 
 

@@ -143,17 +143,7 @@ def open_study(
             keep its trials and the new search space in one study.
         StoreError: the store cannot be reached.
     """
-    document = config.model_dump(mode="json")
-    if config.search.from_study is not None:  # its URL may hold a password
-        document["search"]["from_study"] = mask(config.search.from_study)
-    attributes = {
-        "config": document,
-        "fingerprints": asdict(fingerprints),
-        "baseline": asdict(baseline),
-        "versions": dict(versions),
-        **inputs,
-    }
-
+    attributes = _attributes_of(config, fingerprints, baseline, versions, inputs)
     is_new = store.read(partial(_find, name=config.name)) is None
     first = first_trials(store, config.search) if is_new else []
 
@@ -182,6 +172,26 @@ def open_study(
     study_id, stored = store.transaction(work)
     enqueue_rest(store, study_id, config)
     return _study(store, config, study_id, stored)
+
+
+def _attributes_of(
+    config: StudyConfig,
+    fingerprints: Fingerprints,
+    baseline: Baseline,
+    versions: Mapping[str, str],
+    inputs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a new study keeps of the study file, and of what its numbers were made with."""
+    document = config.model_dump(mode="json")
+    if config.search.from_study is not None:  # its URL may hold a password
+        document["search"]["from_study"] = mask(config.search.from_study)
+    return {
+        "config": document,
+        "fingerprints": asdict(fingerprints),
+        "baseline": asdict(baseline),
+        "versions": dict(versions),
+        **inputs,
+    }
 
 
 def check_study(url: str, config: StudyConfig) -> None:
