@@ -22,6 +22,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import benchmarks.faults_store  # noqa: F401 - adds its rows
 from benchmarks.fault_place import (
     PAIR,
     ROOT,

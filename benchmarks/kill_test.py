@@ -2,12 +2,15 @@
 
     python -m benchmarks.kill_test --runs 50 --store sqlite
     python -m benchmarks.kill_test --runs 50 --store postgres
+    python -m benchmarks.kill_test --runs 10 --models --clocks
 
 Each run is `spec-opt run --workers 4` on the grid of 80 settings, with an objective that takes
 `--seconds` and needs no models. Worker, launcher and store are the real ones, with a heartbeat
 every 0.5 s and a grace period of 3 s. At random points of the work, start-up included, one worker
 is killed four times, all workers once, and once either the launcher alone or the launcher with its
-workers; after that the same command is given again. Postgres is an embedded server.
+workers; after that the same command is given again. Postgres is an embedded server. With `--models`
+a tiny pair measures. With `--clocks` each worker's clock is right, a day ahead or a day behind
+(Debian's libfaketime); one that is started again may have another.
 """
 
 import argparse
@@ -21,18 +24,18 @@ from pathlib import Path
 from benchmarks.environment import describe
 from tests.study.kills import Fire, Outcome, Study, run_under_fire
 from tests.study.postgres import PostgresServer, postgres_of_our_own
-from tests.study.stand_in_program import Options
+from tests.study.stand_in_program import LIBRARIES, Options
 
 SETTINGS = 80
 FIRES = (Fire(launcher=1, everything=0), Fire(launcher=0, everything=1))
 COLUMNS = "run exit kills launches evaluations distinct twice left failed tracebacks seconds"
 
 
-def one_run(number: int, seconds: float, server: PostgresServer | None) -> Outcome:
+def one_run(number: int, options: Options, server: PostgresServer | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="spec-opt-kill-test-") as name:
         folder = Path(name)
         url = f"sqlite:///{folder}/store.db" if server is None else server.new_database()
-        study = Study(folder / "study", url, options=Options(seconds=seconds))
+        study = Study(folder / "study", url, options=options)
         fire = FIRES[number % len(FIRES)]
         outcome = run_under_fire(study, SETTINGS, fire, random.Random(number))
         if not is_right(outcome):
@@ -57,9 +60,15 @@ def main() -> int:
     parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--seconds", type=float, default=0.2, help="of a trial")
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
+    parser.add_argument("--models", action="store_true", help="measure with a tiny pair")
+    parser.add_argument("--clocks", action="store_true", help="let clocks differ by days")
     options = parser.parse_args()
+    if options.clocks and not LIBRARIES:
+        parser.error("--clocks: libfaketime is missing (apt-get install libfaketime)")
+    program = Options(options.seconds, models=options.models, clocks=options.clocks)
     print(describe())
-    print(f"{options.runs} runs on {options.store}, {options.seconds} s a trial, 4 workers\n")
+    kind = ", real models" * options.models + ", clocks a day apart" * options.clocks
+    print(f"{options.runs} runs on {options.store}, {options.seconds} s a trial, 4 workers{kind}\n")
     print("| " + " | ".join(COLUMNS.split()) + " |")
     print("|" + "--:|" * len(COLUMNS.split()))
     outcomes: list[Outcome] = []
@@ -68,7 +77,7 @@ def main() -> int:
         if options.store == "postgres":
             server = stack.enter_context(postgres_of_our_own())
         for number in range(options.first, options.first + options.runs):
-            outcomes.append(one_run(number, options.seconds, server))
+            outcomes.append(one_run(number, program, server))
             print(row(number, outcomes[-1]), flush=True)
     right = sum(map(is_right, outcomes))
     print(

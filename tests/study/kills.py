@@ -21,6 +21,13 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (sys.executable, "-m", "tests.study.stand_in_program")
 NAME = "under-fire"
 DATA = '[data]\nsource = "synthetic"\ncontext = 96\nhorizon = 48\n[bench]\nseconds = 0\n'
+PAIR = f"""[data.synthetic]
+rows = 1000
+[target]
+checkpoint = "{ROOT / "tests/files/tiny_target.pth"}"
+[draft]
+checkpoint = "{ROOT / "tests/files/tiny_draft.pth"}"
+"""
 LONGEST = 300.0
 """Seconds after which a run that has not ended is taken to hang."""
 
@@ -92,7 +99,9 @@ class Study:
         self.url = url
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "study.toml"
-        self._file.write_text(f'name = "{NAME}"\n[search]\n{search}\n{DATA}', encoding="utf-8")
+        pair = PAIR if options is not None and options.models else ""
+        text = f'name = "{NAME}"\n[search]\n{search}\n{DATA}{pair}'
+        self._file.write_text(text, encoding="utf-8")
         self._evaluations = folder / "evaluations"
         self._output = folder / "output"
         options = replace(options or Options(), log=str(self._evaluations))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 
 from spec_opt import cli
 from spec_opt.cli import service
-from spec_opt.config.study_file import StudyConfig
+from spec_opt.config.study_file import Setting, StudyConfig
+from spec_opt.config.variants import Variant
+from spec_opt.measure.measurement import Measurement
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.launch import Restarts, launch
 from spec_opt.study.store import open_store
@@ -42,16 +45,62 @@ class Options:
     first_wait: float = 0.1
     longest_wait: float = 1.0
     """Seconds before a worker is started again."""
+    clocks: bool = False
+    """Whether each worker's clock is a day ahead, a day behind, or right (with libfaketime)."""
+    models: bool = False
+    """Whether the study's own models measure, rather than the stand-in."""
 
     def environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}
 
 
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+"""Debian's libfaketime."""
+CLOCKS = ("+0", "+1d", "-1d")
+
+
+def change_clock() -> None:
+    """Go on as the same process under a clock that its process id chooses."""
+    if "FAKETIME" in os.environ:
+        return
+    # Silence is measured by the monotonic clock, which no clock setting changes.
+    new = {"LD_PRELOAD": str(LIBRARIES[0]), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
+    new["FAKETIME"] = CLOCKS[os.getpid() % len(CLOCKS)]
+    os.execve(sys.executable, [sys.executable, "-m", NAME, *sys.argv[1:]], os.environ | new)
+
+
+NAME = "tests.study.stand_in_program"
+
+
+class Noted:
+    """An objective that takes longer, and notes each evaluation as `StandIn` does."""
+
+    def __init__(self, objective: Any, note: StandIn) -> None:
+        self._objective, self._note = objective, note
+
+    def __call__(self, setting: Setting) -> Measurement:
+        self._note(setting)
+        found: Measurement = self._objective(setting)
+        return found
+
+    def of(self, variant: Variant) -> "Noted":
+        return Noted(self._objective.of(variant), self._note)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
 def main() -> int:
     options = Options(**json.loads(os.environ.get(VARIABLE, "{}")))
     log = None if options.log is None else Path(options.log)
+    if options.clocks and "worker" in sys.argv[1:2]:
+        change_clock()
+    real: Callable[..., tuple[Study, Any]] = vars(service)["prepare"]
 
-    def prepare(config: StudyConfig, url: str) -> tuple[Study, StandIn]:
+    def prepare(config: StudyConfig, url: str) -> tuple[Study, Any]:
+        if options.models:
+            study, objective = real(config, url)
+            return study, Noted(objective, StandIn(options.seconds, log))
         study = open_study(open_store(url), config, FINGERPRINTS, BASELINE, package_versions())
         return study, StandIn(options.seconds, log)
 
@@ -62,7 +111,7 @@ def main() -> int:
         longest_wait=options.longest_wait,
     )
     replaced: dict[str, Any] = {
-        "PROGRAM": (sys.executable, "-m", "tests.study.stand_in_program"),
+        "PROGRAM": (sys.executable, "-m", NAME),
         "prepare": prepare,
         "make_models": lambda reference, url: None,
         "launch": partial(launch, restarts=restarts),
