@@ -26,7 +26,7 @@ from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.study.database import parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
-from spec_opt.study.ray_cluster import cluster, run_tasks
+from spec_opt.study.ray_cluster import cluster, import_ray, run_tasks
 from spec_opt.study.samplers import check_sampler
 from spec_opt.study.store import Store, look_at_store, open_store
 from spec_opt.study.study import Study, check_study, load_study
@@ -165,6 +165,7 @@ def run_on_ray(
             f"--ray: workers on other machines cannot share the file of {url}; "
             "give --storage postgresql://…"
         )
+    import_ray()  # a cheap check: before the store is asked, which takes its time if it is away
     check_sampler(config.search)
     check_study(url, config)
     task = partial(work_in_task, config, url)

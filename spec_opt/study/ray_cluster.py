@@ -44,7 +44,7 @@ def cluster(address: str) -> Iterator[None]:
     Raises:
         InputError: Ray is not installed, or no cluster answers.
     """
-    ray = _import_ray()
+    ray = import_ray()
     settings = {name: os.environ[name] for name in SHARED_SETTINGS if name in os.environ}
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -88,7 +88,12 @@ def _require_answer(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """The package, which is an extra.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import ray
     except ImportError:
@@ -114,7 +119,7 @@ def run_tasks(
         stop: set to end the work early.
         on_tick: called about five times a second, to show progress.
     """
-    ray = _import_ray()
+    ray = import_ray()
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0)) if use_gpus else 0
     count = tasks or gpus or max(1, int(resources.get("CPU", 1)))

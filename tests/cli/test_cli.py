@@ -121,7 +121,13 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
 
     assert main(["status", "tiny.toml", "--json"]) == 0
     status = json.loads(capfd.readouterr().out)
-    assert status["states"] == {"complete": 8, "running": 0, "waiting": 0, "fail": 0}
+    assert status["states"] == {
+        "complete": 8,
+        "running": 0,
+        "waiting": 0,
+        "fail": 0,
+        "withdrawn": 0,
+    }
     assert (status["study"], status["missing"], status["workers"]) == ("tiny", 0, [])
     assert status["verdict"] == document["verdict"]
 

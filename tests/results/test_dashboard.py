@@ -326,7 +326,7 @@ def test_the_study_page_in_a_browser(
             lambda r: None if r.url.startswith((address, "data:")) else complaints.append(r.url),
         )
         page.goto(f"{address}dashboard/studies/{study._study_id}")
-        page.wait_for_selector("text=3 of 5 trials", timeout=20_000)
+        page.wait_for_selector("text=5 trials, 3 of them on the front", timeout=20_000)
         assert page.locator("text=Acceptance by position in the round").count() == 1
         page.goto(f"{address}dashboard/studies/{study._study_id}/note")
         page.wait_for_selector("text=Which setting to use", timeout=20_000)

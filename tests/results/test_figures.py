@@ -258,7 +258,7 @@ def test_pngs(tmp_path: Path, chromium: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("BROWSER_PATH", chromium)
     some = {name: drawn(GRID)[name] for name in PLOTS[:2]}
     paths = write_pngs(some, tmp_path)
-    assert [path.name for path in paths] == ["pareto_frontier.png", "speedup_vs_mse.png"]
+    assert [path.name for path in paths] == [f"{name}.png" for name in PLOTS[:2]]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
