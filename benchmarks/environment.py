@@ -12,7 +12,8 @@ def describe() -> str:
     """One line for the head of a result table."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     # How threads wait decides what a small batch costs: see docs/performance.md.
-    threads = f"{torch.get_num_threads()} threads, {os.environ.get('OMP_WAIT_POLICY', 'spinning')}"
+    waiting = [os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")]
+    threads = f"{torch.get_num_threads()} threads, {' '.join(filter(None, waiting)) or 'spinning'}"
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {device}, {os.cpu_count()} cores, "
         f"torch {torch.__version__} ({threads}), "

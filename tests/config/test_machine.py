@@ -9,13 +9,19 @@ import pytest
 
 from spec_opt.config import machine
 
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+
+
+def chosen() -> list[str | None]:
+    return [os.environ.get(name) for name in VARIABLES]
+
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hierarchy of control groups, on a machine of eight cores."""
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     monkeypatch.setattr(machine, "allowed_cores", lambda: 8)
-    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+    for name in VARIABLES:
         monkeypatch.setenv(name, "to be undone")
         monkeypatch.delenv(name)
     return tmp_path
@@ -70,7 +76,7 @@ def test_without_control_groups_all_cores_count(
     assert machine.usable_cores() == 8
 
 
-def test_threads_wait_passively_and_follow_the_limit(
+def test_threads_spin_briefly_before_they_sleep_and_follow_the_limit(
     groups: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside(monkeypatch, "0::/")
@@ -78,7 +84,7 @@ def test_threads_wait_passively_and_follow_the_limit(
 
     machine.set_up_threads()
 
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "2")
+    assert chosen() == ["PASSIVE", "1000", "2"]
 
 
 def test_without_a_limit_the_number_of_threads_is_left_to_torch(
@@ -99,7 +105,18 @@ def test_what_the_user_has_set_stays(groups: Path, monkeypatch: pytest.MonkeyPat
 
     machine.set_up_threads()
 
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("ACTIVE", "5")
+    assert chosen() == ["ACTIVE", None, "5"]
+
+
+def test_a_spin_count_that_the_user_has_set_stays(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(monkeypatch, "0::/")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+
+    machine.set_up_threads()
+
+    assert chosen() == ["PASSIVE", "7", None]
 
 
 def test_the_command_line_sets_threads_up_before_torch_is_there() -> None:
