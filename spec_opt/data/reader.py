@@ -6,9 +6,8 @@ names it, and what is left out is part of what is read, so that nothing is dropp
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from spec_opt.config.values import GapFilling, TimeColumn
 from spec_opt.data.roles import TIME_NAMES, Role, orders_rows, plain, role_of, says_time
-from spec_opt.data.table_file import Table, listed, read_table, shown
+from spec_opt.data.table_file import Table, listed, shown
 from spec_opt.data.time_grid import Grid, place
 from spec_opt.data.timestamps import (
     DAY_NS,
@@ -36,21 +35,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1e100
 """Larger values are refused: their squares would overflow."""
-
-
-@dataclass(frozen=True)
-class TimeAxis:
-    """Which column says when rows were taken, and what it says."""
-
-    columns: tuple[str, ...]
-    step: str
-    """ "hourly", "15-minute", "monthly", …; "even" where the column is a counter."""
-    first: str
-    last: str
-    times: NDArray[np.datetime64] | None
-    """`[T]`, of the series' rows; None of a counter."""
-    following: "Callable[[int], pd.Index[Any]]"
-    """The times, or the counter's numbers, of so many rows after the last."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +61,7 @@ class Series:
     """C names."""
     file: str = ""
     """The file's name; empty where there is none."""
-    time: TimeAxis | None = None
+    time: Grid | None = None
     left_out: tuple[LeftOut, ...] = ()
     """Columns that are neither channels nor the time, and what each was taken for."""
     filled: int = 0
@@ -109,14 +93,14 @@ class Series:
         return pd.RangeIndex(rows, rows + count, name=name)
 
 
-def read_series_file(
-    path: Path,
+def series_of(
+    table: Table,
     *,
     time: TimeColumn | None = None,
     channels: Sequence[str] | None = None,
     gaps: GapFilling | None = None,
 ) -> Series:
-    """Read a delimited text file or a Parquet file as a series.
+    """Take a table as a series.
 
     Args:
         time: the column that says when rows were taken; found if absent; False: rows are evenly
@@ -125,27 +109,17 @@ def read_series_file(
         gaps: how missing rows and empty cells are filled; refused if absent.
 
     Raises:
-        DataError: the file is not a table or not a regular series, a column is neither, or a cell
-            is not a finite number. The first line at fault is named.
+        DataError: it is not a regular series, a column is neither time nor numbers, or a cell is
+            not a finite number. The first line at fault is named.
     """
-    return series_of(read_table(path), time=time, channels=channels, gaps=gaps)
-
-
-def series_of(
-    table: Table,
-    *,
-    time: TimeColumn | None = None,
-    channels: Sequence[str] | None = None,
-    gaps: GapFilling | None = None,
-) -> Series:
-    """Take a table as a series; arguments and errors are those of `read_series_file`."""
     path = table.path
     _check_names(table, time, channels)
     roles = {
         name: Role.CHANNEL if channels and name in channels else role_of(table, name)
         for name in table.names
     }
-    used, axes = _find_time(table, roles, time)
+    axes = _find_time(table, roles, time)
+    used = axes[0].columns if axes else ()
     grid = place(table, axes, gaps_allowed=gaps is not None) if axes else None
     chosen = _channels(table, roles, used, grid, channels)
     values, filled = _values(table, chosen, grid, gaps)
@@ -158,7 +132,7 @@ def series_of(
         values,
         chosen,
         file=path.name,
-        time=_time_axis(used, grid) if grid else None,
+        time=grid,
         left_out=tuple(LeftOut(name, roles[name].value) for name in left),
         filled=filled,
         notes=notes,
@@ -180,38 +154,37 @@ def _check_names(table: Table, time: TimeColumn | None, channels: Sequence[str] 
 # --- the time -------------------------------------------------------------------------------------
 
 
-def _find_time(
-    table: Table, roles: Mapping[str, Role], time: TimeColumn | None
-) -> tuple[tuple[str, ...], list[Axis]]:
-    """The columns that together say when rows were taken, and every reading of them.
+def _find_time(table: Table, roles: Mapping[str, Role], time: TimeColumn | None) -> list[Axis]:
+    """Every reading of the columns that together say when rows were taken; none without any.
 
     A time is taken before a date in parts, and that before a counter; of several times the one
     with the likeliest name, then the first.
     """
     if time is False:
-        return (), []
+        return []
     of = {role: [name for name in roles if roles[name] is role] for role in Role}
     parts = _parts(table, of[Role.CALENDAR])
     times = [time] if time else sorted(of[Role.TIME], key=_rank)
     if times:
-        axes = _axes(table, times[0])
+        numeric = table.is_numeric(name := times[0])
+        named = numeric and says_time(name)
+        axes = number_axes(table, name, named_time=named) if numeric else text_axes(table, name)
         if time and roles[time] is Role.CALENDAR and not _is_date(axes[0]):
             raise DataError(
                 f"{table.path}: data.time names '{shown(time)}', which is only part of a time: "
                 "leave data.time out"
             )
-        return _with_clock(table, times[0], axes, of[Role.CLOCK], parts)
+        return _with_clock(table, name, axes, of[Role.CLOCK], parts)
     if parts:
-        used = tuple(parts.values())
-        return used, [assembled(table, parts)]
+        return [assembled(table, parts)]
     if clocks := of[Role.CLOCK]:
         raise DataError(
             f"{table.path}: column '{shown(clocks[0])}' has times of day, but there is no date: "
             "give whole times, or set data.time = false to take rows as evenly spaced"
         )
     if counters := of[Role.COUNTER]:
-        return (counters[0],), number_axes(table, counters[0], named_time=False)
-    return (), []
+        return number_axes(table, counters[0], named_time=False)
+    return []
 
 
 def _rank(name: str) -> int:
@@ -221,15 +194,6 @@ def _rank(name: str) -> int:
 
 def _is_date(axis: Axis) -> bool:
     return axis.is_time and not (axis.ticks % DAY_NS).any()
-
-
-def _axes(table: Table, name: str) -> list[Axis]:
-    cells = table.column(name)
-    if pd.api.types.is_datetime64_any_dtype(cells):
-        cells = cells.astype("str").where(cells.notna())
-    if table.is_numeric(name):
-        return number_axes(table, name, named_time=says_time(name))
-    return text_axes(table, f"column '{shown(name)}'", cells)
 
 
 def _parts(table: Table, names: Sequence[str]) -> dict[str, str]:
@@ -244,40 +208,24 @@ def _parts(table: Table, names: Sequence[str]) -> dict[str, str]:
 
 def _with_clock(
     table: Table, name: str, axes: list[Axis], clocks: Sequence[str], parts: Mapping[str, str]
-) -> tuple[tuple[str, ...], list[Axis]]:
+) -> list[Axis]:
     """Dates whose time of day has a column of its own, put together."""
     dates = [axis for axis in axes if axis.is_time]
     if not dates or not all(_is_date(axis) for axis in dates) or _distinct(dates[0]):
-        return (name,), axes
+        return axes
     if clocks:
-        offsets = clock_offsets(table, f"column '{shown(clocks[0])}'", table.column(clocks[0]))
+        offsets = clock_offsets(table, clocks[0])
         used: tuple[str, ...] = (name, clocks[0])
     elif "hour" in parts:
         of_day = {part: column for part, column in parts.items() if part in list(PARTS)[3:]}
         offsets, used = offsets_of(table, of_day), (name, *of_day.values())
     else:
-        return (name,), axes
-    label = "columns " + ", ".join(f"'{shown(column)}'" for column in used)
-    return used, [
-        Axis(label, axis.ticks + offsets, is_time=True, convention=axis.convention, zone=axis.zone)
-        for axis in dates
-    ]
+        return axes
+    return [replace(a, columns=used, ticks=a.ticks + offsets, hint="") for a in dates]
 
 
 def _distinct(axis: Axis) -> bool:
     return len(np.unique(axis.ticks)) == len(axis.ticks)
-
-
-def _time_axis(used: tuple[str, ...], grid: Grid) -> TimeAxis:
-    oldest, newest = int(grid.order[0]), int(grid.order[-1])
-    return TimeAxis(
-        used,
-        grid.step,
-        grid.axis.text(oldest),
-        grid.axis.text(newest),
-        grid.times(),
-        grid.following,
-    )
 
 
 # --- the channels ---------------------------------------------------------------------------------
@@ -358,7 +306,7 @@ def _values(
 
 def _channel(table: Table, name: str, may_be_empty: bool) -> NDArray[np.float64]:
     """The column as numbers; the first cell that is not a finite number is named."""
-    cells, numbers = table.column(name), table.numbers(name)
+    cells, numbers = table.frame[name], table.numbers(name)
     if cells.isna().all():
         raise DataError(
             f"{table.path}: column '{shown(name)}' is empty: leave it out with data.channels"

@@ -60,7 +60,7 @@ def says_time(name: str) -> bool:
 
 def role_of(table: Table, name: str) -> Role:
     """What a column is."""
-    cells = table.column(name)
+    cells = table.frame[name]
     if not table.is_numeric(name):
         if is_clock(cells):
             return Role.CLOCK

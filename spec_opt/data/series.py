@@ -12,9 +12,9 @@ from pathlib import Path
 import platformdirs
 
 from spec_opt.config.study_file import SYNTHETIC, DataConfig
-from spec_opt.data.reader import Series, read_series_file
+from spec_opt.data.reader import Series, series_of
 from spec_opt.data.synthetic import generate
-from spec_opt.data.table_file import shown
+from spec_opt.data.table_file import read_table, shown
 from spec_opt.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,29 +36,14 @@ class KnownSeries:
 
 _ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
 KNOWN = {
-    "ETTh1": KnownSeries(
-        url=f"{_ETT}/ETTh1.csv",
-        rows_per_hour=1,
-        sha256="f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
-    ),
-    "ETTh2": KnownSeries(
-        url=f"{_ETT}/ETTh2.csv",
-        rows_per_hour=1,
-        sha256="a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
-    ),
-    "ETTm1": KnownSeries(
-        url=f"{_ETT}/ETTm1.csv",
-        rows_per_hour=4,
-        sha256="6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
-    ),
-    "ETTm2": KnownSeries(
-        url=f"{_ETT}/ETTm2.csv",
-        rows_per_hour=4,
-        sha256="db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
-    ),
+    name: KnownSeries(f"{_ETT}/{name}.csv", rows_per_hour, sha256)
+    for name, rows_per_hour, sha256 in (
+        ("ETTh1", 1, "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"),
+        ("ETTh2", 1, "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b"),
+        ("ETTm1", 4, "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e"),
+        ("ETTm2", 4, "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd"),
+    )
 }
-
-
 _ETT_CHANNELS = frozenset({"HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"})
 _ETT_ROWS = {17_420: "ETTh1", 69_680: "ETTm1"}
 
@@ -81,9 +66,8 @@ def load_series(config: DataConfig) -> Series:
     if config.source == SYNTHETIC:
         values = generate(config.synthetic)
         return Series(SYNTHETIC, values, tuple(f"channel_{c}" for c in range(values.shape[1])))
-    return read_series_file(
-        find_series(config.source), time=config.time, channels=config.channels, gaps=config.gaps
-    )
+    table = read_table(find_series(config.source))
+    return series_of(table, time=config.time, channels=config.channels, gaps=config.gaps)
 
 
 # --- finding a file -------------------------------------------------------------------------------

@@ -58,17 +58,15 @@ class SeriesSummary:
         return listed(self.channel_names, self.channels)
 
     def _in_time(self) -> str:
-        by = (
-            ""
-            if self.time_columns[:1] and self.time_columns[0].lower() in _PLAIN_TIMES
-            else (f" by {listed(self.time_columns)}")
+        if self.step is None:
+            return ""
+        is_plain = [name.lower() in _PLAIN_TIMES for name in self.time_columns][:1] == [True]
+        by = "" if is_plain else f" by {listed(self.time_columns)}"
+        return (
+            f", evenly spaced{by}"
+            if self.step == "even"
+            else f", {self.step} from {self.first}{by}"
         )
-        match self.step:
-            case None:
-                return ""
-            case "even":
-                return f", evenly spaced{by}"
-        return f", {self.step} from {self.first}{by}"
 
     def as_document(self) -> dict[str, Any]:
         """For JSON, the line included."""

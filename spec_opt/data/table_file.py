@@ -140,12 +140,9 @@ class Table:
         """Where row `row` (from 0) is in the file, as an editor counts."""
         return f"{self.unit} {row + self.first}"
 
-    def column(self, name: str) -> "pd.Series[Any]":
-        return self.frame[name]
-
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column as numbers, `[T]` float64; NaN where a cell is empty or not a number."""
-        cells = self.column(name)
+        cells = self.frame[name]
         if pd.api.types.is_bool_dtype(cells):  # True and False are no measurements
             return np.full(len(cells), np.nan)
         if pd.api.types.is_numeric_dtype(cells):
@@ -154,7 +151,7 @@ class Table:
 
     def is_numeric(self, name: str) -> bool:
         """Whether every cell that is not empty is a number."""
-        cells = self.column(name)
+        cells = self.frame[name]
         if pd.api.types.is_bool_dtype(cells):
             return False
         if pd.api.types.is_numeric_dtype(cells):

@@ -5,10 +5,10 @@ times then are one step apart: distinct times on a regular grid can be ordered i
 nothing is guessed. Anything else is refused with the first line at fault.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ FEW_ROWS: Final = 10
 MICROSECOND_NS: Final = 1000
 
 Advance = Callable[[NDArray[np.int64]], NDArray[Any]]
-"""From numbers of steps after the last place to its times, or to a counter's numbers."""
+"""From numbers of places after the last one to their times, or to a counter's numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,22 @@ class Grid:
         """Rows that the grid has and the file has not."""
         return int(self.slots[-1]) + 1 - len(self.slots)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that say when rows were taken."""
+        return self.axis.columns
+
+    @property
+    def first(self) -> str:
+        """The time of the oldest row, or its number."""
+        return self.axis.text(int(self.order[0]))
+
+    @property
+    def last(self) -> str:
+        """The time of the newest row, or its number."""
+        return self.axis.text(int(self.order[-1]))
+
+    @cached_property
     def times(self) -> NDArray[np.datetime64] | None:
         """`[slots]`: the time of every place, missing rows included; None of a counter.
 
@@ -136,116 +152,106 @@ def place_on(table: Table, axis: Axis) -> Grid:
         )
     if not axis.is_time and is_even(ticks):
         return Grid(axis, order, np.arange(len(ticks)), "even", "row", _evenly(ticks))
-    found = [grid for kind in _KINDS if (grid := kind(axis, order, ticks)) is not None]
-    if not found:
-        raise _irregular(table, axis, order, ticks)
-    grid = min(found, key=lambda grid: grid.missing)
-    if grid.missing > len(order):  # a misprint in a time, not a gap
+    grids = (_grid_on(calendar, axis, order) for calendar in _calendars(axis, ticks))
+    grid = min(filter(None, grids), key=lambda grid: grid.missing, default=None)
+    if grid is None or grid.missing > len(order):  # a misprint in a time, not a gap
         raise _irregular(table, axis, order, ticks)
     return grid
 
 
-# --- kinds of grids -------------------------------------------------------------------------------
+# --- calendars ------------------------------------------------------------------------------------
 
 
-def _on(ordinals: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]] | None:
-    """The step between ascending ordinals and each one's place, if other steps are multiples."""
-    steps = np.diff(ordinals)
-    if not len(steps):
-        return 1, np.zeros(len(ordinals), dtype=np.int64)
+class _Calendar(NamedTuple):
+    """A way of counting on, by which all rows may be evenly spaced."""
+
+    ordinals: NDArray[np.int64]
+    """`[T]`, ascending: each row's number."""
+    names: Callable[[int], tuple[str, str]]
+    """By the step between numbers: what a grid of it is called, and the unit of a gap."""
+    advance: Callable[[int, NDArray[np.int64]], NDArray[Any]]
+    """So many steps of a length after the last row."""
+
+
+def _grid_on(calendar: _Calendar, axis: Axis, order: NDArray[np.int64]) -> Grid | None:
+    """The grid of a calendar, if most steps are one and the others multiples of it."""
+    ordinals = calendar.ordinals
+    steps, step = np.diff(ordinals), 1
+    if len(steps):
+        step = int(_usual(steps))
+        if np.count_nonzero(steps == step) < DOMINANT * len(steps) or (steps % step).any():
+            return None
+    slots = (ordinals - ordinals[0]) // step
+    return Grid(axis, order, slots, *calendar.names(step), lambda n: calendar.advance(step, n))
+
+
+def _usual(steps: NDArray[Any]) -> Any:
+    """The most frequent step; of several the least."""
     values, counts = np.unique(steps, return_counts=True)
-    step = int(values[np.argmax(counts)])
-    if counts.max() < DOMINANT * len(steps) or (values % step).any():
-        return None
-    return step, (ordinals - ordinals[0]) // step
+    return values[np.argmax(counts)]
 
 
-def _fixed(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
-    """Steps of one length."""
-    if not np.issubdtype(ticks.dtype, np.integer):
-        return None
-    if (found := _on(ticks.astype(np.int64))) is None:
-        return None
-    step, slots = found
-    last = int(ticks[-1])
-    if not axis.is_time:
-        return Grid(axis, order, slots, "even", "row", lambda n: last + step * n)
-    length, name, unit = next(row for row in _UNITS if step % row[0] == 0)
-    count = step // length
-    return Grid(
-        axis,
-        order,
-        slots,
-        name if count == 1 else f"{count}-{unit}",
-        _plural_unit(count, unit),
-        lambda n: _times(last, step, n),
-    )
-
-
-def _times(last: int, step: int, n: NDArray[np.int64]) -> NDArray[np.datetime64]:
-    """In microseconds where that is exact: nanoseconds end in the year 2262."""
-    if last % MICROSECOND_NS or step % MICROSECOND_NS:
-        return (last + step * n).astype("datetime64[ns]")
-    return (last // MICROSECOND_NS + step // MICROSECOND_NS * n).astype("datetime64[us]")
-
-
-def _plural_unit(count: int, unit: str) -> str:
-    return unit if count == 1 else f"{count}-{unit} step"
-
-
-def _business_days(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
-    """Monday to Friday, at the same time of day."""
+def _calendars(axis: Axis, ticks: Ticks) -> Iterator[_Calendar]:
+    """Those that have a number for each of the ascending ticks."""
+    if np.issubdtype(ticks.dtype, np.integer):
+        yield _fixed(int(ticks[-1]), ticks.astype(np.int64), axis.is_time)
     if not axis.is_time or len(set((ticks % DAY_NS).tolist())) > 1:
-        return None
+        return
     days = (ticks // DAY_NS).astype("datetime64[D]")
-    if not np.is_busday(days).all():
-        return None
-    found = _on(np.busday_count(days[0], days))
-    if found is None:
-        return None
-    step, slots = found
-
-    def advance(n: NDArray[np.int64]) -> NDArray[np.datetime64]:
-        return np.busday_offset(days[-1], step * n) + _time_of_day(ticks)
-
-    return Grid(axis, order, slots, "business-daily", "business day", advance)
-
-
-def _time_of_day(ticks: Ticks) -> np.timedelta64:
-    """Of rows that all have the same, to the microsecond."""
-    return np.timedelta64(int(ticks[-1] % DAY_NS) // MICROSECOND_NS, "us")
+    # Of rows that all have the same, to the microsecond.
+    time_of_day = np.timedelta64(int(ticks[-1] % DAY_NS) // MICROSECOND_NS, "us")
+    if np.is_busday(days).all():
+        yield _Calendar(
+            np.busday_count(days[0], days),
+            lambda _: ("business-daily", "business day"),
+            lambda step, n: np.busday_offset(days[-1], step * n) + time_of_day,
+        )
+    months = days.astype("datetime64[M]")
+    ends = (days + 1).astype("datetime64[M]") != months
+    if ends.all() or len(set((days - months).tolist())) == 1:
+        yield _monthly(days, months, time_of_day, at_end=bool(ends.all()))
 
 
-def _months(axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> Grid | None:
-    """The same day of each month, or its last, at the same time of day."""
-    if not axis.is_time or len(set((ticks % DAY_NS).tolist())) > 1:
-        return None
-    times = pd.DatetimeIndex(ticks.astype("datetime64[ns]"))
-    if times.day.nunique() > 1 and not times.is_month_end.all():
-        return None
-    found = _on((times.year * 12 + times.month).to_numpy().astype(np.int64))
-    if found is None:
-        return None
-    step, slots = found
-    unit = {1: "month", 3: "quarter", 12: "year"}.get(step, f"{step}-month step")
-    day = None if times.is_month_end.all() else int(times.day[-1])
-    last = times[-1].to_numpy().astype("datetime64[M]")
+def _fixed(last: int, ticks: NDArray[np.int64], is_time: bool) -> _Calendar:
+    """Steps of one length."""
+    if not is_time:
+        return _Calendar(ticks, lambda _: ("even", "row"), lambda step, n: last + step * n)
 
-    def advance(n: NDArray[np.int64]) -> NDArray[np.datetime64]:
-        months = last + step * n
-        ends: NDArray[np.datetime64] = (months + 1).astype("datetime64[D]") - 1
-        if day is not None:
-            ends = np.minimum(ends, months.astype("datetime64[D]") + (day - 1))
-        return ends + _time_of_day(ticks)
+    def names(step: int) -> tuple[str, str]:
+        length, name, unit = next(row for row in _UNITS if step % row[0] == 0)
+        count = step // length
+        return (name, unit) if count == 1 else (f"{count}-{unit}", f"{count}-{unit} step")
 
-    return Grid(axis, order, slots, _MONTHS.get(step, f"{step}-month"), unit, advance)
+    def advance(step: int, n: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        # In microseconds where that is exact: nanoseconds end in the year 2262.
+        if last % MICROSECOND_NS or step % MICROSECOND_NS:
+            return (last + step * n).astype("datetime64[ns]")
+        return (last // MICROSECOND_NS + step // MICROSECOND_NS * n).astype("datetime64[us]")
+
+    return _Calendar(ticks, names, advance)
 
 
-_KINDS: Final[tuple[Callable[[Axis, NDArray[np.int64], Ticks], Grid | None], ...]] = (
-    _fixed,
-    _business_days,
-    _months,
-)
+def _monthly(
+    days: NDArray[np.datetime64],
+    months: NDArray[np.datetime64],
+    time_of_day: np.timedelta64,
+    *,
+    at_end: bool,
+) -> _Calendar:
+    """The same day of each month, or its last."""
+
+    def names(step: int) -> tuple[str, str]:
+        unit = {1: "month", 3: "quarter", 12: "year"}.get(step, f"{step}-month step")
+        return _MONTHS.get(step, f"{step}-month"), unit
+
+    def advance(step: int, n: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        after = months[-1] + step * n
+        found: NDArray[np.datetime64] = (after + 1).astype("datetime64[D]") - 1
+        if not at_end:
+            found = np.minimum(found, after.astype("datetime64[D]") + (days[-1] - months[-1]))
+        return found + time_of_day
+
+    return _Calendar(months.astype(np.int64), names, advance)
 
 
 # --- counters -------------------------------------------------------------------------------------
@@ -334,8 +340,7 @@ def _refuse_gaps(table: Table, grid: Grid) -> None:
 def _irregular(table: Table, axis: Axis, order: NDArray[np.int64], ticks: Ticks) -> DataError:
     """Names the first step that is not the usual one."""
     steps = np.diff(ticks)
-    values, counts = np.unique(steps, return_counts=True)
-    usual = values[np.argmax(counts)]
+    usual = _usual(steps)
     i = int(np.argmax(steps != usual))
     step = f"{_span(axis, steps[i])}, elsewhere {_span(axis, usual)}"
     return DataError(
@@ -358,10 +363,8 @@ def _summer_time(axis: Axis, ticks: Ticks) -> str:
     if not axis.is_time or axis.zone:
         return ""
     steps = np.diff(ticks)
-    values, counts = np.unique(steps, return_counts=True)
-    usual = int(values[np.argmax(counts)])
-    odd = itertools.islice(np.flatnonzero(steps != usual), 1)
-    for i in odd:
+    usual = int(_usual(steps))
+    for i in np.flatnonzero(steps != usual)[:1]:
         time = pd.Timestamp(int(ticks[i]), unit="ns")
         changed = abs(int(steps[i]) - usual) == HOUR_NS or steps[i] == 0
         if changed and usual <= HOUR_NS and time.day_of_week == 6 and time.hour < 4:

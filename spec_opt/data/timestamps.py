@@ -26,8 +26,7 @@ Ticks = NDArray[np.int64] | NDArray[np.float64]
 class Axis:
     """One reading of a column, or of some columns together: a position in time for each row."""
 
-    label: str
-    """The columns, as a message names them."""
+    columns: tuple[str, ...]
     ticks: Ticks
     """`[T]`: nanoseconds since 1970 (int64), or a counter's numbers."""
     is_time: bool
@@ -37,6 +36,11 @@ class Axis:
     """ "UTC" where the cells say their offsets; else times are as the file writes them."""
     hint: str = ""
     """How a refusal of the column goes on."""
+
+    @property
+    def label(self) -> str:
+        """The columns, as a message names them."""
+        return labelled(*self.columns)
 
     def text(self, row: int) -> str:
         """The time of a row, for people: midnight and whole minutes are cut."""
@@ -52,6 +56,12 @@ class Axis:
         elif time == time.floor("min"):
             text = text[:16]
         return f"{text} {self.zone}".rstrip()
+
+
+def labelled(*columns: str) -> str:
+    """Columns, as a message names them."""
+    names = ", ".join(f"'{shown(name)}'" for name in columns)
+    return f"column{'s' if len(columns) > 1 else ''} {names}"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -135,20 +145,20 @@ def _formats(cell: str) -> Iterator[tuple[str, str]]:
                     yield f"{date_format} {clock_format}{zone}", convention
 
 
-def text_axes(table: Table, label: str, cells: "pd.Series[Any]") -> list[Axis]:
+def text_axes(table: Table, name: str) -> list[Axis]:
     """Every reading of a text column as times.
 
     Raises:
         DataError: a cell is empty or cannot be read as those before it; the first is named.
     """
-    cells = cells.where(cells.isna(), cells.astype("str").str.strip())
+    cells = _stripped(table.frame[name])
     readings: list[Axis] = []
     best, bad = -1, 0
     for format_, convention in _formats(_first(cells)):
         times = _parse(cells, format_)
         missing = times.isna().to_numpy()
         if not missing.any():
-            readings += _of_times(label, cells, times, convention)
+            readings += _of_times(name, cells, times, convention)
         elif (first := int(np.argmax(missing))) > best:
             best, bad = first, first
     if readings:
@@ -157,8 +167,8 @@ def text_axes(table: Table, label: str, cells: "pd.Series[Any]") -> list[Axis]:
     what = "is empty" if pd.isna(cell) else f"= '{shown(cell)}' is not a time that can be read"
     like = f", unlike '{shown(cells.iloc[bad - 1])}' above it" if bad else ""
     raise DataError(
-        f"{table.path}: {label}, {table.at(bad)} {what}{like}: write times as 2024-01-31 23:00, "
-        "or choose another column with data.time"
+        f"{table.path}: {labelled(name)}, {table.at(bad)} {what}{like}: write times as "
+        "2024-01-31 23:00, or choose another column with data.time"
     )
 
 
@@ -174,13 +184,13 @@ def _parse(cells: "pd.Series[Any]", format_: str) -> "pd.Series[pd.Timestamp]":
 
 
 def _of_times(
-    label: str, cells: "pd.Series[Any]", times: "pd.Series[pd.Timestamp]", convention: str
+    name: str, cells: "pd.Series[Any]", times: "pd.Series[pd.Timestamp]", convention: str
 ) -> list[Axis]:
     """In UTC if cells say their offsets; where these change, wall-clock time is a reading too.
 
     By day, week or month a series is regular on the wall clock, by the hour in UTC.
     """
-    axis = Axis(label, _nanoseconds(times), is_time=True, convention=convention)
+    axis = Axis((name,), _nanoseconds(times), is_time=True, convention=convention)
     with_offset = rf":\d{{2}}[.\d]*({_OFFSET})$"
     if not re.search(with_offset, str(cells.iloc[0])):
         return [axis]
@@ -199,14 +209,18 @@ def _nanoseconds(times: "pd.Series[pd.Timestamp]") -> NDArray[np.int64]:
     return times.dt.tz_localize(None).astype("datetime64[ns]").to_numpy().astype(np.int64)
 
 
-def clock_offsets(table: Table, label: str, cells: "pd.Series[Any]") -> NDArray[np.int64]:
+def _stripped(cells: "pd.Series[Any]") -> "pd.Series[Any]":
+    return cells.astype("str").str.strip().where(cells.notna())
+
+
+def clock_offsets(table: Table, name: str) -> NDArray[np.int64]:
     """Times of day as nanoseconds since midnight, `[T]`.
 
     Raises:
         DataError: a cell is no time of day; the first is named.
     """
-    text = cells.astype("str").str.strip().where(cells.notna())
-    best = -1
+    cells = table.frame[name]
+    text, best = _stripped(cells), -1
     for _, format_ in _CLOCKS:
         times = pd.to_datetime(text, format=format_, errors="coerce")
         if not (missing := times.isna().to_numpy()).any():
@@ -214,7 +228,7 @@ def clock_offsets(table: Table, label: str, cells: "pd.Series[Any]") -> NDArray[
         best = max(best, int(np.argmax(missing)))
     cell = "empty" if pd.isna(cells.iloc[best]) else f"'{shown(cells.iloc[best])}'"
     raise DataError(
-        f"{table.path}: {label}, {table.at(best)} = {cell} is not a time of day: "
+        f"{table.path}: {labelled(name)}, {table.at(best)} = {cell} is not a time of day: "
         "write it as 23:00 or 23:00:00"
     )
 
@@ -278,7 +292,7 @@ def whole(numbers: Ticks) -> bool:
 
 def exact(table: Table, name: str) -> Ticks:
     """A numeric column, in int64 where it is whole: epochs in nanoseconds exceed a float."""
-    cells = table.column(name)
+    cells = table.frame[name]
     if pd.api.types.is_integer_dtype(cells) and not cells.isna().any():
         return cells.to_numpy().astype(np.int64)
     numbers = table.numbers(name)
@@ -308,11 +322,11 @@ def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
     Raises:
         DataError: a cell is empty or not finite; the first is named.
     """
-    label, numbers = f"column '{shown(name)}'", exact(table, name)
+    numbers = exact(table, name)
     bad = ~np.isfinite(numbers)
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(f"{table.path}: {label}, {table.at(row)} has no time: mend it")
+        raise DataError(f"{table.path}: {labelled(name)}, {table.at(row)} has no time: mend it")
     found = []
     if np.issubdtype(numbers.dtype, np.integer):
         found.append(_compact(numbers.astype(np.int64)))
@@ -320,8 +334,8 @@ def number_axes(table: Table, name: str, *, named_time: bool) -> list[Axis]:
     if named_time:
         found.append(_excel(numbers.astype(np.float64)))
     hint = "; if it is a channel, name it in data.channels"
-    axes = [Axis(label, ticks, is_time=True, hint=hint) for ticks in found if ticks is not None]
-    return [*axes, Axis(label, numbers, is_time=False, hint=hint)]
+    axes = [Axis((name,), ticks, is_time=True, hint=hint) for ticks in found if ticks is not None]
+    return [*axes, Axis((name,), numbers, is_time=False, hint=hint)]
 
 
 # --- calendar fields ------------------------------------------------------------------------------
@@ -373,8 +387,8 @@ def assembled(table: Table, parts: Mapping[str, str]) -> Axis:
     Raises:
         DataError: a larger part is missing, or a row is no date (30 February).
     """
-    names = ", ".join(f"'{shown(name)}'" for name in parts.values())
-    label = f"columns {names}" if len(parts) > 1 else f"column {names}"
+    columns = tuple(parts.values())
+    label = labelled(*columns)
     present = [part for part in PARTS if part in parts]
     if present != list(PARTS)[: len(present)]:
         absent = next(part for part in PARTS if part not in parts)
@@ -391,7 +405,7 @@ def assembled(table: Table, parts: Mapping[str, str]) -> Axis:
         row = int(np.argmax(dates.isna()))
         cells = "-".join(f"{fields[part][row]:g}" for part in fields)
         raise DataError(f"{table.path}: {label}, {table.at(row)} = {cells} is not a date")
-    return Axis(label, _nanoseconds(dates) + offsets_of(table, parts), is_time=True)
+    return Axis(columns, _nanoseconds(dates) + offsets_of(table, parts), is_time=True)
 
 
 def offsets_of(table: Table, parts: Mapping[str, str]) -> NDArray[np.int64]:

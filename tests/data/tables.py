@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from spec_opt.config.values import GapFilling, TimeColumn
-from spec_opt.data.reader import Series, read_series_file
+from spec_opt.data.reader import Series, series_of
+from spec_opt.data.table_file import read_table
 from spec_opt.errors import DataError
 
 ROWS = 60
@@ -39,7 +40,7 @@ def read(
         frame.to_csv(path, index=False)
     else:
         path.write_bytes(frame.encode() if isinstance(frame, str) else frame)
-    return read_series_file(path, time=time, channels=channels, gaps=gaps)
+    return series_of(read_table(path), time=time, channels=channels, gaps=gaps)
 
 
 def same(reading: Series) -> bool:

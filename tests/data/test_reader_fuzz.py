@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spec_opt.data.reader import read_series_file
+from spec_opt.data.reader import series_of
+from spec_opt.data.table_file import read_table
 from spec_opt.errors import DataError
 
 CELLS = st.one_of(
@@ -60,7 +61,7 @@ CONTENT = st.one_of(
 def check(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        series = read_series_file(path)
+        series = series_of(read_table(path))
     except DataError as error:
         message = str(error)
         assert message.startswith(str(path))

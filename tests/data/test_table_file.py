@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spec_opt.data.reader import read_series_file
-from spec_opt.data.table_file import listed
+from spec_opt.data.reader import series_of
+from spec_opt.data.table_file import listed, read_table
 from spec_opt.errors import DataError
 from tests.data.tables import HEAT, HOURS, LOAD, RNG, ROWS, read, refused, same, table
 
@@ -68,14 +68,14 @@ def test_parquet(tmp_path: Path, kind: str) -> None:
         frame = frame.set_index("date")
     path = tmp_path / "plant.parquet"
     frame.to_parquet(path)
-    reading = read_series_file(path)
+    reading = series_of(read_table(path))
     assert same(reading)
     assert reading.time is not None
     assert reading.time.step == "hourly"
     frame.iloc[7, -1] = np.nan
     frame.to_parquet(path)
     with pytest.raises(DataError, match="column 'heat', row 8 is empty or NaN"):
-        read_series_file(path)
+        series_of(read_table(path))
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from spec_opt.config.study_file import DataConfig, SyntheticConfig
 from spec_opt.config.values import Split, Splits
-from spec_opt.data.reader import LeftOut, Series, TimeAxis
+from spec_opt.data.reader import LeftOut, Series
+from spec_opt.data.table_file import Table
+from spec_opt.data.time_grid import place_on
+from spec_opt.data.timestamps import Axis
 from spec_opt.data.windows import Borders, Dataset, Windows, borders_of, load_dataset, make_dataset
 from spec_opt.errors import DataError
 
@@ -81,10 +84,10 @@ def test_given_shares() -> None:
 
 
 def daily(rows: int) -> Series:
-    times = np.datetime64("2016-07-01", "ns") + np.arange(rows) * np.timedelta64(1, "D")
-    last = str(times[-1])[:10]
-    axis = TimeAxis(("date",), "daily", "2016-07-01", last, times, pd.RangeIndex)
-    return Series("plant", np.zeros((rows, 1)), ("a",), time=axis)
+    times = pd.date_range("2016-07-01", periods=rows).astype("datetime64[ns]").astype(np.int64)
+    table = Table(Path("plant.csv"), pd.DataFrame({"date": times}), first=2)
+    time = place_on(table, Axis(("date",), times.to_numpy(), is_time=True))
+    return Series("plant", np.zeros((rows, 1)), ("a",), time=time)
 
 
 def test_given_dates() -> None:

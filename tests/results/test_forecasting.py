@@ -12,7 +12,8 @@ import torch
 
 from spec_opt.cli import main
 from spec_opt.config.study_file import RecommendConfig, Setting, StudyConfig, SyntheticConfig
-from spec_opt.data.reader import read_series_file
+from spec_opt.data import table_file
+from spec_opt.data.reader import series_of
 from spec_opt.data.synthetic import generate
 from spec_opt.data.windows import load_dataset
 from spec_opt.decoding.rules import RULES
@@ -156,7 +157,7 @@ def test_what_is_written_is_a_series_that_goes_on(plant: Path) -> None:
     joined = PLANT.to_csv(index=False).encode() + found.written("csv").split(b"\n", 1)[1]
     path = plant.parent / "joined.csv"
     path.write_bytes(joined)
-    series = read_series_file(path)
+    series = series_of(table_file.read_table(path))
     assert len(series.values) == ROWS + HORIZON
     assert series.time is not None
     assert series.time.step == "hourly"
