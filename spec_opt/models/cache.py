@@ -2,36 +2,23 @@
 
 import errno
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from spec_opt.config.files import open_lock
 from spec_opt.data.series import cache_folder
 from spec_opt.errors import CheckpointError
-from spec_opt.models.checkpoint import (
-    Origin,
-    Provenance,
-    load_own_model,
-    save_model,
-    stored_origin,
-)
-from spec_opt.models.frozen import FrozenTimerXL
-from spec_opt.models.linear import LinearForecaster
+from spec_opt.models.checkpoint import Origin, OwnModel, Provenance, load_own_model, save_model
 
 logger = logging.getLogger(__name__)
 
-Stored = FrozenTimerXL | LinearForecaster
-
 
 def cached_model(
-    key: str, origin: Origin, make: Callable[[], tuple[Stored, Provenance]]
-) -> tuple[Stored, Path]:
+    key: str, origin: Origin, make: Callable[[], tuple[OwnModel, Provenance]]
+) -> tuple[OwnModel, Path]:
     """The model that is kept under a key, or else a new one from `make`; and its file.
 
     A model that is there is only read, so a cache may belong to another user or be mounted
@@ -46,11 +33,11 @@ def cached_model(
     path = folder / f"{key}.safetensors"
     # Files appear here only once they are whole, so reading needs no lock.
     with suppress(CheckpointError):
-        return _load(path, origin), path
-    with _lock(folder, key) as lock, _held(lock):
+        return load_own_model(path, origin), path
+    with _locked(folder, key):
         if path.exists():
             try:
-                return _load(path, origin), path
+                return load_own_model(path, origin), path
             except CheckpointError as error:
                 logger.warning("%s; it is made again", error)
         for half in folder.glob(f".{path.name}.*"):  # of a process that was killed while writing
@@ -61,45 +48,32 @@ def cached_model(
     return model, path
 
 
-def _load(path: Path, origin: Origin) -> Stored:
-    """The model in a file of the cache, whose name alone proves nothing: files get swapped.
+@contextmanager
+def _locked(folder: Path, key: str) -> Iterator[None]:
+    """Keep other processes from making the same model meanwhile.
+
+    On a file system without locks, two processes may train the same model; the file that they
+    leave is complete in any case.
 
     Raises:
-        CheckpointError: it cannot be loaded, or was made from something else.
+        CheckpointError: the folder cannot be written.
     """
-    model = load_own_model(path)
-    if stored_origin(path) != json.loads(json.dumps(asdict(origin))):
-        raise CheckpointError(f"{path}: it holds a model that was made from something else")
-    return model
-
-
-def _lock(folder: Path, key: str) -> IO[bytes]:
-    """The open lock file of a model that is to be made."""
-    lock = folder / f"{key}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):  # before hours of training
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return open_lock(lock)
+        lock = open_lock(folder / f"{key}.lock")
     except OSError as error:
         raise CheckpointError(
             f"{folder}: trained models cannot be kept here ({error.strerror}): "
             "set SPEC_OPT_CACHE to a folder that can be written"
         ) from error
-
-
-@contextmanager
-def _held(lock: IO[bytes]) -> Iterator[None]:
-    """Lock an open file against other processes until it is closed.
-
-    On a file system without locks, two processes may train the same model; the file that they
-    leave is complete in any case.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("another process is making this model: waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        logger.debug("no lock: %s", error)
-    yield
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is making this model: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.debug("no lock: %s", error)
+        yield

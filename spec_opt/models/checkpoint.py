@@ -21,12 +21,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from spec_opt.config.files import check_unpacked, open_plain, write_file
@@ -75,26 +75,14 @@ class Provenance:
     """After each epoch: mean squared error of a target, negative log-likelihood of a draft."""
 
 
-class StoredModel(MovableForecaster, Protocol):
-    """A model that has a file of our own."""
-
-    @property
-    def kind(self) -> str:
-        """Which kind of model it is, for its reader."""
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """What describes it besides its tensors."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Its weights, by name."""
+OwnModel = FrozenTimerXL | LinearForecaster
+"""A model that has a file of our own."""
 
 
 # --- our own files --------------------------------------------------------------------------------
 
 
-def save_model(model: StoredModel, path: Path, provenance: Provenance) -> None:
+def save_model(model: OwnModel, path: Path, provenance: Provenance) -> None:
     """Write a file of our own kind, completely or not at all, even when interrupted.
 
     Raises:
@@ -112,20 +100,6 @@ def save_model(model: StoredModel, path: Path, provenance: Provenance) -> None:
         write_file(path, safetensors.torch.save(tensors, metadata))
     except OutputError as error:
         raise CheckpointError(f"cannot write the model: {error}") from error
-
-
-def stored_origin(path: Path) -> Mapping[str, object] | None:
-    """What a file of our own says that its model was made from, as JSON has an `Origin`.
-
-    None if the file cannot be read, or does not say.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            provenance = json.loads((file.metadata() or {})["provenance"])
-        origin: Mapping[str, object] = provenance["origin"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None
-    return origin
 
 
 def load_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
@@ -173,14 +147,23 @@ def _weights_of(path: Path) -> Path:
     return path / found[0]
 
 
-def load_own_model(path: Path) -> FrozenTimerXL | LinearForecaster:
-    """A model from a file of our own kind.
+def load_own_model(path: Path, origin: Origin) -> OwnModel:
+    """A model from a file of our own kind, whose name alone proves nothing: files get swapped.
 
     Raises:
-        CheckpointError: it is not such a file, or it is damaged.
+        CheckpointError: it is not such a file, it is damaged, or its model was made from something
+            else than `origin`.
     """
     with _naming(path):
-        return _own_model(*_read(path))
+        tensors, metadata = _read(path)
+        model = _own_model(tensors, metadata)
+        try:
+            made_from = json.loads(metadata["provenance"])["origin"]
+        except (KeyError, ValueError, TypeError):
+            made_from = None
+        if made_from != json.loads(json.dumps(asdict(origin))):
+            raise CheckpointError("it holds a model that was made from something else")
+    return model
 
 
 @contextmanager
@@ -192,12 +175,12 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> FrozenTimerXL | LinearForecaster:
+def _own_model(tensors: Tensors, metadata: Mapping[str, str]) -> OwnModel:
     if "spec_opt_format" not in metadata:
         raise CheckpointError("not a file of spec-opt's own")
     if (found := metadata["spec_opt_format"]) != FORMAT:
         raise CheckpointError(f"spec_opt_format = {found!r}: this version reads {FORMAT!r}")
-    model: FrozenTimerXL | LinearForecaster
+    model: OwnModel
     try:
         fingerprint = metadata["fingerprint"]
         if metadata.get("kind") == LinearForecaster.kind:

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
+from spec_opt.errors import InputError
+
 
 class Gaussian(NamedTuple):
     """Independent Gaussians, one per element, in the units of the context.
@@ -117,6 +119,28 @@ def input_patch_of(model: Forecaster) -> int:
     """Points of which a remembered context must be a multiple: `patch`, unless the model says."""
     points: int = getattr(model, "input_patch", model.patch)
     return points
+
+
+def check_context(context: Tensor, points: int, patch: str) -> None:
+    """Raise unless a context is three-dimensional, and whole patches.
+
+    Args:
+        points: of a patch.
+        patch: what a message calls it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if context.dim() != 3:
+        raise InputError(
+            f"context of shape {list(context.shape)}: must be [windows, points, channels]"
+        )
+    length = context.shape[1]
+    if length < points or length % points:
+        raise InputError(
+            f"context of {length} points: must be a multiple of the model's {patch}, "
+            f"{points} points"
+        )
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor], settings: object = None) -> str:

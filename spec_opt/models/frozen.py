@@ -6,7 +6,7 @@ Shapes: B windows, L = N·P points, C channels, D width, H heads, S = C·N token
 import copy
 from dataclasses import asdict
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from spec_opt.models.forecaster import Gaussian, fingerprint_of
 from spec_opt.models.kv_cache import Tables, TokenMemory
 from spec_opt.models.layers import geometry_of, projection_of, rotate
-from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
+from spec_opt.models.timer_xl import TimerXL
 
 
 class _Attention(NamedTuple):
@@ -33,9 +33,20 @@ class FrozenTimerXL:
         network: is copied, so it may be trained further.
     """
 
+    kind: ClassVar[str] = "timer-xl"
+    """As files of our own name it."""
+
     def __init__(self, network: TimerXL) -> None:
         self.network = copy.deepcopy(network).eval()
         """The weights. They must not change: what follows is derived from them."""
+        self.config = config = self.network.config
+        """Sizes of the network."""
+        self.patch = config.patch
+        """Points per patch, P."""
+        self.description = (
+            f"Timer-XL {config.d_model}/{config.heads}/{config.feedforward}/{config.layers}"
+        )
+        self.parameters = sum(weight.numel() for weight in self.network.parameters())
         embedding = self.network.embedding
         self._projections = [
             projection_of(layer, embedding if index == 0 else None)
@@ -43,21 +54,6 @@ class FrozenTimerXL:
         ]
         self._attention: dict[tuple[int, int], list[_Attention]] = {}
         self._tables: dict[tuple[int, int, int], Tables] = {}
-
-    @property
-    def config(self) -> TimerXLConfig:
-        """Sizes of the network."""
-        return self.network.config
-
-    @property
-    def patch(self) -> int:
-        """Points per patch, P."""
-        return self.config.patch
-
-    @property
-    def kind(self) -> str:
-        """As files of our own name it."""
-        return "timer-xl"
 
     @property
     def settings(self) -> dict[str, object]:
@@ -68,17 +64,6 @@ class FrozenTimerXL:
     def tensors(self) -> dict[str, Tensor]:
         """The weights."""
         return self.network.state_dict()
-
-    @property
-    def description(self) -> str:
-        """What it is, in two words."""
-        config = self.config
-        return f"Timer-XL {config.d_model}/{config.heads}/{config.feedforward}/{config.layers}"
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(weight.numel() for weight in self.network.parameters())
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ is linear in x. So a forecast is a single product, and the deviation times the i
 Shapes: n contexts, L points that the model reads, P points per patch, C channels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Final
@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
+from spec_opt.config.values import Split
 from spec_opt.data.windows import Dataset, Windows
 from spec_opt.errors import ConfigError, InputError
 from spec_opt.models.forecaster import Forecaster, Gaussian, fingerprint_of
@@ -34,9 +35,7 @@ LEAST_VARIANCE: Final = 1e-6
 NEARLY_AS_HIGH: Final = 0.97
 EPSILON: Final = 1e-5
 """Added to a context's variance, as Timer-XL does."""
-
-Answers = Callable[[Windows, slice], Tensor]
-"""What a model is fitted to: the patches `[n, P, C]` after some of the windows."""
+CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,31 +117,12 @@ class LinearForecaster:
 # --- fitting --------------------------------------------------------------------------------------
 
 
-def outputs_of(target: Forecaster, device: torch.device) -> Answers:
-    """A target's own forecasts; it is on `device`."""
-
-    def answers(windows: Windows, index: slice) -> Tensor:
-        return target.predict(windows.contexts(index).to(device)).mean.float().cpu()
-
-    return answers
-
-
-def the_series(windows: Windows, index: slice) -> Tensor:
-    """What came after the windows."""
-    return windows.futures(index)
-
-
 @dataclass(frozen=True)
 class Examples:
     """Contexts `[n, L, C]` of a split, and what a model is fitted to, `[n, P, C]`."""
 
     windows: Windows
     answers: Tensor
-
-    @classmethod
-    def of(cls, windows: Windows, answers: Answers) -> "Examples":
-        index = (slice(first, first + BATCH) for first in range(0, len(windows), BATCH))
-        return cls(windows, torch.cat([answers(windows, part) for part in index]))
 
     def normalised(self, points: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batches of contexts, answers `[rows, P]` and deviations `[rows, 1]`.
@@ -164,19 +144,33 @@ class Examples:
 
 
 def examples_of(
-    dataset: Dataset, context: int, patch: int, answers: Answers
+    dataset: Dataset,
+    context: int,
+    patch: int,
+    target: Forecaster | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Examples, Examples]:
     """Training and validation examples, evenly spaced.
+
+    Args:
+        target: on `device`; its forecasts are the answers, or else what came after the contexts.
 
     Raises:
         DataError: a split is too short for one window.
     """
-    most = max(1, MOST_ROWS // dataset.values.shape[1])
-    training = dataset.windows("train", context, patch, max_windows=min(CONTEXTS, most))
-    validation = dataset.windows(
-        "validation", context, patch, max_windows=min(VALIDATION_CONTEXTS, most)
-    )
-    return Examples.of(training, answers), Examples.of(validation, answers)
+
+    def examples(split: Split, windows: int) -> Examples:
+        most = max(1, min(windows, MOST_ROWS // dataset.values.shape[1]))
+        found = dataset.windows(split, context, patch, max_windows=most)
+        answers = [
+            found.futures(batch)
+            if target is None
+            else target.predict(found.contexts(batch).to(device)).mean.float().cpu()
+            for batch in (slice(first, first + BATCH) for first in range(0, len(found), BATCH))
+        ]
+        return Examples(found, torch.cat(answers))
+
+    return examples("train", CONTEXTS), examples("validation", VALIDATION_CONTEXTS)
 
 
 def fit_linear(training: Examples, validation: Examples, points: int) -> LinearForecaster:
@@ -214,7 +208,7 @@ def fit_to_series(dataset: Dataset, context: int, patch: int) -> LinearForecaste
     Raises:
         DataError: a split is too short for one window.
     """
-    return fit_linear(*examples_of(dataset, context, patch, the_series), context)
+    return fit_linear(*examples_of(dataset, context, patch), context)
 
 
 def fit_seasonal(

@@ -12,14 +12,14 @@ from spec_opt.errors import CheckpointError
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.layers import Activation
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
-from spec_opt.models.weights import Tensors, filled, shape_of
+from spec_opt.models.weights import Tensors, filled, name_in_file, shape_of
 
 logger = logging.getLogger(__name__)
 
 LAYER = "blocks.attn_layers.{i}"
 NAMES = {
     "embedding": "embedding",
-    "layers.{i}.attention_bias": f"{LAYER}.attention.inner_attention.attn_bias.emb",
+    "layers.{i}.attention_bias": f"{LAYER}.attention.inner_attention.attn_bias.emb.weight",
     "layers.{i}.query": f"{LAYER}.attention.query_projection",
     "layers.{i}.key": f"{LAYER}.attention.key_projection",
     "layers.{i}.value": f"{LAYER}.attention.value_projection",
@@ -54,13 +54,11 @@ def timer_xl_from(tensors: Tensors, activation: Activation) -> FrozenTimerXL:
         logger.info("ignoring tensors that no output depends on: %s", ", ".join(unused))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in unused}
     theirs, ours = MARKS
-    if any(theirs.match(name) for name in tensors):
-        config = _sizes_of(tensors, theirs, _names(layers=1, stochastic=False), activation)
-        stochastic = "head_logvar.weight" in tensors
-        config = replace(config, stochastic=stochastic)
-        return timer_xl_of(config, tensors, _names(config.layers, stochastic))
-    config = _sizes_of(tensors, ours, {}, activation)
-    return timer_xl_of(replace(config, stochastic="log_variance_head.weight" in tensors), tensors)
+    is_theirs = any(theirs.match(name) for name in tensors)
+    stochastic = ("head_logvar.weight" if is_theirs else "log_variance_head.weight") in tensors
+    names = NAMES | (STOCHASTIC_HEADS if stochastic else {}) if is_theirs else {}
+    config = _sizes_of(tensors, theirs if is_theirs else ours, names, activation)
+    return timer_xl_of(replace(config, stochastic=stochastic), tensors, names)
 
 
 def timer_xl_of(
@@ -80,12 +78,11 @@ def _sizes_of(
     """The sizes of a network, from the shapes of its tensors."""
 
     def shape(name: str, expected: str) -> tuple[int, ...]:
-        return shape_of(tensors, names.get(name, name), expected)
+        return shape_of(tensors, name_in_file(name, names), expected)
 
     width, patch = shape("embedding.weight", "[D, P]")
     _, heads = shape("layers.0.attention_bias", "[2, H]")
-    expand = "layers.0.expand.weight"
-    feedforward, *_ = shape(expand, "[F, D, 1]" if expand in names else "[F, D]")
+    feedforward, *_ = shape("layers.0.expand.weight", "[F, D, 1]" if names else "[F, D]")
     return TimerXLConfig(
         patch=patch,
         d_model=width,
@@ -95,16 +92,3 @@ def _sizes_of(
         layers=len({int(match["layer"]) for match in map(mark.match, tensors) if match}),
         activation=activation,
     )
-
-
-def _names(layers: int, stochastic: bool) -> dict[str, str]:
-    """Our name of every tensor -> theirs."""
-    names: dict[str, str] = {}
-    for ours, theirs in (NAMES | (STOCHASTIC_HEADS if stochastic else {})).items():
-        for i in range(layers if "{i}" in ours else 1):
-            own, foreign = ours.format(i=i), theirs.format(i=i)
-            if own.endswith(".attention_bias"):
-                names[own] = f"{foreign}.weight"
-            else:
-                names |= {f"{own}.{kind}": f"{foreign}.{kind}" for kind in ("weight", "bias")}
-    return names

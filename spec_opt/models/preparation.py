@@ -18,8 +18,8 @@ from spec_opt.config.models import DraftConfig, ModelConfig, TargetConfig
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.data.windows import Dataset
 from spec_opt.models.adapted import adapted
-from spec_opt.models.cache import Stored, cached_model
-from spec_opt.models.checkpoint import Origin, Provenance, load_model
+from spec_opt.models.cache import cached_model
+from spec_opt.models.checkpoint import Origin, OwnModel, Provenance, load_model
 from spec_opt.models.device import resolve_device
 from spec_opt.models.factory import check_forecast, model_from
 from spec_opt.models.forecaster import MovableForecaster
@@ -28,7 +28,6 @@ from spec_opt.models.linear import (
     examples_of,
     fit_linear,
     fit_seasonal,
-    outputs_of,
 )
 from spec_opt.models.training import Fit, Task, distil_draft, train_target
 
@@ -128,8 +127,8 @@ def _prepare_draft(
     return _trained(origin, lambda: distil_draft(config, target, dataset, context, device))
 
 
-def _trained(origin: Origin, train: Callable[[], Fit]) -> tuple[Stored, Path]:
-    def make() -> tuple[Stored, Provenance]:
+def _trained(origin: Origin, train: Callable[[], Fit]) -> tuple[OwnModel, Path]:
+    def make() -> tuple[OwnModel, Provenance]:
         logger.info("training the %s; it is kept for the next time", origin.role)
         fit = train()
         provenance = Provenance(origin, SPEC_OPT_VERSION, fit.best_epoch, fit.validation_losses)
@@ -144,7 +143,7 @@ def _fitted(
     dataset: Dataset,
     context: int,
     device: torch.device,
-) -> tuple[Stored, Path]:
+) -> tuple[OwnModel, Path]:
     """The linear or the seasonal draft, from the cache or else fitted to the target's outputs."""
     points = config.context or context
     settings = {"kind": config.kind_made, "context": points, "period": config.period}
@@ -152,11 +151,11 @@ def _fitted(
     data += f"-{dataset.windows('validation', context, target.patch).fingerprint}"
     origin = Origin("draft", context, data, target.fingerprint, settings)
 
-    def make() -> tuple[Stored, Provenance]:
+    def make() -> tuple[OwnModel, Provenance]:
         kind = config.kind_made
         logger.info("fitting a %s draft to the target; it is kept for the next time", kind)
-        answers = outputs_of(target.to(device, torch.float32), device)
-        training, validation = examples_of(dataset, context, target.patch, answers)
+        teacher = target.to(device, torch.float32)
+        training, validation = examples_of(dataset, context, target.patch, teacher, device)
         if kind == "linear":
             draft = fit_linear(training, validation, points)
         else:

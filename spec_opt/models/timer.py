@@ -28,30 +28,24 @@ from spec_opt.models.univariate import (
     Scaling,
     UnivariateForecaster,
 )
-from spec_opt.models.weights import Tensors, filled, shape_of
+from spec_opt.models.weights import Tensors, filled, name_in_file, shape_of
 
 LAYER = "model.layers.{i}"
 NAMES: Final = {
-    "embedding.weight": "model.embed_layer.emb.weight",
-    "blocks.{i}.query.weight": f"{LAYER}.self_attn.q_proj.weight",
-    "blocks.{i}.query.bias": f"{LAYER}.self_attn.q_proj.bias",
-    "blocks.{i}.key.weight": f"{LAYER}.self_attn.k_proj.weight",
-    "blocks.{i}.key.bias": f"{LAYER}.self_attn.k_proj.bias",
-    "blocks.{i}.value.weight": f"{LAYER}.self_attn.v_proj.weight",
-    "blocks.{i}.value.bias": f"{LAYER}.self_attn.v_proj.bias",
-    "blocks.{i}.out.weight": f"{LAYER}.self_attn.o_proj.weight",
-    "blocks.{i}.attention_norm.weight": f"{LAYER}.norm1.weight",
-    "blocks.{i}.attention_norm.bias": f"{LAYER}.norm1.bias",
-    "blocks.{i}.gate.weight": f"{LAYER}.ffn_layer.gate_proj.weight",
-    "blocks.{i}.expand.weight": f"{LAYER}.ffn_layer.up_proj.weight",
-    "blocks.{i}.contract.weight": f"{LAYER}.ffn_layer.down_proj.weight",
-    "blocks.{i}.feedforward_norm.weight": f"{LAYER}.norm2.weight",
-    "blocks.{i}.feedforward_norm.bias": f"{LAYER}.norm2.bias",
-    "norm.weight": "model.norm.weight",
-    "norm.bias": "model.norm.bias",
-    "output.weight": "lm_heads.0.weight",
+    "embedding": "model.embed_layer.emb",
+    "blocks.{i}.query": f"{LAYER}.self_attn.q_proj",
+    "blocks.{i}.key": f"{LAYER}.self_attn.k_proj",
+    "blocks.{i}.value": f"{LAYER}.self_attn.v_proj",
+    "blocks.{i}.out": f"{LAYER}.self_attn.o_proj",
+    "blocks.{i}.attention_norm": f"{LAYER}.norm1",
+    "blocks.{i}.gate": f"{LAYER}.ffn_layer.gate_proj",
+    "blocks.{i}.expand": f"{LAYER}.ffn_layer.up_proj",
+    "blocks.{i}.contract": f"{LAYER}.ffn_layer.down_proj",
+    "blocks.{i}.feedforward_norm": f"{LAYER}.norm2",
+    "norm": "model.norm",
+    "output": "lm_heads.0",
 }
-"""Our names of the network's tensors, and those of the checkpoint."""
+"""Our names of the network's parts, and those of the checkpoint."""
 MARKS: Final = (
     re.compile(
         r"(?P<prefix>|.*?\.)model\.layers\.(?P<layer>\d{1,4})\.ffn_layer\.gate_proj\.weight$"
@@ -171,8 +165,8 @@ def load_timer(tensors: Tensors, path: Path) -> UnivariateForecaster:
     Raises:
         CheckpointError: the tensors are not those of a Timer, or config.json is missing or wrong.
     """
-    width, patch = shape_of(tensors, NAMES["embedding.weight"], "[D, P]")
-    feedforward, _ = shape_of(tensors, NAMES["blocks.{i}.gate.weight"].format(i=0), "[F, D]")
+    width, patch = shape_of(tensors, name_in_file("embedding.weight", NAMES), "[D, P]")
+    feedforward, _ = shape_of(tensors, name_in_file("blocks.0.gate.weight", NAMES), "[F, D]")
     layers = len({int(match["layer"]) for match in map(MARKS[0].match, tensors) if match})
     found = _config(path, width)
     heads = found.num_attention_heads
@@ -184,10 +178,7 @@ def load_timer(tensors: Tensors, path: Path) -> UnivariateForecaster:
     config = TimerConfig(patch, width, heads, feedforward, layers, found.rope_theta)
     with torch.device("meta"):
         network = Timer(config)
-    names = {
-        own.format(i=i): theirs.format(i=i) for own, theirs in NAMES.items() for i in range(layers)
-    }
-    return UnivariateForecaster(filled(network, tensors, names))
+    return UnivariateForecaster(filled(network, tensors, NAMES))
 
 
 def _config(path: Path, width: int) -> _Config:

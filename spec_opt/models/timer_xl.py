@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spec_opt.config.models import ScaleConfig
 from spec_opt.errors import InputError
-from spec_opt.models.forecaster import Gaussian
+from spec_opt.models.forecaster import Gaussian, check_context
 from spec_opt.models.layers import Activation, Layer, geometry_of
 
 NORMALISATION_EPSILON = 1e-5
@@ -137,16 +137,7 @@ class TimerXL(nn.Module):
             InputError: the context is not three-dimensional, or not whole patches.
         """
         weight, patch = self.embedding.weight, self.config.patch
-        if context.dim() != 3:
-            raise InputError(
-                f"context of shape {list(context.shape)}: must be [windows, points, channels]"
-            )
-        length = context.shape[1]
-        if length < patch or length % patch:
-            raise InputError(
-                f"context of {length} points: must be a multiple of the model's patch, "
-                f"{patch} points"
-            )
+        check_context(context, patch, "patch")
         exact = torch.promote_types(torch.promote_types(context.dtype, weight.dtype), torch.float32)
         series = context.to(exact).transpose(1, 2).contiguous()
         patches = torch.unflatten(series, 2, (-1, patch))

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spec_opt.errors import ConfigError, InputError
+from spec_opt.errors import ConfigError
 from spec_opt.models.device import send
-from spec_opt.models.forecaster import Gaussian, fingerprint_of
+from spec_opt.models.forecaster import Gaussian, check_context, fingerprint_of
 
 LEAST_DEVIATION: Final = 1e-6
 """A series that varies less is not divided by its standard deviation."""
@@ -207,26 +207,10 @@ class UnivariateForecaster:
 
     def __init__(self, network: CausalNetwork) -> None:
         self.network = network.eval()
-
-    @property
-    def patch(self) -> int:
-        """Points that are forecast at a time, P."""
-        return self.network.patch
-
-    @property
-    def input_patch(self) -> int:
-        """Points of which a context must be a multiple, p."""
-        return self.network.token
-
-    @property
-    def description(self) -> str:
-        """What it is, in two words."""
-        return self.network.description
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(weight.numel() for weight in self.network.parameters())
+        self.patch, self.input_patch = network.patch, network.token
+        """Points that are forecast at a time, P; and of which a context must be a multiple, p."""
+        self.description = network.description
+        self.parameters = sum(weight.numel() for weight in network.parameters())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -285,16 +269,8 @@ class UnivariateForecaster:
 
     def _patches(self, context: Tensor) -> Tensor:
         """The input patches of a context, `[R, w, p]`."""
-        if context.dim() != 3:
-            raise InputError(
-                f"context of shape {list(context.shape)}: must be [windows, points, channels]"
-            )
-        length, token = context.shape[1], self.network.token
-        if length < token or length % token:
-            raise InputError(
-                f"context of {length} points: must be a multiple of the model's input patch, "
-                f"{token} points"
-            )
+        token = self.network.token
+        check_context(context, token, "input patch")
         exact = torch.promote_types(context.dtype, next(self.network.parameters()).dtype)
         return folded(context.to(torch.promote_types(exact, torch.float32)), token)
 

@@ -1,5 +1,6 @@
 """Tensors of a file, put into a network strictly: none missing, none left over, each checked."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -17,14 +18,13 @@ def filled(network: Network, tensors: Tensors, names: Mapping[str, str] | None =
 
     Args:
         network: on any device, "meta" for example.
-        names: our name of a tensor to the file's, where they differ.
+        names: our names of its parts to the file's, where they differ: see `name_in_file`.
 
     Raises:
         CheckpointError: a tensor is missing, surplus, or not what the network needs.
     """
-    names = names or {}
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    expected = {names.get(own, own): own for own in shapes}
+    expected = {name_in_file(own, names or {}): own for own in shapes}
     missing = [name for name in expected if name not in tensors]
     if missing:
         shape = _shape_in_file(missing[0], shapes[expected[missing[0]]])
@@ -36,6 +36,20 @@ def filled(network: Network, tensors: Tensors, names: Mapping[str, str] | None =
     weights = {own: _checked(name, tensors[name], shapes[own]) for name, own in expected.items()}
     network.load_state_dict(weights, assign=True)
     return network
+
+
+def name_in_file(own: str, names: Mapping[str, str]) -> str:
+    """The file's name of one of our tensors.
+
+    Args:
+        names: our name of a part of the network, or of a single tensor, to the file's; `{i}` is the
+            number of a layer. What is not among them has the same name there.
+    """
+    number = re.search(r"\.(\d+)\.", own)
+    pattern = own if number is None else own.replace(number[0], ".{i}.", 1)
+    part, _, kind = pattern.rpartition(".")
+    theirs = names.get(pattern) or (f"{names[part]}.{kind}" if part in names else pattern)
+    return theirs if number is None else theirs.replace("{i}", number[1])
 
 
 def shape_of(tensors: Tensors, name: str, expected: str) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from spec_opt.errors import CheckpointError
-from spec_opt.models.cache import Stored, cached_model
-from spec_opt.models.checkpoint import Origin, Provenance
+from spec_opt.models.cache import cached_model
+from spec_opt.models.checkpoint import Origin, OwnModel, Provenance
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.timer_xl import TimerXL, TimerXLConfig
 
@@ -29,11 +29,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def get(name: str) -> tuple[Stored, bool]:
+def get(name: str) -> tuple[OwnModel, bool]:
     """The model of that name, and whether it was made."""
     made = []
 
-    def make() -> tuple[Stored, Provenance]:
+    def make() -> tuple[OwnModel, Provenance]:
         made.append(name)
         torch.manual_seed(len(name) + ord(name[0]))
         model = FrozenTimerXL(TimerXL(TimerXLConfig(8, 16, 2, 64, 1)))
@@ -74,7 +74,7 @@ def test_every_part_of_the_origin_counts(cache: Path) -> None:
             cached_model("one", replace(ORIGINS["one"], **change), _not_made)
 
 
-def _not_made() -> tuple[Stored, Provenance]:
+def _not_made() -> tuple[OwnModel, Provenance]:
     raise NotImplementedError
 
 

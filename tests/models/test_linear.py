@@ -20,7 +20,6 @@ from spec_opt.models.linear import (
     examples_of,
     fit_linear,
     fit_to_series,
-    outputs_of,
     period_of,
 )
 from spec_opt.models.preparation import prepare_models
@@ -71,8 +70,7 @@ class Known:
 
 def test_a_linear_target_is_found(dataset: Dataset) -> None:
     target = Known()
-    answers = outputs_of(target, torch.device("cpu"))
-    model = fit_linear(*examples_of(dataset, CONTEXT, PATCH, answers), CONTEXT)
+    model = fit_linear(*examples_of(dataset, CONTEXT, PATCH, target), CONTEXT)
     windows = dataset.windows("test", CONTEXT, PATCH)
     truth = target.predict(windows.contexts()).mean
     found = model.predict(windows.contexts())
