@@ -272,13 +272,12 @@ def compare(
 def copy(config: StudyConfig, url: str, target: str, as_json: bool) -> None:
     """Copy a study to another store, SQLite or Postgres: all of it, or nothing."""
     from spec_opt.results.statistics import quiet_optuna
-    from spec_opt.study.copying import copy_study
     from spec_opt.study.store import open_store
 
     with open_store(url, create=False) as source:
         source.optuna_study(config.name)  # before a store is made
         with open_store(target) as copied, quiet_optuna():
-            trials, where = copy_study(source, copied, config.name), copied.masked_url
+            trials, where = source.copy_study(config.name, copied), copied.masked_url
     found = {"study": config.name, "trials": trials, "storage": where}
     show(found if as_json else f"{config.name}: {trials} trials copied to {where}")
 

@@ -101,6 +101,9 @@ class _Range(Table, Generic[Value]):
             raise ValueError(f"low = {self.low:g} must be less than high = {self.high:g}")
         return self
 
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
 
 class ContinuousRange(_Range[Value], Generic[Value]):
     """A continuous parameter, `{low = 0.05, high = 1.0, log = true}`."""

@@ -14,10 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
 from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import StudyError
-from spec_opt.study.space import asks_for, setting_of
+from spec_opt.study.space import asks_for, asks_for_variant, setting_of
 from spec_opt.study.study import DIRECTIONS, config_of
 from spec_opt.study.trials import FAILURE_KEY, IMPORTED, VARIANT_KEY, WITHDRAWN
-from spec_opt.study.variants import asks_for_variant
 
 log = logging.getLogger(__name__)
 

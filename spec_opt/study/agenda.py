@@ -10,10 +10,17 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, update
 
 from spec_opt.config.study_file import StudyConfig
-from spec_opt.study.ending import is_on_plateau
+from spec_opt.study.ending import Reason, is_on_plateau
 from spec_opt.study.reading import count_trials
 from spec_opt.study.silence import Patience
-from spec_opt.study.space import distributions, params_of
+from spec_opt.study.space import (
+    GridPoint,
+    distributions,
+    params_of,
+    points_of,
+    text_of,
+    variant_params,
+)
 from spec_opt.study.store import Store, trial_user_attributes, trials
 from spec_opt.study.times import clock
 from spec_opt.study.trials import (
@@ -29,7 +36,6 @@ from spec_opt.study.trials import (
     lock_study,
     put_attributes,
 )
-from spec_opt.study.variants import GridPoint, points_of, text_of, variant_params
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +67,11 @@ class Outlook:
     @property
     def is_done(self) -> bool:
         return not (self.waiting or self.running or self.remaining)
+
+    @property
+    def end(self) -> Reason:
+        """How the study ended, if it is done."""
+        return "failed" if self.missing else "complete"
 
 
 def reconcile(

@@ -19,26 +19,24 @@ from spec_opt.config.user_code import naming_the_users_line
 from spec_opt.config.variants import VARIANT_KEYS, Variant
 from spec_opt.errors import SpecOptError, WorkError
 from spec_opt.study import queue, trials
-from spec_opt.study.agenda import Outlook, reconcile
+from spec_opt.study.agenda import reconcile
 from spec_opt.study.constraints import put_violations
 from spec_opt.study.ending import Ending, Reason, note, stored_ending
-from spec_opt.study.heartbeats import beat
 from spec_opt.study.samplers import choose, make_sampler
-from spec_opt.study.silence import Patience, Watch
-from spec_opt.study.space import PARAMETERS, distributions, params_of, setting_of
+from spec_opt.study.silence import Patience, Watch, beat
+from spec_opt.study.space import (
+    PARAMETERS,
+    distributions,
+    parameters,
+    params_of,
+    setting_of,
+    text_of,
+    variant_of,
+    variant_params,
+)
 from spec_opt.study.store import RUNNING_PATIENCE_S, SamplingStudy, trial_user_attributes
 from spec_opt.study.study import Study
-from spec_opt.study.trials import (
-    FAILED_BY_ITSELF,
-    INTERRUPTED,
-    VARIANT_KEY,
-    WORKER_DIED,
-    Claimant,
-    Key,
-    Measured,
-    Trial,
-)
-from spec_opt.study.variants import parameters, text_of, variant_of, variant_params
+from spec_opt.study.trials import INTERRUPTED, VARIANT_KEY, Claimant, Key, Measured, Trial
 
 SAMPLING_ATTEMPTS = 5
 """How often the sampler chooses for one trial while others measure the settings that it chose."""
@@ -134,19 +132,15 @@ class Claims:
         if outlook.remaining:
             return queue.start_new(connection, self._study_id, self.claimant, outlook.trials)
         if outlook.is_done:
-            self._note_end(connection, outlook)
+            self._note_end(connection, outlook.end)
             return Idle.DONE
         return Idle.WAIT
 
-    def _note_end(self, connection: Connection, outlook: Outlook) -> None:
-        self._note(connection, Ending("failed" if outlook.missing else "complete"))
-
-    def _note(self, connection: Connection, ending: Ending) -> None:
-        if self._search.stop is not None:
-            known = stored_ending(connection, self._study_id)
-            if known is not None and known.is_plateau_of(self._search):
-                return
-        note(connection, self._study_id, ending)
+    def _note_end(self, connection: Connection, reason: Reason) -> None:
+        """Store why the study ended, unless a plateau is known to be the reason."""
+        known = None if self._search.stop is None else stored_ending(connection, self._study_id)
+        if known is None or not known.is_plateau_of(self._search):
+            note(connection, self._study_id, Ending(reason))
 
     def leave(self, reason: Reason, patience_s: float = RUNNING_PATIENCE_S) -> None:
         """Give back the trials that are ours; if nobody else works, note why the work ended."""
@@ -154,10 +148,8 @@ class Claims:
         def work(connection: Connection) -> None:
             self._release(connection)
             outlook = reconcile(connection, self._study_id, self._config, None)
-            if outlook.is_done:
-                self._note_end(connection, outlook)
-            elif not outlook.running:
-                self._note(connection, Ending(reason))
+            if outlook.is_done or not outlook.running:
+                self._note_end(connection, outlook.end if outlook.is_done else reason)
 
         self._store.transaction(work, patience_s)
 
@@ -242,9 +234,7 @@ class Claims:
             key = self._key(setting, variant)
             claimed = ClaimedTrial(trial.trial_id, trial.number, setting, variant, key)
         except (KeyError, ValueError, TypeError) as error:
-            self._fail(
-                trial.trial_id, f"enqueued with parameters that do not fit the study: {error}"
-            )
+            self.fail(trial, f"enqueued with parameters that do not fit the study: {error}")
             return None
         self._last = queue.Last(key[-1], trial.params.get("sigma"))
         if self._search.sampler == "grid" and not chosen:
@@ -322,16 +312,15 @@ class Claims:
 
         return self._store.transaction(record)
 
-    def fail(self, trial: ClaimedTrial, error: str) -> bool:
-        """Record that a trial failed, and why; False if it was given up meanwhile."""
-        return self._fail(trial.trial_id, error)
+    def fail(
+        self, trial: ClaimedTrial | Trial, error: str, kind: str = trials.FAILED_BY_ITSELF
+    ) -> bool:
+        """Record that a trial failed, and why; False if it was given up meanwhile.
 
-    def abandon(self, trial: ClaimedTrial, error: str) -> bool:
-        """Record that this worker cannot go on, by no fault of the setting."""
-        return self._fail(trial.trial_id, error, WORKER_DIED)
-
-    def _fail(self, trial_id: int, error: str, kind: str = FAILED_BY_ITSELF) -> bool:
-        end = (trial_id, self.claimant, TrialState.FAIL, (), trials.failure(kind, error))
+        Args:
+            kind: `WORKER_DIED` if this worker cannot go on, by no fault of the setting.
+        """
+        end = (trial.trial_id, self.claimant, TrialState.FAIL, (), trials.failure(kind, error))
         return self._store.transaction(lambda connection: trials.finish(connection, *end))
 
     def release(self, patience_s: float = RUNNING_PATIENCE_S) -> int:

@@ -15,11 +15,10 @@ from spec_opt.study.agenda import count_missing, key_of, settled_keys, spent
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.ending import Ending, Reason, stored_ending
 from spec_opt.study.silence import Watch, seconds_ahead
-from spec_opt.study.space import distributions, setting_of
+from spec_opt.study.space import GridPoint, distributions, point_count, points_of, setting_of
 from spec_opt.study.study import Study
 from spec_opt.study.times import clock
 from spec_opt.study.trials import INTERRUPTED, WITHDRAWN, Trial, history
-from spec_opt.study.variants import GridPoint, point_count, points_of
 
 RATE_TRIALS = 20
 RATE_SECONDS = 900.0

@@ -21,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 
-from spec_opt.study.heartbeats import next_beat
+from spec_opt.study.silence import next_beat
 from spec_opt.study.store import (
     trial_heartbeats,
     trial_params,

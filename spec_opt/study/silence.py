@@ -1,4 +1,4 @@
-"""How long a running trial has been silent: the one place where the age of a heartbeat is judged.
+"""Signs of life of running trials, in Optuna's own table, and how long a trial has been silent.
 
 A heartbeat is a time by the clock that the workers share: the database server's, or with SQLite
 the host's. Such a clock may jump, and processes on one host may see different ones (containers,
@@ -9,15 +9,39 @@ a heartbeat has not changed, and relies on that alone where the clocks disagree.
 import math
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exists, func, select, update
 
+from spec_opt.study.database import utc_now
+from spec_opt.study.store import trial_heartbeats, trials
 from spec_opt.study.trials import Trial, give_up
 
 DRIFT_S = 5.0
 """The shared clock has jumped if it and our own differ by more than this since the first look."""
+RECENT = 1000
+"""A new heartbeat follows those of so many trials, the ones that began last."""
+_beats = trial_heartbeats.c
+_recent = select(_beats.heartbeat).order_by(_beats.trial_heartbeat_id.desc()).limit(RECENT)
+# Built once, as it is asked for all the time.
+_LAST = select(utc_now(), func.max(_recent.subquery().c.heartbeat))
+
+
+def next_beat(connection: Connection) -> datetime:
+    """Now, but after every heartbeat before: one of a clock that is behind must not look old."""
+    now: datetime
+    last: datetime | None
+    now, last = connection.execute(_LAST).one()
+    return now if last is None else max(now, last + timedelta(milliseconds=1))
+
+
+def beat(connection: Connection, trial_id: int) -> bool:
+    """Renew the heartbeat of a running trial; False if it is running no longer."""
+    running = exists().where(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
+    mine = _beats.trial_id == trial_id
+    renew = update(trial_heartbeats).where(mine, running).values(heartbeat=next_beat(connection))
+    return connection.execute(renew).rowcount > 0
 
 
 @dataclass

@@ -1,8 +1,15 @@
-"""The search space: `[search]` of a study file as distributions and grid points."""
+"""The search space: `[search]` of a study file as distributions, settings and variants.
+
+A variant is stored in its shortest form (`StudyConfig.changes`), by which trials are compared: two
+trials of equal setting and variant would have the same models and numbers. A study that searches no
+variants has one, the study file as written.
+"""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any, Final, get_args
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -11,8 +18,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from spec_opt.config.study_file import SearchConfig, Setting
-from spec_opt.config.values import ContinuousRange, DraftKind, FloatRange, IntRange, Rule
+from spec_opt.config.study_file import SearchConfig, Setting, StudyConfig
+from spec_opt.config.values import ContinuousRange, DraftKind, IntRange, Rule
 from spec_opt.config.variants import AS_WRITTEN, Variant
 
 PARAMETERS = ("sigma", "bias", "k")
@@ -81,23 +88,21 @@ def grid_points(search: SearchConfig) -> tuple[Setting, ...]:
 
 def setting_count(search: SearchConfig) -> int | None:
     """How many distinct settings the space holds; None if a parameter is continuous."""
-    total = 1
-    for space in spaces_of(search).values():
-        if isinstance(space, FloatRange):
-            return None
-        total *= space.high - space.low + 1 if isinstance(space, IntRange) else len(space)
-    return total
+    lists = [*filter(None, map(_values_of, spaces_of(search).values()))]
+    return math.prod(map(len, lists)) if len(lists) == len(PARAMETERS) else None
+
+
+def _values_of(space: Any) -> Sequence[Any] | None:
+    """The values of a list or range; None of a continuous range."""
+    if isinstance(space, ContinuousRange):
+        return None
+    return range(space.low, space.high + 1) if isinstance(space, IntRange) else space
 
 
 def asks_for(search: SearchConfig, setting: Setting) -> bool:
     """Whether a setting is in the space."""
     values = params_of(setting)
-    return all(
-        space.low <= values[name] <= space.high
-        if isinstance(space, (FloatRange, IntRange))
-        else values[name] in space
-        for name, space in spaces_of(search).items()
-    )
+    return all(values[name] in space for name, space in spaces_of(search).items())
 
 
 def params_of(setting: Setting) -> dict[str, float | int]:
@@ -113,3 +118,80 @@ def setting_of(params: Mapping[str, Any]) -> Setting:
         ValueError: a parameter is not allowed (pydantic's ValidationError).
     """
     return Setting(sigma=float(params["sigma"]), bias=float(params["bias"]), k=int(params["k"]))
+
+
+# --- variants -------------------------------------------------------------------------------------
+
+
+class GridPoint(NamedTuple):
+    """What one trial of a grid measures."""
+
+    variant: Variant
+    setting: Setting
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.variant}".rstrip()
+
+
+def points_of(config: StudyConfig) -> tuple[GridPoint, ...]:
+    """Every point of a grid, those of a variant together; none for other samplers."""
+    settings = grid_points(config.search)
+    variants = grid_variants(config) if settings else ()
+    return tuple(GridPoint(variant, setting) for variant in variants for setting in settings)
+
+
+def grid_variants(config: StudyConfig) -> tuple[Variant, ...]:
+    """The variants of lists, each once, in the order of the lists."""
+    lists: dict[str, tuple[Any, ...]] = config.search.varied
+    if config.search.combine == "all":
+        products = itertools.product(*lists.values())
+        found = [dict(zip(lists, values, strict=True)) for values in products]
+    else:
+        found = [{}, *({name: value} for name, values in lists.items() for value in values)]
+    return tuple(dict.fromkeys(config.changes(Variant(**given)) for given in found))
+
+
+def variant_params(config: StudyConfig, variant: Variant) -> dict[str, Any]:
+    """The parameters of a trial of a variant: of the keys searched, those that have an effect."""
+    made = config.with_variant(variant).written.given
+    return {name: made[name] for name in config.search.varied if name in made}
+
+
+def variant_of(config: StudyConfig, params: Mapping[str, Any]) -> Variant:
+    """The variant that a trial's parameters make.
+
+    Raises:
+        ValueError: a parameter is not allowed (pydantic's ValidationError).
+    """
+    return config.changes(Variant(**{n: params[n] for n in config.search.varied if n in params}))
+
+
+def text_of(variant: Variant) -> str:
+    """A variant as the store holds it, to compare with; empty for the study file as written."""
+    return json.dumps(variant.given) if variant.given else ""
+
+
+def asks_for_variant(config: StudyConfig, variant: Variant) -> bool:
+    """Whether a variant is in the space."""
+    search = config.search
+    if search.sampler == "grid":
+        return variant in grid_variants(config)
+    if any(name not in search.varied for name in variant.given):
+        return False
+    params = variant_params(config, variant)
+    return all(value in search.varied[name] for name, value in params.items())
+
+
+def point_count(config: StudyConfig) -> int | None:
+    """How many different pairs of variant and setting there are; None if a key is continuous."""
+    search, settings = config.search, setting_count(config.search)
+    whole = {name: _values_of(space) for name, space in search.varied.items()}
+    if settings is None or None in whole.values():
+        return None
+    lists = config.model_copy(update={"search": search.model_copy(update=whole)})
+    return settings * len(grid_variants(lists))
+
+
+def parameters(search: SearchConfig) -> tuple[str, ...]:
+    """The names of all parameters of a study's trials, in the order in which they are chosen."""
+    return (*PARAMETERS, *search.varied)

@@ -16,6 +16,7 @@ import optuna
 import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
@@ -119,27 +120,40 @@ class Store:
         """
         return self.patiently(partial(_in_transaction, self._writing, work), patience_s)
 
-    def through_optuna(self, work: Callable[[RDBStorage], T]) -> T:
-        """Run `work`, which writes through Optuna, in one transaction: all or nothing.
+    def copy_study(self, name: str, target: "Store") -> int:
+        """Copy a study with all its trials and attributes; returns the number of trials.
 
-        What Optuna commits is a savepoint of that transaction. After a failure or a kill, the
-        database has what it had before. It runs once: nothing is tried again.
+        The target gets all of it in one transaction, or nothing: a study of that name is never
+        there in part. What Optuna commits is a savepoint of that transaction, so after a failure or
+        a kill the database has what it had before; nothing is tried again. A trial that is running
+        is copied as it is; in the target it counts as abandoned once it has been silent for long,
+        and its setting is measured again there.
 
         Raises:
-            StoreError: the store failed.
+            StudyError: this store has no study of that name, or the target has one.
+            StoreError: a store failed.
         """
-        storage, own = self.storage, self.storage.scoped_session
+        self.optuna_study(name)
+        storage, own = target.storage, target.storage.scoped_session
 
-        def within(connection: Connection) -> T:
+        def copy(connection: Connection) -> int:
             session = sessionmaker(connection, join_transaction_mode="create_savepoint")
             storage.scoped_session = scoped_session(session)
             try:
-                return work(storage)
+                optuna.copy_study(
+                    from_study_name=name, from_storage=self.storage, to_storage=storage
+                )
+                return storage.get_n_trials(storage.get_study_id_from_name(name))
+            except DuplicatedStudyError:
+                raise StudyError(
+                    f"store {target.masked_url}: it has a study {name} already, so nothing was "
+                    "copied; give another store with --to"
+                ) from None
             finally:
                 storage.remove_session()
                 storage.scoped_session = own
 
-        return _in_transaction(self._writing, within)
+        return _in_transaction(target._writing, copy)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work`, which only reads, in one transaction that blocks nobody."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import optuna
 from optuna.distributions import check_distribution_compatibility, json_to_distribution
@@ -54,6 +54,7 @@ from spec_opt.study.trials import (
 from spec_opt.study.warm_start import first_trials
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DIRECTIONS: Final[dict[ObjectiveName, StudyDirection]] = {
     "acceptance_rate": StudyDirection.MAXIMIZE,
@@ -91,24 +92,15 @@ class Study:
         different workers can only be compared if they rest on the same costs.
         """
         held = TypeAdapter(dict[str, LearntCosts])
-
-        def stored(connection: Connection) -> dict[str, LearntCosts]:
-            attributes = attributes_of(connection, study_user_attributes, self.study_id)
-            return held.validate_python(attributes.get(COSTS, {}))
-
-        known = self.store.read(stored)
+        of = (study_user_attributes, self.study_id)
+        known = held.validate_python(
+            self.store.read(lambda c: attributes_of(c, *of)).get(COSTS, {})
+        )
         if key in known:
             return known[key]
-        learnt = learn()
-
-        def keep(connection: Connection) -> LearntCosts:
-            lock_study(connection, self.study_id)
-            now = {key: learnt} | stored(connection)
-            costs = {self.study_id: {COSTS: held.dump_python(now)}}
-            put_attributes(connection, study_user_attributes, costs)
-            return now[key]
-
-        return self.store.transaction(keep)
+        learnt = held.dump_python({key: learn()})
+        change = partial(update_attribute, self.store, self.name, COSTS)
+        return held.validate_python(change(lambda now: learnt | (now or {})))[key]
 
     def optuna_study(self) -> optuna.Study:
         """The study as an Optuna study, with the sampler that the study file names."""
@@ -163,7 +155,7 @@ def open_study(
             spaces = distributions(config.search, config.written)
             add_trials(connection, study_id, first, spaces, TrialState.WAITING)
         reconcile(connection, study_id, config, None)
-        of_target = _stored_baseline(config.name, stored).target_mse
+        of_target = _stored(Baseline, config.name, "baseline", stored).target_mse
         hold_against(connection, study_id, config.search.constraints, of_target)
         now = {key: attributes[key] for key in ("config", *inputs)}  # files may have moved
         put_attributes(connection, study_user_attributes, {study_id: now})
@@ -243,19 +235,16 @@ def load_study(store: Store, name: str) -> Study:
 
 
 def _study(store: Store, config: StudyConfig, study_id: int, stored: Mapping[str, Any]) -> Study:
-    baseline = _stored_baseline(config.name, stored)
-    try:
-        fingerprints = TypeAdapter(Fingerprints).validate_python(stored["fingerprints"])
-    except ValidationError:
-        raise _unreadable(config.name, "fingerprints", stored) from None
+    baseline = _stored(Baseline, config.name, "baseline", stored)
+    fingerprints = _stored(Fingerprints, config.name, "fingerprints", stored)
     return Study(store, study_id, config, fingerprints, baseline, stored["versions"])
 
 
-def _stored_baseline(name: str, stored: Mapping[str, Any]) -> Baseline:
+def _stored(kind: type[T], name: str, key: str, stored: Mapping[str, Any]) -> T:
     try:
-        return TypeAdapter(Baseline).validate_python(stored["baseline"])
+        return TypeAdapter(kind).validate_python(stored[key])
     except ValidationError:
-        raise _unreadable(name, "baseline", stored) from None
+        raise _unreadable(name, key, stored) from None
 
 
 def _stored_config(name: str, stored: Mapping[str, Any]) -> StudyConfig:
@@ -286,28 +275,29 @@ def _unreadable(name: str, what: str, stored: Mapping[str, Any]) -> StudyError:
     )
 
 
-def update_attribute(store: Store, name: str, key: str, change: Callable[[Any], Any]) -> None:
+def update_attribute(store: Store, name: str, key: str, change: Callable[[Any], Any]) -> Any:
     """Replace a user attribute of a study by `change` of it, which gets None where it is not set.
 
-    No other process can change it meanwhile. `change` may be called again if the connection fails.
-    In a store that can only be read it stays as it is, with a warning.
+    Returns the new one. No other process can change it meanwhile. `change` may be called again if
+    the connection fails. In a store that can only be read it stays as it is, with a warning.
 
     Raises:
         StudyError: there is no study of that name.
     """
     if store.read_only:
         log.warning("store %s can only be read: new %s are not kept", store.masked_url, key)
-        return
+        return None
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> Any:
         study_id = _find(connection, name)
         if study_id is None:
             raise StudyError(f"store {store.masked_url}: it holds no study {name!r}")
         lock_study(connection, study_id)
-        stored = attributes_of(connection, study_user_attributes, study_id).get(key)
-        put_attributes(connection, study_user_attributes, {study_id: {key: change(stored)}})
+        changed = change(attributes_of(connection, study_user_attributes, study_id).get(key))
+        put_attributes(connection, study_user_attributes, {study_id: {key: changed}})
+        return changed
 
-    store.transaction(work)
+    return store.transaction(work)
 
 
 def _find(connection: Connection, name: str) -> int | None:
@@ -407,12 +397,7 @@ PACKAGES = ("torch", "numpy", "optuna")
 def package_versions() -> dict[str, str]:
     """Name to version of the software that gives the numbers; nothing is imported for it."""
     versions = {"spec-opt": spec_opt.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 @cache

@@ -196,11 +196,13 @@ def _evaluate(claims: Claims, objective: Objective, trial: ClaimedTrial) -> Tria
             values = _values(measurement, search.objectives)
             attributes = _attributes(measurement, of_variant)
             if search.varied:
-                attributes |= _attributes_of_draft(of_variant)
+                # Of the draft, which is not that of every trial of the study.
+                attributes["draft_path"] = of_variant.draft_path
+                attributes["draft_mse"] = of_variant.baseline.draft_mse
         except Exception as cause:
             outcome, error = "fail", describe(cause)
             if _only_a_new_process_helps(cause):
-                claims.abandon(trial, error)
+                claims.fail(trial, error, trials.WORKER_DIED)
                 raise WorkError(f"{error}; this worker can go on no longer") from cause
             recorded = claims.fail(trial, error)
         else:
@@ -257,11 +259,6 @@ def _attributes(measurement: Measurement, objective: Objective) -> dict[str, Any
         "commit": source_commit(),
         trials.SOURCE_KEY: trials.MEASURED,
     }
-
-
-def _attributes_of_draft(objective: Objective) -> dict[str, Any]:
-    """What a trial carries of its draft, which is not that of every trial of the study."""
-    return {"draft_path": objective.draft_path, "draft_mse": objective.baseline.draft_mse}
 
 
 def _attributes_of_copy(stored: Measured) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from spec_opt.study.agenda import MAX_DEATHS
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.store import Store, trial_heartbeats, trials
 from spec_opt.study.study import Study
-from spec_opt.study.trials import all_attributes
+from spec_opt.study.trials import WORKER_DIED, all_attributes
 from tests.study.stand_in import stand_in_study
 
 SMALL: dict[str, Any] = {"sigma": (0.1, 0.5), "bias": (1.0,), "k": (1, 2)}
@@ -211,7 +211,7 @@ def test_a_setting_over_which_workers_die_is_tried_more_often(store: Store) -> N
     study = stand_in_study(store, **ONE, max_attempts=1)
     for _ in range(MAX_DEATHS):
         claims = Claims(study)
-        claims.abandon(claim(claims), "CUDA error: an illegal memory access")
+        claims.fail(claim(claims), "CUDA error: an illegal memory access", WORKER_DIED)
     assert Claims(study).claim() is Idle.DONE
     assert states(study) == {"FAIL": MAX_DEATHS}
 

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from spec_opt.cli import main
 from spec_opt.errors import StudyError
-from spec_opt.study.copying import copy_study
 from spec_opt.study.database import parse_url
 from spec_opt.study.store import Store
 from tests.results import studies
@@ -59,10 +58,10 @@ def test_a_copy_is_equal_there_and_back(
     source: Store, store_url: str, tmp_path: Path, opened: Open
 ) -> None:
     there = opened(store_url)
-    assert copy_study(source, there, "given") == 7
+    assert source.copy_study("given", there) == 7
     assert content(there) == content(source)
     back = opened(f"sqlite:///{tmp_path}/back.db")
-    copy_study(there, back, "given")
+    there.copy_study("given", back)
     assert content(back) == content(source)
     # The store goes on as before.
     there.optuna_study("given").set_user_attr("later", 1)
@@ -70,7 +69,7 @@ def test_a_copy_is_equal_there_and_back(
 
 
 def test_optuna_alone_can_use_a_copy(source: Store, store_url: str, opened: Open) -> None:
-    copy_study(source, opened(store_url), "given")
+    source.copy_study("given", opened(store_url))
     url = parse_url(store_url).url
     with closing(RDBStorage(url)) as plain:
         study = optuna.load_study(study_name="given", storage=plain)
@@ -93,10 +92,10 @@ def test_a_name_that_is_taken_is_refused_and_kept(
     studies.study_of(RESULTS[0], storage=there.storage)
     before = content(there)
     with pytest.raises(StudyError, match="it has a study given already, so nothing was copied"):
-        copy_study(source, there, "given")
+        source.copy_study("given", there)
     assert content(there) == before
     with pytest.raises(StudyError, match="no study 'other'"):
-        copy_study(source, there, "other")
+        source.copy_study("other", there)
 
 
 def break_off(target: Store, leave: Callable[[], None]) -> Callable[..., None]:
@@ -119,21 +118,20 @@ def test_a_copy_that_fails_leaves_nothing(source: Store, store_url: str, opened:
 
     watch = break_off(there, fail)
     with pytest.raises(ZeroDivisionError):
-        copy_study(source, there, "given")
+        source.copy_study("given", there)
     sqlalchemy.event.remove(there.storage.engine, "before_cursor_execute", watch)
     assert there.storage.get_all_studies() == []
-    copy_study(source, there, "given")
+    source.copy_study("given", there)
     assert content(there) == content(source)
 
 
 KILLED = """
 import os, sys
-from spec_opt.study.copying import copy_study
 from spec_opt.study.store import open_store
 from tests.study.test_copying import break_off
 target = open_store(os.environ["TARGET"])
 break_off(target, lambda: os.kill(os.getpid(), 9))
-copy_study(open_store(sys.argv[1]), target, "given")
+open_store(sys.argv[1]).copy_study("given", target)
 """
 
 
@@ -143,7 +141,7 @@ def test_a_copy_that_is_killed_leaves_nothing(source: Store, store_url: str, ope
     killed = subprocess.run(command, env={**os.environ, "TARGET": store_url}, check=False)
     assert killed.returncode == -9
     assert there.storage.get_all_studies() == []
-    assert copy_study(source, there, "given") == 7
+    assert source.copy_study("given", there) == 7
 
 
 def test_the_command(source: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

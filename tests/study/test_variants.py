@@ -16,9 +16,7 @@ from spec_opt.measure.measurement import Measurement
 from spec_opt.measure.objective import MOST_VARIANTS, StudyObjective
 from spec_opt.study.claims import ClaimedTrial, Claims
 from spec_opt.study.progress import progress
-from spec_opt.study.store import Store
-from spec_opt.study.study import Study, open_study
-from spec_opt.study.variants import (
+from spec_opt.study.space import (
     GridPoint,
     asks_for_variant,
     grid_variants,
@@ -26,6 +24,8 @@ from spec_opt.study.variants import (
     points_of,
     variant_params,
 )
+from spec_opt.study.store import Store
+from spec_opt.study.study import Study, open_study
 from spec_opt.study.worker import run_worker
 from tests.study.stand_in import BASELINE, FINGERPRINTS, StandIn, measurement
 
