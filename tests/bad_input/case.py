@@ -28,8 +28,10 @@ class Case:
     command: str = "train study.toml"
     environment: Mapping[str, str] = field(default_factory=dict)
     is_script: bool = False
-    """Whether the command is a shell's, to be run in a process of its own; `spec-opt` in it is this
-    one, and `other` before it makes it another user, whom permissions hold for."""
+    """Whether the command is a shell's, in which `spec-opt` is a process."""
+    before: str = ""
+    """A shell's command that gives the folder to another user: permissions then hold for the
+    command, which runs in a process of its own."""
 
     def write(self, folder: Path) -> None:
         """Put the files into the working folder."""

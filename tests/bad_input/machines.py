@@ -1,12 +1,11 @@
 """Machines as they are: other users' files, folders without write access, closed and full streams.
 
-Each case is a script of its own process. `before` of a script is done by its first lines.
+Each case is a process of its own.
 """
 
 from tests.bad_input.case import PAIR, Case, Content
 from tests.bad_input.stores import FILES, whole
 
-GIVE_AWAY = "chown -R 12345:12345 .; chmod 755 ."
 STORE = "--storage sqlite:///in/s.db"
 LOOK = {**FILES, "in/s.db": whole}
 
@@ -15,12 +14,26 @@ def script(id: str, files: dict[str, Content], lines: str, *words: str, exit_cod
     return Case(f"machine: {id}", files, words, exit_code, lines, is_script=True)
 
 
+def other(
+    id: str,
+    files: dict[str, Content],
+    command: str,
+    *words: str,
+    before: str = "true",
+    exit_code: int = 0,
+) -> Case:
+    """What is answered in another user's folder, after `before`."""
+    before = f"chown -R 12345:12345 .; chmod 755 .; {before}"
+    return Case(f"machine: {id}", files, words, exit_code, command, before=before)
+
+
 READ_ONLY = [
-    script(
+    other(
         f"a store to be read, {command.partition(' ')[0]}",
         LOOK,
-        f"{GIVE_AWAY}; chmod 755 in; chmod 644 in/s.db; other spec-opt {command} {STORE}",
+        f"{command} {STORE}",
         *words,
+        before="chmod 755 in; chmod 644 in/s.db",
     )
     for command, *words in (
         ("status study.toml", "2 of 2 trials complete"),
@@ -31,89 +44,98 @@ READ_ONLY = [
 
 CASES = [
     *READ_ONLY,
-    script(
+    other(
         "a report of a store to be read",
         LOOK,
-        f"{GIVE_AWAY}; mkdir -m 777 out; other spec-opt report study.toml -o out/r {STORE}",
+        f"report study.toml -o out/r {STORE}",
         "out/r/report.html",
+        before="mkdir -m 777 out",
     ),
-    script(
+    other(
         "a report that finds no place",
         LOOK,
-        f"{GIVE_AWAY}; other spec-opt report study.toml {STORE}",
+        f"report study.toml {STORE}",
         "reports/case",
         "Permission denied; choose another folder with -o",
         exit_code=2,
     ),
-    script(
+    other(
         "a run in a store to be read",
         LOOK,
-        f"{GIVE_AWAY}; chmod 755 in; other spec-opt run study.toml {STORE}",
+        f"run study.toml {STORE}",
         "can only be read",
         "for a run give another --storage",
+        before="chmod 755 in",
         exit_code=2,
     ),
-    script(
+    other(
         "a run in a store to be read whose folder is everybody's",
         LOOK,
-        f"{GIVE_AWAY}; chmod 777 in; chmod 644 in/s.db; other spec-opt run study.toml {STORE}",
+        f"run study.toml {STORE}",
         "can only be read",
+        before="chmod 777 in; chmod 644 in/s.db",
         exit_code=2,
     ),
-    script(
+    other(
         "a run in a folder to be read",
         FILES,
-        f"{GIVE_AWAY}; other spec-opt run study.toml",
+        "run study.toml",
         "this folder cannot be written; give another --storage",
         exit_code=2,
     ),
-    script(
+    other(
         "a run in a folder to be read, with its store elsewhere",
         FILES,
-        f"{GIVE_AWAY}; mkdir -m 777 in; other spec-opt run study.toml {STORE}",
+        f"run study.toml {STORE}",
         "Pareto front of case",
         "no report: reports/case",
         "`spec-opt report study.toml -o DIR` writes it elsewhere",
+        before="mkdir -m 777 in",
     ),
-    script(
+    other(
         "a store of one's own user only",
         LOOK,
-        f"{GIVE_AWAY}; chmod 600 in/s.db; other spec-opt status study.toml {STORE}",
+        f"status study.toml {STORE}",
         "permission denied",
+        before="chmod 600 in/s.db",
         exit_code=2,
     ),
-    script(
+    other(
         "a folder of one's own user only",
         LOOK,
-        f"{GIVE_AWAY}; chmod 700 in; other spec-opt status study.toml {STORE}",
+        f"status study.toml {STORE}",
         "ermission denied",
+        before="chmod 700 in",
         exit_code=2,
     ),
-    script(
+    other(
         "a study file of one's own user only",
         FILES,
-        f"{GIVE_AWAY}; chmod 600 study.toml; other spec-opt train study.toml",
+        "train study.toml",
         "study.toml",
         "Permission denied",
+        before="chmod 600 study.toml",
         exit_code=2,
     ),
-    script(
+    other(
         "a series of one's own user only",
         FILES,
-        f"{GIVE_AWAY}; chmod 600 plant.csv; other spec-opt train study.toml",
+        "train study.toml",
         "plant.csv",
         "Permission denied",
+        before="chmod 600 plant.csv",
         exit_code=2,
     ),
-    script(
+    other(
         "a checkpoint of one's own user only",
         {
             "study.toml": str(FILES["study.toml"]).replace(str(PAIR / "tiny_draft.pth"), "d.pth"),
             "plant.csv": FILES["plant.csv"],
             "d.pth": (PAIR / "tiny_draft.pth").read_bytes(),
         },
-        f"{GIVE_AWAY}; chmod 600 d.pth; other spec-opt train study.toml",
+        "train study.toml",
         "d.pth: cannot be read: Permission denied",
+        before="chmod 600 d.pth",
         exit_code=2,
     ),
     script(
@@ -126,12 +148,11 @@ CASES = [
         "stdout: No space left on device",
         exit_code=1,
     ),
-    script(
-        "an export into a full disk",
+    Case(
+        "machine: an export into a full disk",
         LOOK,
-        f"spec-opt export study.toml {STORE} -o /dev/full",
-        "/dev/full: cannot be written: No space left on device",
-        exit_code=2,
+        ("/dev/full: cannot be written: No space left on device",),
+        command=f"export study.toml {STORE} -o /dev/full",
     ),
     script("status without stdout", LOOK, f"spec-opt status study.toml {STORE} >&-"),
     script("status without stderr", LOOK, f"spec-opt status study.toml {STORE} 2>&-", "2 of 2"),

@@ -6,7 +6,6 @@ traceback, and nothing written.
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from tests.bad_input import (
     study_files,
 )
 from tests.bad_input.case import Case
-from tests.other_user import WITHOUT_PRIVILEGES
+from tests.other_user import run_unprivileged
 
 ROOMS = (checkpoints, flags, machines, old_tables, series, stores, study_files)
 CASES = [case for room in ROOMS for case in room.CASES]
@@ -42,19 +41,28 @@ def main_of(command: str) -> int:
 
 def run_script(script: str) -> int:
     """Its output goes where that of this process goes."""
-    if "other" in script.split() and (os.geteuid() or not shutil.which(WITHOUT_PRIVILEGES[0])):
-        pytest.skip("needs root and setpriv")
-    program = [sys.executable, "-m", "spec_opt"]
-    functions = (
-        f'spec-opt() {{ {shlex.join(program)} "$@"; }}; '
-        f'other() {{ shift; {shlex.join([*WITHOUT_PRIVILEGES, *program])} "$@"; }}; '
-    )
-    return subprocess.run(["bash", "-c", functions + script], check=False).returncode
+    program = f'spec-opt() {{ {sys.executable} -m spec_opt "$@"; }}; '
+    return subprocess.run(["bash", "-c", program + script], check=False).returncode
+
+
+def run_as_other_user(case: Case, folder: Path) -> int:
+    """Its output goes where that of this process goes."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    subprocess.run(["bash", "-c", case.before], check=True)
+    done = run_unprivileged(folder, main, shlex.split(case.command))
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done.wait(0.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_case(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    case: Case,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.1)
@@ -63,7 +71,10 @@ def test_case(
     case.write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
 
-    code = (run_script if case.is_script else main_of)(case.command)
+    if case.before:
+        code = run_as_other_user(case, tmp_path_factory.getbasetemp() / f"said-{tmp_path.name}")
+    else:
+        code = (run_script if case.is_script else main_of)(case.command)
 
     out, err = capfd.readouterr()
     assert code == case.exit_code, out + err

@@ -123,10 +123,9 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
-WRITE = (
-    "import sys; from pathlib import Path; from spec_opt.config.files import write_file; "
-    "write_file(Path(sys.argv[1]), b'new')"
-)
+def write_new(path: Path) -> str:
+    write_file(path, b"new")
+    return "written"
 
 
 def test_permissions_of_a_file_hold(tmp_path: Path) -> None:
@@ -140,11 +139,11 @@ def test_permissions_of_a_file_hold(tmp_path: Path) -> None:
         path.write_bytes(b"old")
         path.chmod(mode)
     give_away(folder, closed, kept, open_to_all)
-    refused = run_unprivileged([sys.executable, "-c", WRITE, str(kept)])
+    refused = run_unprivileged(tmp_path / "refused", write_new, kept)
     assert "Permission denied" in refused.stderr
     assert kept.read_bytes() == b"old"
-    done = run_unprivileged([sys.executable, "-c", WRITE, str(open_to_all)])
-    assert (done.returncode, open_to_all.read_bytes()) == (0, b"new"), done.stderr
+    done = run_unprivileged(tmp_path / "done", write_new, open_to_all)
+    assert (done.poll(), open_to_all.read_bytes()) == (0, b"new"), done.stderr
     assert open_to_all.stat().st_uid == OTHER
 
 

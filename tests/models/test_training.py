@@ -2,8 +2,6 @@
 
 import logging
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from spec_opt.models.checkpoint import load_timer_xl
 from spec_opt.models.frozen import FrozenTimerXL
 from spec_opt.models.preparation import prepare_models
 from spec_opt.models.training import Fit, distil_draft, train_target
+from tests.forked import Forked
 from tests.other_user import give_away, run_unprivileged
 
 CONTEXT = 32
@@ -264,11 +263,19 @@ def test_a_damaged_file_is_made_again(
     assert again.draft.fingerprint == made.draft.fingerprint
 
 
-def as_another_user(cache: Path, config: StudyConfig) -> subprocess.CompletedProcess[str]:
+def fingerprints(config: StudyConfig) -> str:
+    """What a process does that needs the models."""
+    logging.basicConfig(level=logging.INFO)
+    models = prepare_models(config, load_dataset(config.data))
+    return f"{models.target.fingerprint} {models.draft.fingerprint}"
+
+
+def as_another_user(cache: Path, config: StudyConfig) -> Forked:
     """Prepare models from a cache whose files are another user's."""
     cache.mkdir(parents=True, exist_ok=True)
     give_away(cache, *cache.iterdir())
-    return run_unprivileged([sys.executable, "-c", PROCESS, config.model_dump_json()])
+    folder = cache.parent / f"process-{len([*cache.parent.iterdir()])}"
+    return run_unprivileged(folder, fingerprints, config)
 
 
 def test_models_of_another_user_are_read(dataset: Dataset, cache: Path) -> None:
@@ -316,31 +323,12 @@ def test_interruption_leaves_nothing_behind(
     prepare_models(study(), dataset)
 
 
-PROCESS = """
-import sys, logging
-logging.basicConfig(level=logging.INFO)
-from spec_opt.config.study_file import StudyConfig
-from spec_opt.data.windows import load_dataset
-from spec_opt.models.preparation import prepare_models
-config = StudyConfig.model_validate_json(sys.argv[1])
-models = prepare_models(config, load_dataset(config.data))
-print(models.target.fingerprint, models.draft.fingerprint)
-"""
-
-
-def test_of_two_processes_one_trains(cache: Path) -> None:
-    command = [sys.executable, "-c", PROCESS, study().model_dump_json()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    processes = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    logs = outputs[0][1] + outputs[1][1]
+def test_of_two_processes_one_trains(cache: Path, tmp_path: Path) -> None:
+    processes = [Forked(tmp_path / name, fingerprints, study()) for name in ("a", "b")]
+    assert [process.wait(120.0) for process in processes] == [0, 0]
+    one, other = processes
+    assert one.stdout == other.stdout
+    logs = one.stderr + other.stderr
     assert logs.count("target: epoch 1/3") == 1
     assert logs.count("draft: epoch 1/3") == 1
 

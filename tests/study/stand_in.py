@@ -1,11 +1,12 @@
 """An objective without models, and a worker process on it: everything else is the real thing."""
 
+import gc
 import json
 import os
 import signal
-import sys
 import threading
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints, Measure
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import Study, open_study
-from spec_opt.study.worker import WorkerSummary, run_worker
+from spec_opt.study.worker import run_worker
 
 FINGERPRINTS = Fingerprints(target="t0", draft="d0", data="x0", decoding="r0")
 BASELINE = Baseline(
@@ -114,26 +115,16 @@ def work(
     seconds: float,
     log: Path | None = None,
     heartbeat: Heartbeat = QUICK,
-) -> WorkerSummary:
-    """What a worker process does; SIGTERM lets it leave after its running trial."""
+) -> str:
+    """What a worker process does; SIGTERM lets it leave after its running trial.
+
+    Returns its summary as JSON. A warning is an error.
+    """
+    warnings.simplefilter("error")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with open_store(url) as store:
         study = stand_in_study(store, **search)
-        return run_worker(study, StandIn(seconds, log), stop, heartbeat=heartbeat)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-if __name__ == "__main__":
-    arguments = json.loads(sys.argv[1])
-    summary = work(
-        arguments["url"],
-        {key: _as_tuple(value) for key, value in arguments["search"].items()},
-        arguments["seconds"],
-        Path(arguments["log"]) if arguments["log"] else None,
-        Heartbeat(*arguments["heartbeat"]),
-    )
-    sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+        summary = run_worker(study, StandIn(seconds, log), stop, heartbeat=heartbeat)
+    gc.collect()  # what was left open warns
+    return json.dumps(asdict(summary))

@@ -1,13 +1,13 @@
 """What is wrong with a store, and whether that lasts."""
 
 import sqlite3
-import sys
+import tempfile
 from pathlib import Path
 
 import optuna
 import pytest
 
-from spec_opt.errors import LastingStoreError, StoreError
+from spec_opt.errors import LastingStoreError, SpecOptError, StoreError
 from spec_opt.study.diagnosis import (
     access_of,
     check_file,
@@ -94,23 +94,21 @@ def test_a_place_is_judged_before_it_is_made(tmp_path: Path) -> None:
         check_file("u", tmp_path / "file" / "s.db", write=True)
 
 
-LOOK = """
-import sys
-from spec_opt.cli import main
-from spec_opt.errors import SpecOptError
-from spec_opt.study.store import open_store
-try:
-    store = open_store(sys.argv[1], create=sys.argv[2] == "create")
-    print(store.read_only, store.storage.get_all_studies()[0].study_name)
-except SpecOptError as error:
-    print(error.exit_code, error)
-"""
+def try_to_open(url: str, create: bool) -> str:
+    try:
+        store = open_store(url, create=create)
+        return f"{store.read_only} {store.storage.get_all_studies()[0].study_name}"
+    except SpecOptError as error:
+        return f"{error.exit_code} {error}"
 
 
-def look(path: Path, how: str) -> str:
-    done = run_unprivileged([sys.executable, "-c", LOOK, f"sqlite:///{path}", how])
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout
+def look(path: Path, *, create: bool = False) -> str:
+    """What another user says who tries to open the store."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"
+        done = run_unprivileged(said, try_to_open, f"sqlite:///{path}", create)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout
 
 
 def made(path: Path) -> None:
@@ -127,8 +125,8 @@ def test_a_store_that_can_only_be_read(tmp_path: Path, readable: str) -> None:
     give_away(path.parent, path)
     path.chmod(0o644 if readable == "file" else 0o666)
     path.parent.chmod(0o777 if readable == "file" else 0o755)
-    assert look(path, "look") == "True mine\n"
-    refusal = look(path, "create")
+    assert look(path) == "True mine"
+    refusal = look(path, create=True)
     assert refusal.startswith("2 store ")
     assert "can only be read; status, recommend, export and report -o DIR work" in refusal
 
@@ -144,12 +142,12 @@ def test_a_store_with_changes_that_are_in_its_log_only(tmp_path: Path) -> None:
     logs = [path.with_name(f"s.db{suffix}") for suffix in ("-wal", "-shm")]
     give_away(path.parent, path, *logs)
     path.parent.chmod(0o755)
-    assert look(path, "look") == "True newer\n"
+    assert look(path) == "True newer"
     copied = [log.read_bytes() for log in logs]
     writer.close()
     logs[0].write_bytes(copied[0])
     give_away(logs[0])
-    assert "copy both into a folder that can be written" in look(path, "look")
+    assert "copy both into a folder that can be written" in look(path)
 
 
 def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     made(path)
     give_away(path.parent, path)
     path.chmod(0o600)
-    assert "permission denied" in look(path, "look")
+    assert "permission denied" in look(path)
     path.parent.chmod(0o700)
-    assert "Permission denied" in look(path, "look")
-    assert look(path, "create").startswith("2 store ")
+    assert "Permission denied" in look(path)
+    assert look(path, create=True).startswith("2 store ")

@@ -1,44 +1,17 @@
 """`spec-opt worker` with real models, ten times in the same second on a new store."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 
+from spec_opt.cli import main
 from spec_opt.study.store import open_store
 from spec_opt.study.study import load_study
 from tests.cli.test_cli import STUDY
+from tests.forked import Forked
 
-SETTINGS = 80
+SETTINGS = 40
 WORKERS = 10
-
-
-@contextmanager
-def processes(*commands: list[str]) -> "Iterator[list[subprocess.Popen[str]]]":
-    """Started together; what is left of them at the end is killed."""
-    # One thread each: they share the cores.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "spec_opt", *command],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command in commands
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
 
 
 def assert_grid_once(url: str) -> None:
@@ -55,9 +28,10 @@ def test_ten_workers_in_the_same_second_make_one_study(store_url: str, tmp_path:
     sigmas = [0.2 + 0.2 * i for i in range(SETTINGS // 4)]
     study.write_text(STUDY.replace("[0.3, 2.0]", str(sigmas)), encoding="utf-8")
     command = ["worker", str(study), "--storage", store_url]
-    with processes(*[command] * WORKERS) as workers:
-        said = [worker.communicate(timeout=300)[1] for worker in workers]
-        assert [worker.returncode for worker in workers] == [0] * WORKERS, said
+    workers = [Forked(tmp_path / f"{number}", main, command) for number in range(WORKERS)]
+    codes = [worker.wait(300) for worker in workers]
+    said = [worker.stderr for worker in workers]
+    assert codes == [0] * WORKERS, said
     assert "Traceback" not in "".join(said)
     assert sum(text.count(" complete: ") for text in said) == SETTINGS
     assert_grid_once(store_url)

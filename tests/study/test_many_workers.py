@@ -1,11 +1,8 @@
 """Real worker processes on one store: started at once, killed, stopped and continued."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,56 +15,38 @@ from optuna.trial import FrozenTrial, TrialState
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import load_study
-from tests.study.stand_in import QUICK
+from tests.forked import Forked
+from tests.study.stand_in import QUICK, work
 
-ROOT = Path(__file__).parent.parent.parent
-COMMAND = [sys.executable, "-W", "error", "-m", "tests.study.stand_in"]
 GRID_24: dict[str, Any] = {"sigma": (0.1, 0.2, 0.3), "bias": (1.0, 2.0), "k": (1, 2, 3, 4)}
 LONGEST = 120.0
 """Seconds after which a test gives up."""
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Forked]
 
 
 @pytest.fixture
 def start(store_url: str, tmp_path: Path) -> Iterator[Start]:
     """Starts worker processes; what is left of them at the end is killed."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Forked] = []
 
     def start_(
         search: dict[str, Any], seconds: float = 0.05, heartbeat: Heartbeat = QUICK
-    ) -> "subprocess.Popen[str]":
-        arguments = {
-            "url": store_url,
-            "search": search,
-            "seconds": seconds,
-            "log": str(tmp_path / "evaluations"),
-            "heartbeat": [heartbeat.interval, heartbeat.grace],
-        }
-        processes.append(
-            subprocess.Popen(
-                [*COMMAND, json.dumps(arguments)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    ) -> Forked:
+        folder, log = tmp_path / f"process-{len(processes)}", tmp_path / "evaluations"
+        processes.append(Forked(folder, work, store_url, search, seconds, log, heartbeat))
         return processes[-1]
 
     yield start_
     for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.kill()
 
 
-def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
+def ended(process: Forked) -> dict[str, Any]:
     """What a worker said at its end, which must be a good one."""
-    out, err = process.communicate(timeout=LONGEST)
-    assert err == ""
-    assert process.returncode == 0
-    summary: dict[str, Any] = json.loads(out)
+    assert process.wait(LONGEST) == 0, process.stderr
+    assert process.stderr == ""
+    summary: dict[str, Any] = json.loads(process.stdout)
     return summary
 
 
@@ -87,12 +66,12 @@ def assert_every_setting_once(url: str, count: int) -> list[FrozenTrial]:
     return trials
 
 
-def wait_for(condition: Callable[[], bool], workers: "list[subprocess.Popen[str]]") -> None:
+def wait_for(condition: Callable[[], bool], workers: list[Forked]) -> None:
     deadline = time.monotonic() + LONGEST
     while not condition():
         for worker in workers:
             if worker.poll():
-                pytest.fail(worker.communicate()[1])
+                pytest.fail(worker.stderr)
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -118,7 +97,6 @@ def test_killed_workers_cost_no_setting(start: Start, store_url: str, tmp_path: 
         victims = workers if kill == 2 else [chance.choice(workers)]
         for victim in victims:
             victim.kill()
-            victim.wait()
         workers = [w for w in workers if w not in victims]
         workers += [start(GRID_24, seconds=0.2) for _ in victims]
     for worker in workers:
@@ -131,11 +109,11 @@ def test_killed_workers_cost_no_setting(start: Start, store_url: str, tmp_path: 
 def test_a_stopped_worker_comes_back_too_late(start: Start, store_url: str, tmp_path: Path) -> None:
     one = {"sigma": (0.1,), "bias": (1.0,), "k": (1,)}
     # So long that it cannot end between the look and the signal.
-    stopped = start(one, seconds=5.0)
+    stopped = start(one, seconds=3.0)
     wait_for(lambda: evaluations(tmp_path) == 1, [stopped])
-    os.kill(stopped.pid, signal.SIGSTOP)
+    stopped.send_signal(signal.SIGSTOP)
     assert ended(start(one, seconds=0.0))["complete"] == 1
-    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.send_signal(signal.SIGCONT)
     late = ended(stopped)
     assert (late["complete"], late["dropped"]) == (0, 1)
     trials = assert_every_setting_once(store_url, 1)
@@ -149,7 +127,7 @@ def test_a_worker_told_to_leave_leaves_nothing_running(
 ) -> None:
     worker = start(GRID_24, seconds=0.3)
     wait_for(lambda: evaluations(tmp_path) == 2, [worker])
-    worker.terminate()
+    worker.send_signal(signal.SIGTERM)
     assert ended(worker)["interrupted"]
     states = Counter(trial.state for trial in trials_of(store_url))
     assert states[TrialState.RUNNING] == 0
@@ -175,7 +153,6 @@ def test_samplers_stop_at_their_number_though_workers_die(
         wait_for(lambda: evaluations(tmp_path) > 4 + 4 * kill, workers)  # noqa: B023
         victim = workers.pop(0)
         victim.kill()
-        victim.wait()
         workers.append(start(search, seconds=0.1))
     for worker in workers:
         ended(worker)
