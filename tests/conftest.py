@@ -46,6 +46,7 @@ def reference_dir() -> Path:
 def same_log_handlers() -> Iterator[None]:
     """A command line sets up logging for its process; no later test shall log to its streams."""
     root = logging.getLogger()
-    before = root.handlers[:]
+    before, level = root.handlers[:], root.level
     yield
+    root.setLevel(level)
     root.handlers[:] = [handler for handler in root.handlers if handler in before]

@@ -87,12 +87,12 @@ class TestAStudyThatWasRun:
 
 
 @pytest.mark.usefixtures("folder")
-def test_two_workers_on_settings_without_a_file() -> None:
+def test_a_worker_process_on_settings_without_a_file() -> None:
     config = read_study("tiny.toml").model_copy(update={"name": "from-python"})
     Path("tiny.toml").unlink()
-    study = spec_opt.open_study(config).run(workers=2, show_progress=False)
+    study = spec_opt.open_study(config).run(workers=1, show_progress=False)
     assert (study.frame()["state"] == "complete").sum() == 8
-    assert Path("logs/from-python/worker-1.log").exists()
+    assert Path("logs/from-python/worker-0.log").exists()
 
 
 @pytest.mark.usefixtures("folder")

@@ -27,6 +27,7 @@ from spec_opt.errors import DecodingError, StudyError
 from spec_opt.results.table import read_table
 from spec_opt.study.launch import LaunchSummary
 from spec_opt.study.store import Store, open_store
+from tests.forked import Forked
 
 DATA = Path(__file__).parent.parent / "files"
 
@@ -84,6 +85,7 @@ def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
     assert "Target alone: MSE" in first.out
     assert "train 700, validation 100, test 200 rows; 20 windows\n" in first.err
     assert "8 of 8 trials done" in first.err
+    assert "report: reports/tiny/report.html" in first.err
 
     assert main(["run", "tiny.toml"]) == 0
     second = capfd.readouterr()
@@ -152,12 +154,10 @@ def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> No
     assert {"scenario", "trial", "setting", "acceptance_rate", "mse", "reason"} <= set(choice)
 
 
-def test_export_to_a_file(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny.toml"]) == 0
-    capfd.readouterr()
+def test_export_to_a_file(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "tiny.toml", "--all", "-o", "all.csv"]) == 0
     assert capfd.readouterr().out == ""
-    assert len((folder / "all.csv").read_text().splitlines()) == 9
+    assert len((finished / "all.csv").read_text().splitlines()) == 9
 
 
 @pytest.mark.usefixtures("folder")
@@ -176,28 +176,23 @@ def test_train_says_where_the_models_are(capfd: pytest.CaptureFixture[str]) -> N
     assert document["target"]["path"].endswith("tiny_target.pth")
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_status_text(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["run", "tiny.toml"])
-    capfd.readouterr()
     assert main(["status", "tiny.toml"]) == 0
     out = capfd.readouterr().out
     assert "8 of 8 trials complete, done" in out
     assert "highest acceptance: trial" in out
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_other_numbers_need_another_name(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["run", "tiny.toml"])
     Path("other.toml").write_text(STUDY + "[decoding]\nseed = 7\n", encoding="utf-8")
-    capfd.readouterr()
     assert main(["run", "other.toml"]) == 2
     assert "decoding" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_a_larger_grid_runs_only_what_is_missing() -> None:
-    main(["run", "tiny.toml"])
     text = STUDY.replace("sigma = [0.3, 2.0]", "sigma = [0.3, 2.0, 5.0]")
     Path("tiny.toml").write_text(text, encoding="utf-8")
     assert main(["run", "tiny.toml"]) == 0
@@ -249,7 +244,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_results_are_shown_although_a_worker_failed(
+def test_a_worker_that_failed_is_named(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched(monkeypatch, reason="no room left")
@@ -259,10 +254,17 @@ def test_results_are_shown_although_a_worker_failed(
     assert (target.partition(":")[0], draft.partition(":")[0]) == ("target", "draft")
     assert series.startswith("synthetic: 1,000 rows, 3 channels")
     assert error == f"spec-opt: error: {failed}"
-    assert main(["run", "tiny.toml"]) == 0
-    capfd.readouterr()
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_worker_that_failed_is_named_although_others_did_its_work(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched(monkeypatch, reason="no room left")
+    monkeypatch.setattr("spec_opt.cli.service.make_models", lambda *_: None)
     assert main(["run", "tiny.toml", "--workers", "2"]) == 0
     captured = capfd.readouterr()
+    failed = "1 of 2 workers failed: no room left; see logs/tiny/worker-1.log"
     assert failed in captured.err
     assert "Pareto front of tiny" in captured.out
 
@@ -272,6 +274,7 @@ def test_an_interruption_before_the_study_exists(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launched(monkeypatch, interrupted=True, bad_input=True)
+    monkeypatch.setattr("spec_opt.cli.service.make_models", lambda *_: None)
     assert main(["run", "tiny.toml", "--workers", "2"]) == 130
     err = capfd.readouterr().err
     assert "1 of 2 workers found bad input; see logs/tiny/worker-1.log" in err
@@ -301,10 +304,8 @@ def test_a_killed_training_is_reported(
     assert "error: training was ended by SIGKILL" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_a_report_is_written(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny.toml"]) == 0
-    assert "report: reports/tiny/report.html" in capfd.readouterr().err
     assert main(["report", "tiny.toml", "-o", "elsewhere"]) == 0
     written = capfd.readouterr().out.split()
     assert [Path(name).name for name in written] == [
@@ -316,10 +317,8 @@ def test_a_report_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(Path(name).stat().st_size for name in written)
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_confirm_on_the_test_split(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "tiny.toml"]) == 0
-    capfd.readouterr()
     assert main(["confirm", "tiny.toml"]) == 0
     assert "tiny: tuned on validation, measured again on test" in capfd.readouterr().out
     assert main(["confirm", "tiny.toml", "--json"]) == 0
@@ -349,9 +348,8 @@ def test_old_tables_become_trials(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "tiny.toml"]) == 0
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("finished")
 def test_dashboard_until_interrupted() -> None:
-    assert main(["run", "tiny.toml"]) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "spec_opt", "dashboard", "tiny.toml", "--port", "0"],
         stderr=subprocess.PIPE,
@@ -506,49 +504,44 @@ def test_bad_input(
     assert files(folder) == before
 
 
-def started_with_200_settings(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def started_with_120_settings(folder: Path, *arguments: str) -> Forked:
     """A run with a few trials complete, large enough to be interrupted before it ends."""
-    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(50)]))
+    text = STUDY.replace("[0.3, 2.0]", str([0.1 + 0.02 * i for i in range(30)]))
     (folder / "tiny.toml").write_text(text, encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spec_opt", "run", "tiny.toml", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Forked(folder / "said", main, ["run", "tiny.toml", *arguments])
     while complete_trials(Path("storage/spec_opt.db")) < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        assert process.poll() is None, process.stderr
+        time.sleep(0.02)
     return process
 
 
 def test_a_study_whose_worker_was_stopped_is_not_done(folder: Path) -> None:
-    process = started_with_200_settings(folder, "--workers", "1")
+    process = started_with_120_settings(folder, "--workers", "1")
     study = optuna.load_study(study_name="tiny", storage="sqlite:///storage/spec_opt.db")
     os.kill(int(study.trials[0].user_attrs["worker"].rpartition(":")[2]), signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert re.search(r"error: \d+ of 200 are missing; the same command resumes", err)
+    assert process.wait(60.0) == 1, process.stderr
+    assert re.search(r"error: \d+ of 120 are missing; the same command resumes", process.stderr)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes(folder: Path, name: signal.Signals) -> None:
-    process = started_with_200_settings(folder)
+    process = started_with_120_settings(folder)
     process.send_signal(name)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "the same command resumes" in err
-    assert "Traceback" not in err
+    assert process.wait(60.0) == 130, process.stderr
+    assert "the same command resumes" in process.stderr
+    assert "Traceback" not in process.stderr
     url = "sqlite:///storage/spec_opt.db"
     study = optuna.load_study(study_name="tiny", storage=url)
     states = [trial.state.name for trial in study.trials]
     assert "RUNNING" not in states
     finished = states.count("COMPLETE")
-    assert 5 <= finished < 200
+    assert 5 <= finished < 120
 
     assert main(["run", "tiny.toml"]) == 0
     study = optuna.load_study(study_name="tiny", storage=url)
     complete = [t for t in study.trials if t.state.name == "COMPLETE"]
-    assert len({tuple(t.params.values()) for t in complete}) == len(complete) == 200
+    assert len({tuple(t.params.values()) for t in complete}) == len(complete) == 120
 
 
 def complete_trials(store: Path) -> int:

@@ -138,14 +138,14 @@ class TestACopy:
         assert not list(folder.iterdir())
 
 
-def test_list_and_show(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_list_makes_no_store(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "none yet" in capfd.readouterr().out
     assert not Path("storage").exists()
-    Path("tiny.toml").write_text(STUDY, encoding="utf-8")
-    assert main(["run", "tiny.toml"]) == 0
-    Path("tiny.toml").unlink()
-    capfd.readouterr()
+
+
+def test_list_and_show(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (finished / "tiny.toml").unlink()
     assert main(["list"]) == 0
     assert "\n  tiny: 8 of 8 trials complete\n" in capfd.readouterr().out
     assert main(["list", "--json"]) == 0

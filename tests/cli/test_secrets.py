@@ -1,10 +1,10 @@
 """A password in the storage URL is seen nowhere: on no stream, in no file, by no other user."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,10 +17,11 @@ import sqlalchemy
 from spec_opt.cli import main
 from spec_opt.study.store import open_store
 from tests.bad_input.stores import FILES
+from tests.forked import Forked
 from tests.study.conftest import new_database, postgres_server  # noqa: F401
 from tests.study.stand_in import stand_in_study
 
-PARTS = ("quokka", "gecko", "lynx", "okapi", "tapir", "ibex")
+PARTS = ("quokka", "gecko", "lynx", "okapi", "tapir", "bongo")
 PASSWORD = "{}@{}:{}/{}%{}#{}".format(*PARTS)
 pytestmark = pytest.mark.postgres
 
@@ -34,7 +35,8 @@ def with_password(url: str, password: str) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     for name, content in FILES.items():
         (tmp_path / name).write_text(str(content))
     return tmp_path
@@ -76,19 +78,6 @@ def files(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, path.read_bytes().decode("utf-8", "replace")
 
 
-def run(folder: Path, url: str, *arguments: str) -> tuple[int, str]:
-    """The exit code and both streams of a command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "spec_opt", "-v", *arguments],
-        cwd=folder,
-        env=os.environ | {"SPEC_OPT_STORAGE": url, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 COMMANDS = (
     ("run", "study.toml", "--workers", "2"),
     ("status", "study.toml", "--json"),
@@ -104,15 +93,20 @@ COMMANDS = (
 def test_a_password_is_seen_nowhere(
     folder: Path,
     new_database: Callable[[], str],  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    database = new_database()
+    database, said = new_database(), tmp_path_factory.mktemp("said")
     url = with_password(database, quote(PASSWORD, safe=""))
+    monkeypatch.setenv("SPEC_OPT_STORAGE", url)
     (folder / "other.toml").write_text(str(FILES["study.toml"]).replace('"case"', '"other"'))
     with CommandLines() as lines:
-        for command in COMMANDS:
-            code, shown = run(folder, url, *command)
+        for number, command in enumerate(COMMANDS):
+            process = Forked(said / f"{number}", main, ["-v", *command])
+            code, shown = process.wait(120.0), process.stdout + process.stderr
             assert code == (2 if "77" in command or "other.toml" in command else 0), shown
             assert leaks(shown) == [], command
+        look_at_the_dashboard(said / "dashboard")
     assert any("worker" in line for line in lines.seen)
     assert [line for line in lines.seen if leaks(line)] == []
     logs = [path for path, _ in files(folder) if path.suffix == ".log"]
@@ -126,44 +120,36 @@ def test_a_password_is_seen_nowhere(
     engine.dispose()
 
 
-def test_a_password_is_on_no_page_of_the_dashboard(
-    folder: Path,
-    new_database: Callable[[], str],  # noqa: F811
-) -> None:
-    url = with_password(new_database(), quote(PASSWORD, safe=""))
-    assert run(folder, url, "run", "study.toml")[0] == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spec_opt", "-v", "dashboard", "study.toml", "--port", "0"],
-        cwd=folder,
-        env=os.environ | {"SPEC_OPT_STORAGE": url},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    line = ""
-    while "dashboard on" not in line:
-        line = process.stderr.readline()
-        assert line
-        assert leaks(line) == []
-    address = line.split("dashboard on ")[1].split(";")[0]
+def look_at_the_dashboard(said: Path) -> None:
+    """At its pages, and at what its process says."""
+    process = Forked(said, main, ["-v", "dashboard", "study.toml", "--port", "0"])
+    while "; Ctrl-C" not in process.stderr:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    address = process.stderr.split("dashboard on ")[1].split(";")[0]
     study = address.split("/studies/")[1].split("/")[0]
     for page in (address, "/api/studies", f"/api/studies/{study}?after=0", "/api/meta"):
         with urllib.request.urlopen(urllib.parse.urljoin(address, page), timeout=60) as answer:
             assert leaks(answer.read().decode()) == [], page
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert leaks(rest) == []
+    assert process.wait(60.0) == 0, process.stderr
+    assert leaks(process.stderr) == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:port"])
 @pytest.mark.parametrize("spell", [quote_plus, str])
 def test_a_password_is_not_in_an_error(
-    folder: Path, host: str, spell: Callable[[str], str]
+    folder: Path,
+    host: str,
+    spell: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Also where it is not percent-encoded, as it must be."""
-    url = f"postgresql://me:{spell(PASSWORD)}@{host}/db"
-    code, shown = run(folder, url, "status", "study.toml")
-    assert code in (1, 2)
+    monkeypatch.setenv("SPEC_OPT_STORAGE", f"postgresql://me:{spell(PASSWORD)}@{host}/db")
+    monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.1)
+    assert main(["-v", "status", "study.toml"]) in (1, 2)
+    shown = "".join(capfd.readouterr())
     assert leaks(shown) == []
     assert "Traceback" not in shown
     assert not (folder / "logs").exists()
@@ -186,7 +172,6 @@ def test_a_password_is_not_in_an_error(
 def test_a_url_in_whatever_place(
     folder: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(folder)
     monkeypatch.setattr("spec_opt.study.store.OPENING_PATIENCE_S", 0.1)
     monkeypatch.setattr("spec_opt.study.store.STARTING_PATIENCE_S", 0.1, raising=False)
     before = sorted(folder.rglob("*"))

@@ -1,18 +1,23 @@
 """Standard streams that are closed, full or in another encoding, and names that are not UTF-8.
 
-Each command runs in a process of its own, because its streams are the process's.
+Commands run in processes of their own, because their streams are the process's.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
+from spec_opt.cli import main
+from spec_opt.study.store import open_store
 from tests.bad_input.case import PAIR
 from tests.bad_input.series import TEXT
+from tests.forked import Forked
 
 STUDY = f"""
 name = "case"
@@ -30,97 +35,115 @@ max_windows = 2
 checkpoint = "{PAIR / "tiny_target.pth"}"
 [draft]
 checkpoint = "draft.pth"
+[bench]
+seconds = 0.1
 """
 PROGRAM = f"{sys.executable} -m spec_opt"
 FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study in a folder whose name is Latin-1."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
+    monkeypatch.chdir(folder)
     (folder / "study.toml").write_text(STUDY)
     (folder / "plant.csv").write_text(TEXT)
     (folder / "draft.pth").write_bytes((PAIR / "tiny_draft.pth").read_bytes())
     return folder
 
 
-def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """A shell's command; `spec-opt` in it is this one."""
     return subprocess.run(
         ["bash", "-c", command.replace("spec-opt", PROGRAM)],
-        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         check=False,
     )
 
 
-def states(folder: Path) -> dict[str, int]:
-    done = shell("spec-opt status study.toml --json", folder)
-    found: dict[str, int] = json.loads(done.stdout)["states"]
-    return found
+def complete() -> int:
+    """How many trials the study has."""
+    with open_store("sqlite:///storage/spec_opt.db", create=False) as store:
+        states = [trial.state for trial in store.optuna_study("case").get_trials(deepcopy=False)]
+    return states.count(TrialState.COMPLETE)
 
 
-def test_a_worker_without_stderr_works(folder: Path) -> None:
-    assert shell("spec-opt worker study.toml 2>&-", folder).returncode == 0
-    assert states(folder)["complete"] == 2
+def test_a_worker_without_stderr_works() -> None:
+    assert shell("spec-opt worker study.toml 2>&-").returncode == 0
+    assert complete() == 2
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>/dev/full", "<&- >&- 2>&-"])
 def test_a_run_works_whatever_becomes_of_its_output(folder: Path, closed: str) -> None:
-    done = shell(f"spec-opt run study.toml {closed}", folder)
+    done = shell(f"spec-opt run study.toml {closed}")
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
     assert (folder / "reports/case/report.html").exists()
-    assert states(folder)["complete"] == 2
+    assert complete() == 2
 
 
-def test_a_worker_whose_reader_went_away_works(folder: Path) -> None:
-    assert shell("spec-opt worker study.toml 2>&1 | head -0", folder).returncode == 0
-    assert states(folder)["complete"] == 2
+def test_a_worker_whose_reader_went_away_works() -> None:
+    assert shell("spec-opt worker study.toml 2>&1 | head -0").returncode == 0
+    assert complete() == 2
 
 
 def test_results_that_cannot_be_written_are_one_line(folder: Path) -> None:
-    done = shell("spec-opt run study.toml >/dev/full", folder)
+    done = shell("spec-opt run study.toml >/dev/full")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == b"spec-opt: error: stdout: No space left on device"
     assert (folder / "reports/case/report.html").exists()
-    for command in ("status study.toml", "export study.toml", "--help", "--version"):
-        done = shell(f"spec-opt {command} >/dev/full", folder)
-        assert done.returncode == 1, command
-        assert done.stderr == b"spec-opt: error: stdout: No space left on device\n"
-    assert shell("spec-opt status study.toml >/dev/full 2>&1", folder).returncode == 1
-    assert shell("set -o pipefail; spec-opt export study.toml | true", folder).returncode == 0
+    assert shell("spec-opt status study.toml >/dev/full 2>&1").returncode == 1
+    assert shell("set -o pipefail; spec-opt export study.toml | true").returncode == 0
 
 
-def test_errors_without_stderr_keep_their_code(folder: Path) -> None:
-    assert shell("spec-opt train nothing.toml 2>&-", folder).returncode == 2
-    assert shell("spec-opt train nothing.toml 2>/dev/full", folder).returncode == 2
+def each(commands: Sequence[tuple[Path, list[str]]]) -> int:
+    """Run commands, each with its stdout, and give their exit codes on stderr."""
+    for stdout, arguments in commands:
+        os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.write(f"exit code {code}\n")
+    return 0
 
 
-def test_an_encoding_that_lacks_characters(folder: Path) -> None:
-    done = shell("spec-opt import --help", folder, PYTHONIOENCODING="latin-1")
+def test_a_full_disk_is_one_line_of_every_command(tmp_path: Path) -> None:
+    given = ("status study.toml", "export study.toml", "--help", "--version")
+    steps = [(Path(os.devnull), ["worker", "study.toml"])]
+    steps += [(FULL, command.split()) for command in given]
+    process = Forked(tmp_path / "said", each, steps)
+    assert process.wait(60.0) == 0
+    said = "spec-opt: error: stdout: No space left on device\nexit code 1\n"
+    assert process.stderr.endswith("\nexit code 0\n" + len(given) * said)
+
+
+def test_errors_without_stderr_keep_their_code() -> None:
+    assert shell("spec-opt train nothing.toml 2>&-").returncode == 2
+    assert shell("spec-opt train nothing.toml 2>/dev/full").returncode == 2
+
+
+def test_an_encoding_that_lacks_characters() -> None:
+    done = shell("spec-opt import --help", PYTHONIOENCODING="latin-1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"CSV\\u2026" in done.stdout
 
 
-def test_names_that_are_not_utf_8(folder: Path) -> None:
+def test_names_that_are_not_utf_8(folder: Path, tmp_path: Path) -> None:
     """Here the whole path of the store, the study file and the report."""
-    name = os.fsencode(folder)
-    store = b"--storage sqlite:///" + name + b"/s.db"
+    study, store = f"{folder}/study.toml", ["--storage", f"sqlite:///{folder}/s.db"]
     steps = (
-        b"spec-opt run $D/study.toml -o $D/report --json $S > $D/run.json",
-        b"spec-opt train $D/study.toml --json > $D/train.json",
-        b"spec-opt export $D/study.toml --format json -o $D/export.json $S",
-        b"spec-opt status $D/study.toml --json $S > $D/status.json",
-        b"spec-opt recommend $D/study.toml --format json $S > $D/recommend.json",
-        b"spec-opt report $D/study.toml -o $D/again $S",
+        ("run.json", ["run", study, "-o", f"{folder}/report", "--json", *store]),
+        ("train.json", ["train", study, "--json"]),
+        ("none", ["export", study, "--format", "json", "-o", f"{folder}/export.json", *store]),
+        ("status.json", ["status", study, "--json", *store]),
+        ("recommend.json", ["recommend", study, "--format", "json", *store]),
+        ("none", ["report", study, "-o", f"{folder}/again", *store]),
     )
-    script = b" && ".join(steps).replace(b"$S", store).replace(b"$D", name)
-    done = shell(os.fsdecode(script), folder.parent)
-    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0), done.stderr
+    process = Forked(tmp_path / "said", each, [(folder / name, step) for name, step in steps])
+    assert process.wait(120.0) == 0, process.stderr
+    assert process.stderr.count("exit code 0\n") == len(steps)
     for path in folder.glob("*.json"):
         json.loads(path.read_text())
     assert "caf\\xe9" in (folder / "report" / "report.html").read_text()

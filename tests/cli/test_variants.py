@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,8 @@ import pandas as pd
 import pytest
 
 from spec_opt.cli import main
+from tests.study.kills import PROGRAM
+from tests.study.stand_in_program import Options
 
 ROOT = Path(__file__).parent.parent.parent
 STUDY = """
@@ -104,8 +105,9 @@ def test_two_workers_that_are_killed_make_each_draft_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole command with SIGKILL, launcher and workers, while drafts are made."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "spec_opt", "run", "drafts.toml", "--workers", "2"]
+    options = Options(seconds=0.0, models=True, interval=0.3, grace=1.5)
+    environment = os.environ | options.environment() | {"PYTHONPATH": str(ROOT)}
+    command = [*PROGRAM, "run", "drafts.toml", "--workers", "2"]
     models = folder / "cache" / "models"
     for wanted in (3, None):
         with (folder / "output").open("ab") as log:
@@ -145,5 +147,5 @@ def kill_all(folder: Path) -> None:
                 is_ours = (entry / "cwd").resolve() == folder
             except OSError:
                 continue
-            if is_ours and b"spec_opt" in (entry / "cmdline").read_bytes():
+            if is_ours and b"drafts.toml" in (entry / "cmdline").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
