@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def modules() -> list[str]:
 MODULES = [name for name in modules() if name not in ("__init__", "__main__")]
 
 
+@cache
 def tree_of(name: str) -> ast.Module:
     path = PACKAGE / name.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -73,33 +75,33 @@ def test_every_file_stands_in_a_room() -> None:
     assert {room_of(name) for name in MODULES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_one_way(name: str) -> None:
-    allowed = ROOMS[ROOMS.index(room_of(name)) :]
-    ours = {i.removeprefix("spec_opt.") for i in imported(name) if i.startswith("spec_opt.")}
-    assert {room_of(i) for i in ours} & set(ROOMS) <= set(allowed)
+def test_imports_run_one_way() -> None:
+    for name in MODULES:
+        allowed = ROOMS[ROOMS.index(room_of(name)) :]
+        ours = {i.removeprefix("spec_opt.") for i in imported(name) if i.startswith("spec_opt.")}
+        assert {room_of(i) for i in ours} & set(ROOMS) <= set(allowed), name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_libraries_stay_in_their_rooms(name: str) -> None:
-    libraries = {i.split(".")[0] for i in imported(name)} & HOMES.keys()
-    assert not {library for library in libraries if room_of(name) not in HOMES[library]}
+def test_libraries_stay_in_their_rooms() -> None:
+    for name in MODULES:
+        libraries = {i.split(".")[0] for i in imported(name)} & HOMES.keys()
+        assert not {library for library in libraries if room_of(name) not in HOMES[library]}, name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_private_parts_of_optuna_stay_in_the_store(name: str) -> None:
-    private = {i for i in imported(name) if i.startswith("optuna.") and "._" in i}
-    assert not private or name in PRIVATE_OPTUNA
+def test_private_parts_of_optuna_stay_in_the_store() -> None:
+    for name in MODULES:
+        private = {i for i in imported(name) if i.startswith("optuna.") and "._" in i}
+        assert not private or name in PRIVATE_OPTUNA, name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_print_stays_in_the_command_line(name: str) -> None:
-    calls = {
-        node.func.id
-        for node in ast.walk(tree_of(name))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    assert room_of(name) == "cli" or "print" not in calls
+def test_print_stays_in_the_command_line() -> None:
+    for name in MODULES:
+        calls = {
+            node.func.id
+            for node in ast.walk(tree_of(name))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert room_of(name) == "cli" or "print" not in calls, name
 
 
 def test_torch_waits_for_the_commands_that_need_it() -> None:

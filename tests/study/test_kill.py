@@ -30,7 +30,7 @@ def make(store_url: str, tmp_path: Path) -> Iterator[MakeStudy]:
 
 def test_every_setting_once_though_anything_is_killed(make: MakeStudy) -> None:
     study = make(GRID_24)
-    outcome = run_under_fire(study, 24, Fire(one=2, everything=1), random.Random(7))
+    outcome = run_under_fire(study, 24, Fire(one=2, everything=1), random.Random(7), workers=3)
     assert outcome.exit_code == 0, study.text()
     assert (outcome.complete, outcome.distinct, outcome.left) == (24, 24, 0)
     assert outcome.kills >= 1
@@ -39,13 +39,13 @@ def test_every_setting_once_though_anything_is_killed(make: MakeStudy) -> None:
 
 def test_tpe_stops_at_its_number_though_workers_are_killed(make: MakeStudy) -> None:
     # A range, in which no trial repeats another: each takes its time, in which it may be hit.
-    search = 'sampler = "tpe"\nn_trials = 100\nsigma = {low = 0.05, high = 1.0}'
+    search = 'sampler = "tpe"\nn_trials = 60\nsigma = {low = 0.05, high = 1.0}'
     study = make(search, seconds=0.05)
-    outcome = run_under_fire(study, 100, Fire(one=4, launcher=0), random.Random(5))
+    outcome = run_under_fire(study, 60, Fire(one=3, launcher=0), random.Random(5), workers=3)
     assert outcome.exit_code == 0, study.text()
     assert outcome.kills >= 1
     # Trials whose worker was killed stand beside them as failed.
-    assert (outcome.complete, outcome.left) == (100, 0)
+    assert (outcome.complete, outcome.left) == (60, 0)
     assert all(
         trial.user_attrs["failure"] == "died"
         for trial in study.trials()

@@ -29,6 +29,9 @@ def nodes() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # That a node is lost is seen after five looks in vain; by default one in three seconds.
+        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_initial_delay_ms", "500")
         # Tasks run in processes of the nodes, which must find the stand-in.
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
         quiet = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
