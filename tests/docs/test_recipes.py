@@ -4,12 +4,17 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import spec_opt
 import spec_opt.cli  # adds the commands
@@ -148,6 +153,27 @@ def test_every_supported_python_is_tested() -> None:
     prefix = "Programming Language :: Python :: "
     named = [c.removeprefix(prefix) for c in PYPROJECT["classifiers"] if c.startswith(prefix)]
     assert matrix["python"] == named
+    major, minor = map(int, named[-1].split("."))
+    assert PYPROJECT["requires-python"] == f">={named[0]},<{major}.{minor + 1}"
+
+
+def test_the_lock_has_the_tested_versions_from_the_public_index() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    assert lock["requires-python"].replace(" ", "") == PYPROJECT["requires-python"]
+    (own,) = [one for one in lock["package"] if one["name"] == PYPROJECT["name"]]
+    extras = PYPROJECT["optional-dependencies"].values()
+    needed = map(Requirement, [*PYPROJECT["dependencies"], *chain(*extras)])
+    assert {(canonicalize_name(one.name), one.specifier) for one in needed} == {
+        (one["name"], SpecifierSet(one["specifier"])) for one in own["metadata"]["requires-dist"]
+    }
+    locked = {(one["name"], one.get("version")) for one in lock["package"]}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        name, _, version = line.partition("==")
+        assert line.startswith("#") or (canonicalize_name(name), version) in locked, line
+    for package in lock["package"]:
+        assert package is own or package["source"] == {"registry": "https://pypi.org/simple"}
+        files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
+        assert {urlsplit(file["url"]).netloc for file in files} <= {"files.pythonhosted.org"}
 
 
 def test_citation() -> None:
