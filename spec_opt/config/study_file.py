@@ -235,7 +235,7 @@ class DataConfig(Table):
 
 
 class DecodingConfig(Table):
-    """`[decoding]`: rule, hardware, and the seed of all sampling."""
+    """`[decoding]`: rule, hardware, and random numbers: `seed`, `seed` + 1, …, so many `seeds`."""
 
     rule: Rule = "stride"
     context: ContextMode = "rolling"
@@ -249,6 +249,7 @@ class DecodingConfig(Table):
     precision: Precision = "float32"
     batch_size: PositiveInt = 64
     seed: int = Field(default=0, ge=0, lt=2**63)
+    seeds: int = Field(default=1, ge=1, le=1000)
 
 
 class BenchConfig(Table):

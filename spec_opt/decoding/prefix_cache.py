@@ -1,9 +1,9 @@
 """All settings over one tree of decoded prefixes: each model is called once per prefix.
 
 Random numbers are keyed by (seed, window, position), so what the models compute depends only on
-the decoded prefix. A trial walks its windows through the tree, and most answers are already stored
-there. Each step emits exactly one patch per window (an accepted proposal, a replacement or a bonus
-patch), so all windows are at the same depth and a step is one batch.
+the decoded prefix. A trial walks its windows through the tree, once for each seed, and most answers
+are already stored there. Each step emits exactly one patch per window (an accepted proposal, a
+replacement or a bonus patch), so all windows are at the same depth and a step is one batch.
 
 A walk equals `Workload.speculatively` for the same seed, to rounding; tests compare the two.
 """
@@ -99,12 +99,8 @@ class PrefixCache:
         self._requests: dict[Role, int] = {"target": 0, "draft": 0}
         self._evaluations: dict[Role, int] = {"target": 0, "draft": 0}
         self._evictions = 0
-        roots = torch.arange(len(self._starts), device=self._device)
-        self._uniform = [
-            self._draws(roots, depth).uniform(Purpose.ACCEPTANCE)
-            for depth in range(workload.patches)
-        ]
-        """[W] for each position: decides on acceptance, under all settings."""
+        self._uniform: dict[int, list[Tensor]] = {}
+        """By seed, [W] for each position: decides on acceptance, under all settings."""
 
     def _new_tree(self) -> PrefixTree:
         patch_shape = self._workload.target.patch, self._values.shape[1]
@@ -125,13 +121,14 @@ class PrefixCache:
         )
 
     @torch.inference_mode()
-    def walk(self, setting: Setting, *, forecast: bool = False) -> Walk:
-        """Decode all windows under one setting.
+    def walk(self, setting: Setting, seed: int | None = None, *, forecast: bool = False) -> Walk:
+        """Decode all windows under one setting, by default with the workload's seed.
 
         Raises:
             DecodingError: a forecast is not finite.
         """
-        parts = [self._walk(roots, setting, forecast=forecast) for roots in self._chunks()]
+        seed = self._workload.seed if seed is None else seed
+        parts = [self._walk(roots, setting, seed, forecast=forecast) for roots in self._chunks()]
         forecasts = [part.forecast for part in parts if part.forecast is not None]
         return Walk(
             counters=Counters.concatenate([part.counters for part in parts]),
@@ -145,8 +142,7 @@ class PrefixCache:
         # Rule `point` proposes the draft's means too; the draft's term is 0 there, as it is here.
         edge, answer = _ALONE[role]
 
-        def make(missing: Tensor, draws: Draws) -> Patches:
-            del draws
+        def make(missing: Tensor) -> Patches:
             return Patches(self._tree.answer(answer, missing))
 
         errors = []
@@ -159,7 +155,7 @@ class PrefixCache:
             errors.append(self._errors(path))
         return torch.cat(errors)
 
-    def _walk(self, roots: Tensor, setting: Setting, *, forecast: bool) -> Walk:
+    def _walk(self, roots: Tensor, setting: Setting, seed: int, *, forecast: bool) -> Walk:
         """Walk `roots` [B] through the tree; a round is a run of at most `wanted` proposals."""
         tree, patches = self._tree, self._workload.patches
         counters = Counters.zeros(len(roots), setting.k, self._device)
@@ -177,13 +173,13 @@ class PrefixCache:
             judged = torch.nonzero(slot < wanted).squeeze(1)
             complete = torch.nonzero(slot == wanted).squeeze(1)
 
-            nodes[judged], accepted = self._judge(nodes[judged], depth, setting)
+            nodes[judged], accepted = self._judge(nodes[judged], depth, setting, seed)
             at = slot[judged]
             counters.tested[judged, at] += 1
             counters.accepted[judged, at] += accepted.to(torch.int64)
             slot[judged] = torch.where(accepted, at + 1, 0)
 
-            nodes[complete] = self._add_bonus(nodes[complete], depth, setting)
+            nodes[complete] = self._add_bonus(nodes[complete], depth, setting, seed)
             counters.bonus[complete] += 1
             slot[complete] = 0
 
@@ -195,10 +191,12 @@ class PrefixCache:
             decoded = decoded[:, : self._workload.windows.horizon]
         return Walk(counters, self._errors(path), decoded)
 
-    def _judge(self, nodes: Tensor, depth: int, setting: Setting) -> tuple[Tensor, Tensor]:
+    def _judge(
+        self, nodes: Tensor, depth: int, setting: Setting, seed: int
+    ) -> tuple[Tensor, Tensor]:
         """Propose at `nodes` [n] and judge: the resulting prefixes [n], and which were accepted."""
         tree, rule = self._tree, self._rule
-        proposals = self._propose(nodes, depth, setting)
+        proposals = self._propose(nodes, depth, setting, seed)
         unknown = torch.nonzero(tree.target_term.rows[proposals].isnan()).squeeze(1)
         if len(unknown):
             asked = proposals[unknown]
@@ -212,36 +210,43 @@ class PrefixCache:
             self._workload.target.patch * self._values.shape[1],
         )
         alpha = acceptance_probability(log_ratio, setting.bias)
-        accepted = self._uniform[depth][tree.window.rows[nodes]] <= alpha
+        accepted = self._uniforms(seed)[depth][tree.window.rows[nodes]] <= alpha
         result = proposals.clone()
-        result[~accepted] = self._replace(nodes[~accepted], depth, setting)
+        result[~accepted] = self._replace(nodes[~accepted], depth, setting, seed)
         return result, accepted
 
-    def _propose(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
+    def _propose(self, nodes: Tensor, depth: int, setting: Setting, seed: int) -> Tensor:
         self._ask("draft", nodes, depth)
 
-        def make(missing: Tensor, draws: Draws) -> Patches:
-            draft = self._draft(missing)
+        def make(missing: Tensor) -> Patches:
+            draft, draws = self._draft(missing), self._draws(missing, depth, seed)
             proposal = self._rule.propose(draft, setting.sigma, draws)
             return Patches(proposal, self._rule.draft_term(proposal, draft, setting.sigma))
 
         edge = self._rule.proposal_edge(setting.sigma, stochastic=self._stochastic)
-        return self._extend(nodes, edge, depth, make)
+        return self._extend(nodes, self._with_seed(edge, seed), depth, make)
 
-    def _replace(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
-        def make(missing: Tensor, draws: Draws) -> Patches:
+    def _replace(self, nodes: Tensor, depth: int, setting: Setting, seed: int) -> Tensor:
+        def make(missing: Tensor) -> Patches:
             mean = self._tree.answer(Answer.TARGET_MEAN, missing)
+            draws = self._draws(missing, depth, seed)
             patch, exhausted = self._rule.replace(self._draft(missing), mean, setting, draws)
             return Patches(patch, exhausted=exhausted)
 
-        return self._extend(nodes, self._rule.replacement_edge(setting), depth, make)
+        edge = self._with_seed(self._rule.replacement_edge(setting), seed)
+        return self._extend(nodes, edge, depth, make)
 
-    def _add_bonus(self, nodes: Tensor, depth: int, setting: Setting) -> Tensor:
-        def make(missing: Tensor, draws: Draws) -> Patches:
+    def _add_bonus(self, nodes: Tensor, depth: int, setting: Setting, seed: int) -> Tensor:
+        def make(missing: Tensor) -> Patches:
             mean = self._tree.answer(Answer.TARGET_MEAN, missing)
-            return Patches(self._rule.bonus(mean, setting, draws))
+            return Patches(self._rule.bonus(mean, setting, self._draws(missing, depth, seed)))
 
-        return self._extend(nodes, self._rule.bonus_edge(setting), depth, make)
+        edge = self._with_seed(self._rule.bonus_edge(setting), seed)
+        return self._extend(nodes, edge, depth, make)
+
+    def _with_seed(self, edge: Edge, seed: int) -> Edge:
+        """The edge under one seed; under rule `point` all seeds have the same patches."""
+        return (*edge, seed) if self._rule.draws_patches else edge
 
     def _draft(self, nodes: Tensor) -> Gaussian:
         mean = self._tree.answer(Answer.DRAFT_MEAN, nodes)
@@ -250,14 +255,14 @@ class PrefixCache:
         return Gaussian(mean, self._tree.answer(Answer.DRAFT_VARIANCE, nodes))
 
     def _extend(
-        self, nodes: Tensor, edge: Edge, depth: int, make: Callable[[Tensor, Draws], Patches]
+        self, nodes: Tensor, edge: Edge, depth: int, make: Callable[[Tensor], Patches]
     ) -> Tensor:
         """The prefixes one patch longer than `nodes` [n]; missing ones are made and stored."""
         children = self._tree.children(nodes, edge)
         missing = torch.nonzero(children == NONE).squeeze(1)
         if len(missing):
             parents = nodes[missing]
-            made = make(parents, self._draws(parents, depth))
+            made = make(parents)
             require_finite(made.patch)
             errors = self._against_truth(parents, depth, made.patch)
             children[missing] = self._tree.add_children(parents, edge, made, errors)
@@ -303,9 +308,18 @@ class PrefixCache:
         series = torch.cat([observed, *self._tree.emitted(nodes, depth)], dim=1)
         return workload.contexts.forecast(model, series, length)
 
-    def _draws(self, nodes: Tensor, depth: int) -> Draws:
+    def _draws(self, nodes: Tensor, depth: int, seed: int) -> Draws:
         starts = self._starts_of(nodes)
-        return Draws(self._workload.seed, starts, torch.full_like(starts, depth))
+        return Draws(seed, starts, torch.full_like(starts, depth))
+
+    def _uniforms(self, seed: int) -> list[Tensor]:
+        if seed not in self._uniform:
+            roots = torch.arange(len(self._starts), device=self._device)
+            self._uniform[seed] = [
+                self._draws(roots, depth, seed).uniform(Purpose.ACCEPTANCE)
+                for depth in range(self._workload.patches)
+            ]
+        return self._uniform[seed]
 
     def _starts_of(self, nodes: Tensor) -> Tensor:
         """The first rows of the nodes' windows, which key their random numbers: [n]."""

@@ -14,7 +14,7 @@ Sources: speculative sampling and its residual, Leviathan et al. 2023 (arXiv:221
 
 import math
 from abc import ABC, abstractmethod
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ _THINNING_ELEMENTS: Final = 1 << 20
 """Most elements in one batch of thinning tries."""
 
 Edge = tuple[str, *tuple[float, ...]]
-"""What an emitted patch depends on besides its prefix: equal edges give equal patches."""
+"""What an emitted patch depends on besides its prefix and seed: equal edges give equal patches."""
 
 DRAFT_MEAN: Final[Edge] = ("draft mean",)
 
@@ -65,6 +65,9 @@ def _sum(per_element: Tensor) -> Tensor:
 
 class AcceptanceRule(ABC):
     """How proposals are made and judged, and what replaces a rejected one."""
+
+    draws_patches: ClassVar[bool] = False
+    """Whether patches hold random numbers; if not, only acceptance depends on them."""
 
     @abstractmethod
     def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
@@ -122,6 +125,8 @@ class AcceptanceRule(ABC):
 
 class SamplingRule(AcceptanceRule):
     """Proposals are samples of the draft, the target's patches samples of the target."""
+
+    draws_patches = True
 
     def propose(self, draft: Gaussian, sigma: float, draws: Draws) -> Tensor:
         _, points, channels = draft.mean.shape

@@ -26,6 +26,7 @@ from spec_opt.measure.uncertainty import (
     Interval,
     difference,
     interval,
+    seed_error,
     split,
 )
 from spec_opt.models.device import DTYPES, MATMUL_PRECISIONS, resolve_device
@@ -42,6 +43,8 @@ def decoding_fingerprint(config: DecodingConfig) -> str:
     parts: tuple[object, ...] = (DECODING_VERSION, config.rule, config.precision, config.seed)
     if config.context != "rolling":  # older than this option: their hash must not change
         parts += (config.context,)
+    if config.seeds != 1:
+        parts += (("seeds", config.seeds),)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -51,7 +54,7 @@ class Evaluator:
     Args:
         target, draft: of one patch length; moved to the device and precision of `config`.
         windows: what to forecast, and the truth.
-        config: rule, context mode, device, precision, batch size, seed.
+        config: rule, context mode, device, precision, batch size, seeds.
         cache_limit_bytes: memory for decoded prefixes; by default as in `PrefixCache`.
 
     Raises:
@@ -90,6 +93,7 @@ class Evaluator:
             device=self.device,
         )
         self._windows = windows
+        self._seeds = range(config.seed, config.seed + config.seeds)
         self._batches = Batches(config.batch_size)
         self._values_per_forecast = windows.horizon * windows.values.shape[1]
         self._cache = PrefixCache(
@@ -102,18 +106,18 @@ class Evaluator:
         return self._cache.statistics
 
     def measure(self, setting: Setting) -> Measurement:
-        """Measure a setting through the prefix cache.
+        """Measure a setting through the prefix cache: all windows with each seed.
 
         Raises:
             DecodingError: a forecast is not finite.
         """
         began = time.perf_counter()
         before = self._cache.statistics
-        walk = self._cache.walk(setting)
+        walks = [self._cache.walk(setting, seed) for seed in self._seeds]
         after = self._cache.statistics
         return self._measurement(
-            walk.counters,
-            _floats(walk.errors),
+            Counters.concatenate([walk.counters for walk in walks]),
+            _floats(torch.cat([walk.errors for walk in walks])),
             target_evaluations=after.target_evaluations - before.target_evaluations,
             draft_evaluations=after.draft_evaluations - before.draft_evaluations,
             began=began,
@@ -129,14 +133,15 @@ class Evaluator:
         counters, errors = [], []
         target_evaluations = draft_evaluations = 0
         every = torch.arange(len(self._windows))
-        decode = partial(self.workload.speculatively, setting=setting)
-        for index, decoded in self._batches.run(every, decode):
-            error = decoded.forecast.cpu().double() - self._windows.futures(index)
-            sums = [part.sum(dim=(1, 2)) for part in (error.square(), error.abs())]
-            errors.append(torch.stack(sums, dim=1))
-            counters.append(decoded.counters)
-            target_evaluations += decoded.target_evaluations
-            draft_evaluations += decoded.draft_evaluations
+        for seed in self._seeds:
+            decode = partial(replace(self.workload, seed=seed).speculatively, setting=setting)
+            for index, decoded in self._batches.run(every, decode):
+                error = decoded.forecast.cpu().double() - self._windows.futures(index)
+                sums = [part.sum(dim=(1, 2)) for part in (error.square(), error.abs())]
+                errors.append(torch.stack(sums, dim=1))
+                counters.append(decoded.counters)
+                target_evaluations += decoded.target_evaluations
+                draft_evaluations += decoded.draft_evaluations
         return self._measurement(
             Counters.concatenate(counters),
             _floats(torch.cat(errors)),
@@ -213,11 +218,17 @@ class Evaluator:
         draft_evaluations: int,
         began: float,
     ) -> Measurement:
-        """Summarise W windows; `errors` [W, 2]: squared and absolute, summed over H and C."""
-        squared, absolute = errors.T / self._values_per_forecast
-        counts = np.stack([_floats(c.sum(dim=1)) for c in (counters.accepted, counters.tested)], 1)
-        accepted, tested = counts.sum(axis=0)
-        blocks = self._blocks(squared, counts)
+        """Summarise S seeds of W windows each.
+
+        `counters` and `errors` [S * W, 2] (squared and absolute, summed over H and C) hold the
+        windows of the first seed, then those of the second.
+        """
+        seeds = len(self._seeds)
+        squared, absolute = errors.T.reshape(2, seeds, -1) / self._values_per_forecast  # [S, W]
+        by_window = [_floats(c.sum(dim=1)) for c in (counters.accepted, counters.tested)]
+        accepted, tested = (counts.reshape(seeds, -1) for counts in by_window)  # [S, W]
+        counts = np.stack([accepted.sum(axis=0), tested.sum(axis=0)], axis=1)  # [W, 2]
+        blocks = self._blocks(squared.mean(axis=0), counts)
         acceptance_se, acceptance_ci95 = _widths(interval(ACCEPTANCE, blocks))
         mse_se, mse_ci95 = _widths(interval(MSE, blocks))
         rounds = int(counters.rounds.sum())
@@ -230,16 +241,16 @@ class Evaluator:
             )
         patches = len(errors) * self.workload.patches
         return Measurement(
-            acceptance_rate=float(accepted / tested),
+            acceptance_rate=float(accepted.sum() / tested.sum()),
             mse=float(squared.mean()),
             mae=float(absolute.mean()),
             acceptance_se=acceptance_se,
             acceptance_ci95=acceptance_ci95,
             mse_se=mse_se,
             mse_ci95=mse_ci95,
-            windows=len(errors),
-            accepted=int(accepted),
-            tested=int(tested),
+            windows=len(self._windows),
+            accepted=int(accepted.sum()),
+            tested=int(tested.sum()),
             proposed=int(counters.proposed.sum()),
             rounds=rounds,
             bonus=int(counters.bonus.sum()),
@@ -252,6 +263,9 @@ class Evaluator:
             thinning_exhausted=thinning_exhausted,
             evaluation_seconds=time.perf_counter() - began,
             blocks=blocks,
+            seeds=seeds,
+            acceptance_seed_se=seed_error(accepted, tested),
+            mse_seed_se=seed_error(squared, np.ones_like(squared)),
         )
 
 

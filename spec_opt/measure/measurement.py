@@ -48,7 +48,8 @@ class Measurement:
     mse: float
     mae: float
     acceptance_se: float | None
-    """Standard error over windows, allowing for their overlap; None for too few windows."""
+    """Standard error over windows and random numbers, allowing for the overlap of windows; None for
+    too few windows."""
     acceptance_ci95: float | None
     """Half of the 95 % interval: acceptance_rate ± this. Wider than two standard errors, which are
     uncertain themselves."""
@@ -63,7 +64,7 @@ class Measurement:
     rounds: int
     bonus: int
     patches: int
-    """Patches emitted: windows times patches per forecast."""
+    """Patches emitted: windows times seeds times patches per forecast."""
     patches_per_round: float
     accepted_by_position: tuple[int, ...]
     """accepted, by position in the round; length k."""
@@ -76,6 +77,11 @@ class Measurement:
     evaluation_seconds: float
     """The time that measuring took, not a decoding time; `spec-opt bench` measures those."""
     blocks: Blocks
+    seeds: int = 1
+    """How often each window was decoded; counters are sums over all seeds."""
+    acceptance_seed_se: float | None = None
+    """The part of `acceptance_se` that is due to random numbers; None for a single seed."""
+    mse_seed_se: float | None = None
     predicted_speedup: float | None = None
     """Over the target alone, in lockstep batches of the study's size: the cost model's prediction
     from costs learnt on the worker's device. `spec-opt bench` measures the speedup."""

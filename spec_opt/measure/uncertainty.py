@@ -157,6 +157,20 @@ def split(
     )
 
 
+def seed_error(numerators: Floats, denominators: Floats) -> float | None:
+    """Standard error of a ratio of sums [S, W] from the random numbers of S seeds alone.
+
+    Every seed and window has its own numbers, so the variances within windows add up. None for a
+    single seed, which does not show them.
+    """
+    seeds = len(numerators)
+    if seeds == 1:
+        return None
+    total = denominators.sum()
+    shares = (numerators - numerators.sum() / total * denominators) / total
+    return math.sqrt(seeds * float(shares.var(axis=0, ddof=1).sum()))
+
+
 def interval(quantity: Quantity, blocks: Blocks) -> Interval | None:
     """A setting's result with its 95 % interval; None for fewer than `FEWEST_BLOCKS` windows."""
     if len(blocks.rows) < FEWEST_BLOCKS:

@@ -389,7 +389,10 @@ def _decoding(table: StudyTable) -> str:
         return ""
     decoding = table.config.decoding
     parts = (f"rule {decoding.rule}", f"{decoding.context} context", decoding.precision)
-    return f"{', '.join(parts)}, batch size {decoding.batch_size}, seed {decoding.seed}"
+    seeds = f"seed {decoding.seed}"
+    if decoding.seeds > 1:
+        seeds = f"seeds {decoding.seed} to {decoding.seed + decoding.seeds - 1}"
+    return f"{', '.join(parts)}, batch size {decoding.batch_size}, {seeds}"
 
 
 def _listed(about: object) -> str:

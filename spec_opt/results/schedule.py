@@ -214,7 +214,7 @@ class _Forecast:
         assert tested is not None
         assert result.patches is not None
         assert result.windows is not None
-        patches = result.patches // result.windows
+        patches = result.patches // (result.windows * (result.seeds or 1))
         return cls(point, patches, course(acceptance_by_position(accepted, tested), patches))
 
     def gain(self, table: StudyTable, costs: Costs | None, batch_size: int) -> Gain:

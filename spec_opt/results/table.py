@@ -74,6 +74,8 @@ class Result:
     acceptance_ci95: Number | None = None
     mse_se: Number | None = None
     mse_ci95: Number | None = None
+    acceptance_seed_se: Number | None = None
+    mse_seed_se: Number | None = None
     mse_baseline: Number | None = None
     """The target's own MSE on the same windows."""
     mse_ratio: Number | None = None
@@ -83,6 +85,7 @@ class Result:
     predicted_speedup: Number | None = None
     patches_per_round: Number | None = None
     windows: Count | None = None
+    seeds: Count | None = None
     patches: Count | None = None
     rounds: Count | None = None
     accepted: Count | None = None

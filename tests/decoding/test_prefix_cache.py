@@ -251,8 +251,8 @@ class TestEvaluations:
         windows = random_windows(8, 96, 84, 2)
         cache = PrefixCache(workload(*counting, rule, windows, SEED))
 
-        for setting in GRID[::7] + GRID[::5]:
-            cache.walk(setting)
+        for setting, seed in product(GRID[::7] + GRID[::5], (SEED, SEED + 1)):
+            cache.walk(setting, seed)
         cache.alone("target")
         cache.alone("draft")
 

@@ -290,6 +290,73 @@ class TestMeasure:
         ]
 
 
+def wide_draft(rule: Rule, first: int, seeds: int, windows: Windows) -> Measurement:
+    """Of a pair whose results depend on random numbers, under every rule."""
+    pair = shifted_mean(0.0), shifted_mean(0.4, log_variance=-1.0)
+    config = DecodingConfig(device="cpu", rule=rule, seed=first, seeds=seeds)
+    return Evaluator(*pair, windows, config).measure(Setting(sigma=0.7, bias=1.0, k=2))
+
+
+class TestSeveralSeeds:
+    WINDOWS = windows_of(30, context=4, horizon=5, channels=1, stride=10)
+
+    @pytest.mark.parametrize("rule", ["stride", "exact", "point"])
+    @pytest.mark.parametrize("limit_bytes", [None, 6000])
+    def test_results_are_means_and_counts_are_sums(
+        self, rule: Rule, limit_bytes: int | None
+    ) -> None:
+        singles = [wide_draft(rule, seed, 1, self.WINDOWS) for seed in (5, 6, 7)]
+        pair = shifted_mean(0.0), shifted_mean(0.4, log_variance=-1.0)
+        config = DecodingConfig(device="cpu", rule=rule, seed=5, seeds=3)
+        evaluator = Evaluator(*pair, self.WINDOWS, config, cache_limit_bytes=limit_bytes)
+        setting = Setting(sigma=0.7, bias=1.0, k=2)
+
+        several, plain = evaluator.measure(setting), evaluator.measure_plainly(setting)
+
+        assert len({one.mse for one in singles}) == len({one.accepted for one in singles}) == 3
+        for name in ("accepted", "tested", "proposed", "rounds", "bonus", "patches"):
+            assert vars(several)[name] == sum(vars(one)[name] for one in singles), name
+        assert several.acceptance_rate == several.accepted / several.tested
+        assert several.patches_per_round == several.patches / several.rounds
+        assert (several.windows, several.seeds, singles[0].seeds) == (30, 3, 1)
+        for name in ("mse", "mae"):
+            mean = np.mean([vars(one)[name] for one in singles])
+            assert vars(several)[name] == pytest.approx(mean, rel=1e-6)
+        by_block = np.mean([one.blocks.mse for one in singles], axis=0)
+        assert several.blocks.mse == pytest.approx(by_block, rel=1e-6)
+        assert several.blocks.same_windows(singles[0].blocks)
+        assert sum(several.blocks.tested) == several.tested
+        assert several.mse == pytest.approx(plain.mse, rel=1e-6)
+        assert several.mse_seed_se == pytest.approx(plain.mse_seed_se, rel=1e-6)
+        assert counted(replace(several, mse_seed_se=0)) == counted(replace(plain, mse_seed_se=0))
+
+    def test_one_seed_does_not_show_what_it_adds(self) -> None:
+        single = wide_draft("stride", 0, 1, self.WINDOWS)
+
+        assert (single.acceptance_seed_se, single.mse_seed_se) == (None, None)
+
+    @pytest.mark.parametrize("rule", ["stride", "point"])
+    def test_the_part_of_random_numbers_is_how_far_other_seeds_are(self, rule: Rule) -> None:
+        windows = windows_of(60, context=4, horizon=4, channels=1, stride=9)
+        found = [wide_draft(rule, 3 * group, 3, windows) for group in range(40)]
+
+        for name in ("acceptance_rate", "mse"):
+            spread = np.std([vars(one)[name] for one in found], ddof=1)
+            part = f"{name.removesuffix('_rate')}_seed_se"
+            assert 0.7 < spread / np.mean([vars(one)[part] for one in found]) < 1.35
+
+    def test_intervals_cover_windows_and_random_numbers(self) -> None:
+        """Three seeds on 100 pieces of a series; the truth is the mean over all of them."""
+        every = windows_of(3000, context=4, horizon=4, channels=1, stride=8)
+        pieces = (replace(every, starts=starts) for starts in every.starts.split(30))
+        found = [wide_draft("stride", 0, 3, piece) for piece in pieces]
+
+        for name, half_width in (("acceptance_rate", "acceptance_ci95"), ("mse", "mse_ci95")):
+            values = np.array([vars(one)[name] for one in found])
+            widths = np.array([vars(one)[half_width] for one in found])
+            assert np.mean(np.abs(values - values.mean()) <= widths) > 0.88
+
+
 class TestPrecision:
     def test_bfloat16_is_close_to_float32(self, reference_dir: Path) -> None:
         setting = Setting(sigma=1.9, bias=1.0, k=2)
@@ -362,9 +429,12 @@ def test_the_decoding_fingerprint_covers_what_the_numbers_depend_on() -> None:
         {"context": "growing"},
         {"precision": "bfloat16"},
         {"seed": 1},
+        {"seeds": 2},
     )
     hashes = {decoding_fingerprint(DecodingConfig().model_copy(update=o)) for o in others}
-    assert len(hashes | {base}) == 5
+    assert len(hashes | {base}) == 6
+    # Studies from before there were several seeds are resumed.
+    assert base.startswith("975c3165780a383b")
 
 
 @pytest.fixture(scope="module")

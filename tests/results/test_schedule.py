@@ -74,6 +74,16 @@ def test_k_falls_with_the_load_until_the_target_is_better_alone() -> None:
     assert json.loads(json.dumps(found.rows))[0][:4] == [1, 0.3, 1.0, ks[0]]
 
 
+def test_counts_of_several_seeds_give_the_same_schedule() -> None:
+    single = table()
+    trials = [
+        replace(p, result=replace(p.result, seeds=3, patches=3 * (p.result.patches or 0)))
+        for p in single.points
+    ]
+    several = single.model_copy(update={"trials": tuple(trials)})
+    assert schedule_of(several).rows == schedule_of(single).rows
+
+
 def test_only_settings_within_the_bounds_of_the_scenario() -> None:
     trials = [(0.3, 1.0, 3, 0.9, 0.60), (0.2, 1.0, 3, 0.8, 0.45), (0.1, 1.0, 3, 0.5, 0.44)]
     found = schedule_of(table(LEARNT, trials))
