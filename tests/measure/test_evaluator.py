@@ -294,7 +294,7 @@ def wide_draft(rule: Rule, first: int, seeds: int, windows: Windows) -> Measurem
     """Of a pair whose results depend on random numbers, under every rule."""
     pair = shifted_mean(0.0), shifted_mean(0.4, log_variance=-1.0)
     config = DecodingConfig(device="cpu", rule=rule, seed=first, seeds=seeds)
-    return Evaluator(*pair, windows, config).measure(Setting(sigma=0.7, bias=1.0, k=2))
+    return Evaluator(*pair, windows, config).measure(Setting(sigma=0.5, bias=1.0, k=2))
 
 
 class TestSeveralSeeds:
@@ -309,11 +309,13 @@ class TestSeveralSeeds:
         pair = shifted_mean(0.0), shifted_mean(0.4, log_variance=-1.0)
         config = DecodingConfig(device="cpu", rule=rule, seed=5, seeds=3)
         evaluator = Evaluator(*pair, self.WINDOWS, config, cache_limit_bytes=limit_bytes)
-        setting = Setting(sigma=0.7, bias=1.0, k=2)
+        setting = Setting(sigma=0.5, bias=1.0, k=2)
 
         several, plain = evaluator.measure(setting), evaluator.measure_plainly(setting)
 
-        assert len({one.mse for one in singles}) == len({one.accepted for one in singles}) == 3
+        assert len({one.mse for one in singles}) == 3
+        assert len({one.acceptance_rate for one in singles}) > 1
+        assert (evaluator.cache_statistics.evictions > 0) is (limit_bytes is not None)
         for name in ("accepted", "tested", "proposed", "rounds", "bonus", "patches"):
             assert vars(several)[name] == sum(vars(one)[name] for one in singles), name
         assert several.acceptance_rate == several.accepted / several.tested
