@@ -251,8 +251,8 @@ class TestEvaluations:
         windows = random_windows(8, 96, 84, 2)
         cache = PrefixCache(workload(*counting, rule, windows, SEED))
 
-        for setting, seed in product(GRID[::7] + GRID[::5], (SEED, SEED + 1)):
-            cache.walk(setting, seed)
+        for setting in GRID[::7] + GRID[::5]:
+            cache.walk(setting)
         cache.alone("target")
         cache.alone("draft")
 
@@ -281,6 +281,23 @@ class TestEvaluations:
         assert first.forecast is not None
         assert again.forecast is not None
         assert torch.equal(first.forecast, again.forecast)
+
+    @pytest.mark.parametrize(("rule", "added"), [("stride", 3), ("exact", 3), ("point", 0)])
+    def test_seeds_share_what_does_not_depend_on_them(
+        self, target: Forecaster, drafts: dict[str, Forecaster], rule: str, added: int
+    ) -> None:
+        """Of forecasts of four patches: the first step, and under `point` all of them."""
+        windows = random_windows(8, 96, 84, 2)
+        cache = PrefixCache(workload(target, drafts["near"], rule, windows, SEED))
+        setting = Setting(sigma=1e3, bias=1.0, k=2)
+        first = cache.walk(setting)
+        before = cache.statistics.target_evaluations
+
+        second = cache.walk(setting, SEED + 1)
+
+        assert before == 4 * len(windows)
+        assert cache.statistics.target_evaluations == before + added * len(windows)
+        assert torch.equal(first.errors, second.errors) is (rule == "point")
 
     @pytest.mark.parametrize(("rule", "most"), [("stride", 17), ("point", 15)])
     def test_the_grid_costs_a_few_settings(self, rule: str, most: int) -> None:
