@@ -2,25 +2,23 @@
 
 Neighbouring windows share rows of the series, so they err together. Both results are ratios of
 sums over windows (squared error per window, accepted per tested), so by the delta method the error
-of a result is that of a mean of residuals. Its variance is estimated with the Bartlett kernel
-(Newey and West 1987): the product of two residuals is weighted with 1 - distance / bandwidth, the
-distance in rows.
+of a result is that of a mean of residuals. Its variance is estimated from slow cosines over the
+blocks (EWC: Müller 2007; Lazarus, Lewis, Stock and Watson 2018): each gives an estimate of it, and
+with the mean of ν estimates the error has Student's distribution with ν degrees of freedom. If
+blocks are independent, this is exact with any ν.
 
-Two windows depend on each other while the rows that decide them overlap, `span` rows: for the MSE
-those that are forecast, the horizon; for acceptance those that the models see, the context. A span
-of memory beyond that makes the bandwidth two spans. The kernel's sum is too small, because it
-discounts distant products and because residuals sum to zero. It is scaled to be right on average
-for windows that are correlated by their common share of the span.
-
-With a few independent spans the estimate itself is noisy: two standard errors cover less than
-95 %. The critical values of Kiefer and Vogelsang (2005) allow for that. `benchmarks/coverage.py`
-measures what the intervals cover.
+Blocks that err together vary less in fast cosines than in their mean. Two windows depend on each
+other while the rows that decide them overlap, `span` rows: for the MSE those that are forecast, the
+horizon; for acceptance at most those that the models see, the context. So ν is as large as this
+loss of variance stays small, and the estimate is scaled by the loss: fully for the MSE, whose
+windows are sure to share their rows, and half (the geometric mean) for acceptance, which may depend
+on the whole context, on its last days, or on chance alone. `benchmarks/coverage.py` measures what
+the intervals cover.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
@@ -33,7 +31,16 @@ Floats = NDArray[np.float64]
 MOST_BLOCKS: Final = 20
 """Schmeiser (1982) recommends 10 to 30. A block is also the shortest memory that is allowed for."""
 FEWEST_BLOCKS: Final = 4
-"""With fewer windows the critical values are too small."""
+"""With fewer windows there is no interval."""
+FEWEST_COSINES: Final = 2
+"""With one, intervals would be three times as wide."""
+LARGEST_LOSS: Final = (1.5, 2.0)
+"""Of variance, as a factor: with more than three cosines; with three, where one less costs most."""
+STUDENT: Final = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
+)
+"""97.5 % of Student's t with 1, 2, … degrees of freedom; importing scipy would take 0.1 s."""
 ROUNDING: Final = 1e-9
 """Relative difference below which two results count as equal: they may come from processes that
 sum in another order."""
@@ -63,7 +70,10 @@ class Quantity:
     numerators: Callable[[Blocks], Sequence[float]]
     denominators: Callable[[Blocks], Sequence[int]]
     span: Callable[[Blocks], int]
-    """Rows of the series that decide a window's share in it."""
+    """Rows of the series that decide a window's share in it, at most."""
+    correction: float
+    """For the overlap of these rows, as a power: 1 where it makes windows err together, ½ where it
+    may do so."""
 
     def residuals(self, blocks: Sequence[Blocks]) -> Floats:
         """Each block's share in the error of the result, for n settings: [n, blocks]."""
@@ -74,60 +84,52 @@ class Quantity:
         shares: Floats = (numerators - ratio * denominators) / total
         return shares
 
-    def kernel(self, blocks: Blocks) -> "Bartlett":
-        return Bartlett(np.array(blocks.rows), self.span(blocks) + blocks.width)
+    def cosines(self, blocks: Blocks) -> "Cosines":
+        return Cosines.of(np.array(blocks.rows), self.span(blocks) + blocks.width, self.correction)
 
 
 MSE: Final = Quantity(
     numerators=lambda blocks: [m * n for m, n in zip(blocks.mse, blocks.windows, strict=True)],
     denominators=lambda blocks: blocks.windows,
     span=lambda blocks: blocks.horizon,
+    correction=1.0,
 )
 ACCEPTANCE: Final = Quantity(
     numerators=lambda blocks: blocks.accepted,
     denominators=lambda blocks: blocks.tested,
     span=lambda blocks: blocks.context,
+    correction=0.5,
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Bartlett:
-    """The kernel for blocks at `rows` [n], each decided by `span` rows of the series."""
+class Cosines:
+    """What the error of a sum over n blocks is estimated from."""
 
-    rows: NDArray[np.int64]
-    span: int
+    waves: Floats
+    """[ν, n], scaled so that squared sums over residuals add up to the variance."""
 
-    def standard_error(self, residuals: Floats) -> Floats:
-        """Standard error of the sum of residuals [..., n]: [...]."""
-        variance = ((residuals @ self._weights) * residuals).sum(axis=-1)
-        result: Floats = np.sqrt(np.maximum(variance, 0.0))
-        return result
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], span: int, correction: float) -> "Cosines":
+        """For blocks at `rows` [n], each decided by `span` rows of the series."""
+        count, number = len(rows), np.arange(1, len(rows))
+        phases = np.pi * (np.arange(count) + 0.5) / count
+        waves = math.sqrt(2.0 / count) * np.cos(number[:, None] * phases)
+        correlations = np.maximum(1.0 - np.abs(rows[:, None] - rows) / span, 0.0)
+        variances = np.cumsum(((waves @ correlations) * waves).sum(axis=1)) / number
+        losses = correlations.sum() / count / variances
+        small = losses <= np.where(number > 3, *LARGEST_LOSS)
+        kept = int(np.max(number[small], initial=FEWEST_COSINES))
+        return cls(waves[:kept] * math.sqrt(count * losses[kept - 1] ** correction / kept))
 
     @property
     def critical(self) -> float:
-        """Half of the 95 % interval in standard errors: Kiefer and Vogelsang (2005), table 1."""
-        b = min(self._bandwidth / self._covered, 1.0)
-        return 1.96 + 2.9694 * b + 0.416 * b**2 - 0.5324 * b**3
+        """Half of the 95 % interval in standard errors."""
+        return STUDENT[len(self.waves) - 1]
 
-    @property
-    def _covered(self) -> float:
-        """Rows that the blocks cover; half a distance is added at either end."""
-        count = len(self.rows)
-        return float(np.ptp(self.rows)) * count / (count - 1)
-
-    @property
-    def _bandwidth(self) -> float:
-        return max(2.0 * self.span, self._covered / len(self.rows))
-
-    @cached_property
-    def _weights(self) -> Floats:
-        distance = np.abs(self.rows[:, None] - self.rows[None, :])
-        weights = np.maximum(1.0 - distance / self._bandwidth, 0.0)
-        correlations = np.maximum(1.0 - distance / self.span, 0.0)
-        centring = np.eye(len(self.rows)) - 1.0 / len(self.rows)
-        # For blocks with these correlations: the variance of their sum, and what is estimated.
-        expected = np.trace(centring @ weights @ centring @ correlations)
-        result: Floats = weights * (correlations.sum() / expected)
+    def standard_error(self, residuals: Floats) -> Floats:
+        """Standard error of the sum of residuals [..., n]: [...]."""
+        result: Floats = np.sqrt(np.square(residuals @ self.waves.T).sum(axis=-1))
         return result
 
 
@@ -198,9 +200,9 @@ def _estimate(quantity: Quantity, blocks: Blocks) -> float:
 
 
 def _interval(quantity: Quantity, blocks: Blocks, estimate: float, residuals: Floats) -> Interval:
-    kernel = quantity.kernel(blocks)
-    standard_error = float(kernel.standard_error(residuals))
-    return Interval(estimate, standard_error, kernel.critical * standard_error)
+    cosines = quantity.cosines(blocks)
+    standard_error = float(cosines.standard_error(residuals))
+    return Interval(estimate, standard_error, cosines.critical * standard_error)
 
 
 def difference_to_target(blocks: Blocks, baseline: Baseline) -> Interval | None:

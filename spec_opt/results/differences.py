@@ -32,7 +32,7 @@ class Noise:
         if kept:
             blocks = [b for _, b in kept]
             self._losses = np.array([(-p.result.acceptance_rate, p.result.mse) for p, _ in kept])
-            self._parts = [(q.kernel(blocks[0]), q.residuals(blocks)) for q in (ACCEPTANCE, MSE)]
+            self._parts = [(q.cosines(blocks[0]), q.residuals(blocks)) for q in (ACCEPTANCE, MSE)]
 
     def rivals(self, point: Point) -> tuple[Point, ...]:
         """The other trials that could be at least as good as `point` in both objectives.
@@ -44,7 +44,7 @@ class Noise:
         if index is None:
             return ()
         lead = self._losses - self._losses[index]
-        half_widths = [k.critical * k.standard_error(r - r[index]) for k, r in self._parts]
+        half_widths = [c.critical * c.standard_error(r - r[index]) for c, r in self._parts]
         could = np.all(lead <= np.stack(half_widths, axis=1), axis=1)
         could[index] = False
         return tuple(self.points[i] for i in np.flatnonzero(could))

@@ -1,10 +1,11 @@
-"""Intervals: the kernel by brute force, coverage by simulation, judgements of differences."""
+"""Intervals: known answers, coverage by simulation, judgements of differences."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import (
     ACCEPTANCE,
     MSE,
-    Bartlett,
+    STUDENT,
     Comparison,
+    Cosines,
     Floats,
     Interval,
     compare,
@@ -62,37 +64,40 @@ SETS = [
 
 @settings(max_examples=60)
 @given(
-    places=st.lists(st.integers(0, 300), min_size=2, max_size=20, unique=True),
-    span=st.integers(1, 60),
-    seed=st.integers(0, 100),
+    places=st.lists(st.integers(0, 3000), min_size=4, max_size=20, unique=True),
+    span=st.integers(1, 1000),
+    correction=st.sampled_from([0.5, 1.0]),
 )
-def test_the_kernel_is_a_double_sum_made_right_for_overlap(
-    places: list[int], span: int, seed: int
+def test_the_variance_is_right_on_average_for_blocks_that_overlap(
+    places: list[int], span: int, correction: float
 ) -> None:
+    """By brute force: covariances of the blocks' common share, and what the estimator expects."""
     rows = np.array(sorted(places))
-    count = len(rows)
-    residuals = np.random.default_rng(seed).normal(size=count)
-    distance = np.abs(rows[:, None] - rows)
-    covered = np.ptp(rows) * count / (count - 1)
-    weights = np.clip(1.0 - distance / max(2 * span, covered / count), 0.0, None)
-    correlations = np.clip(1.0 - distance / span, 0.0, None)
-    centring = np.eye(count) - 1.0 / count
-    expected = np.trace(weights @ centring @ correlations @ centring)
+    covariance = np.clip(1.0 - np.abs(rows[:, None] - rows) / span, 0.0, None)
+    cosines = Cosines.of(rows, span, correction)
 
-    error = Bartlett(rows, span).standard_error(residuals)
+    overlapping = float(np.trace(cosines.waves @ covariance @ cosines.waves.T))
+    independent = float(np.square(cosines.waves).sum())
 
-    variance = residuals @ weights @ residuals * correlations.sum() / expected
-    assert float(error) == pytest.approx(math.sqrt(max(variance, 0.0)), rel=1e-6)
+    # Each against the variance of the sum. What is corrected in part lies between the two.
+    ratios = overlapping / float(covariance.sum()), independent / len(rows)
+    assert ratios[0] ** correction * ratios[1] ** (1.0 - correction) == pytest.approx(1.0)
+    assert ratios[0] < 1.0 + 1e-9 < ratios[1] + 1e-6
 
 
-def test_critical_values_are_those_of_kiefer_and_vogelsang() -> None:
-    """1.96 where spans are many, 4.813 where the bandwidth is all rows (their table 1)."""
-    rows = np.arange(0, 2000, 100)
+def test_critical_values_are_those_of_student() -> None:
+    assert pytest.approx(scipy.special.stdtrit(np.arange(1, 20), 0.975), abs=5e-4) == STUDENT
 
-    assert Bartlett(np.arange(0, 2_000_000, 1), 1).critical == pytest.approx(1.96, abs=1e-4)
-    assert Bartlett(rows, 500).critical == pytest.approx(3.4821, abs=1e-3)
-    assert Bartlett(rows, 1000).critical == pytest.approx(4.8130, abs=1e-3)
-    assert Bartlett(rows, 5000).critical == pytest.approx(4.8130, abs=1e-3)
+
+def test_there_are_as_many_cosines_as_the_overlap_allows() -> None:
+    """All of them where blocks are far apart, few where a split is a few spans long."""
+    rows = np.arange(0, 2800, 140)
+
+    kept = [len(Cosines.of(rows, span, 1.0).waves) for span in (140, 300, 500, 800, 2000)]
+
+    assert kept[0] == 19
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-2:] == [3, 2]
 
 
 @pytest.mark.parametrize(("starts", "horizon"), SETS)
@@ -154,7 +159,7 @@ def test_far_windows_have_the_classical_standard_error() -> None:
 
     assert result.standard_error == pytest.approx(float(values.std(ddof=1)) / math.sqrt(20))
     student = 2.093  # 97.5 % of Student's t with 19 degrees of freedom
-    assert result.half_width / result.standard_error == pytest.approx(student, abs=0.02)
+    assert result.half_width / result.standard_error == pytest.approx(student)
 
 
 def test_blocks_of_unequal_size_add_no_noise() -> None:
@@ -303,5 +308,26 @@ def test_intervals_cover_and_equal_settings_are_not_told_apart(horizon: int) -> 
     for quantity, truth in ((mse, 1.0), (acceptance, float(np.mean(acceptance.estimates)))):
         assert 0.93 - slack < quantity.covered(truth) < 0.97 + slack
         assert quantity.share_clear < 0.07 + slack
-    # Two standard errors, as printed before, cover less.
-    assert mse.covered_by_two(1.0) < mse.covered(1.0)
+
+
+@pytest.mark.parametrize("horizon", [96, 336, 720])
+@pytest.mark.parametrize("deciding", [0, 96, 672])
+def test_acceptance_is_covered_whatever_part_of_the_context_decides(
+    horizon: int, deciding: int
+) -> None:
+    """Values of windows are means of noise over the last `deciding` rows; 0: of their own."""
+    context, rng = 672, np.random.default_rng(0)
+    starts = np.linspace(0, 2880 - horizon, 256).round().astype(np.int64)
+    blocks = split(starts, context, horizon, np.zeros(256), np.ones((256, 2)))
+    noise = np.arange(starts[-1] + context)
+    ends = (starts + context)[:, None]
+    shares = np.eye(256) if deciding == 0 else (noise >= ends - deciding) & (noise < ends)
+    shares = np.array([part.mean(axis=0) for part in np.array_split(shares, 20)])
+
+    values = rng.normal(size=(20_000, 20)) @ np.linalg.cholesky(shares @ shares.T).T
+    errors = (values * blocks.windows).sum(axis=1) / 256
+    cosines = ACCEPTANCE.cosines(blocks)
+    residuals = (values - errors[:, None]) * blocks.windows / 256
+    covered = np.abs(errors) < cosines.critical * cosines.standard_error(residuals)
+
+    assert 0.93 < covered.mean() < 0.97
