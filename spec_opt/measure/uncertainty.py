@@ -34,7 +34,7 @@ FEWEST_BLOCKS: Final = 4
 """With fewer windows there is no interval."""
 FEWEST_COSINES: Final = 2
 """With one, intervals would be three times as wide."""
-LARGEST_LOSS: Final = (1.5, 2.0)
+LARGEST_LOSS: Final = (1.6, 2.0)
 """Of variance, as a factor: with more than three cosines; with three, where one less costs most."""
 STUDENT: Final = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -63,6 +63,19 @@ class Interval:
         return self.estimate + self.half_width
 
 
+def wilson(rate: float, half_width: float) -> float:
+    """From a rate to the farther end of its interval by Wilson (1927).
+
+    It allows for the variance of a rate p, which falls as p (1 - p) towards 0 and 1: a rate that
+    came out too far there has too small a standard error.
+    """
+    spread = rate * (1.0 - rate)
+    if half_width == 0.0 or spread <= 0.0:
+        return half_width
+    ratio = half_width**2 / spread
+    return (abs(rate - 0.5) * ratio + math.sqrt(half_width**2 + ratio**2 / 4.0)) / (1.0 + ratio)
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A result as a ratio of sums over blocks."""
@@ -74,6 +87,8 @@ class Quantity:
     correction: float
     """For the overlap of these rows, as a power: 1 where it makes windows err together, ½ where it
     may do so."""
+    reach: Callable[[float, float], float]
+    """Half width of the interval of a result, from that of a difference."""
 
     def residuals(self, blocks: Sequence[Blocks]) -> Floats:
         """Each block's share in the error of the result, for n settings: [n, blocks]."""
@@ -85,7 +100,9 @@ class Quantity:
         return shares
 
     def cosines(self, blocks: Blocks) -> "Cosines":
-        return Cosines.of(np.array(blocks.rows), self.span(blocks) + blocks.width, self.correction)
+        rows = np.array(blocks.rows)
+        widths = np.minimum(np.gradient(rows), blocks.width)
+        return Cosines.of(rows, self.span(blocks) + widths, self.correction)
 
 
 MSE: Final = Quantity(
@@ -93,12 +110,14 @@ MSE: Final = Quantity(
     denominators=lambda blocks: blocks.windows,
     span=lambda blocks: blocks.horizon,
     correction=1.0,
+    reach=lambda mse, half_width: half_width,
 )
 ACCEPTANCE: Final = Quantity(
     numerators=lambda blocks: blocks.accepted,
     denominators=lambda blocks: blocks.tested,
     span=lambda blocks: blocks.context,
     correction=0.5,
+    reach=wilson,
 )
 
 
@@ -110,12 +129,13 @@ class Cosines:
     """[ν, n], scaled so that squared sums over residuals add up to the variance."""
 
     @classmethod
-    def of(cls, rows: NDArray[np.int64], span: int, correction: float) -> "Cosines":
-        """For blocks at `rows` [n], each decided by `span` rows of the series."""
+    def of(cls, rows: NDArray[np.int64], spans: Floats, correction: float) -> "Cosines":
+        """For blocks at `rows` [n], each decided by `spans` [n] rows of the series."""
         count, number = len(rows), np.arange(1, len(rows))
         phases = np.pi * (np.arange(count) + 0.5) / count
         waves = math.sqrt(2.0 / count) * np.cos(number[:, None] * phases)
-        correlations = np.maximum(1.0 - np.abs(rows[:, None] - rows) / span, 0.0)
+        distances, spanned = np.abs(rows[:, None] - rows), (spans[:, None] + spans) / 2.0
+        correlations = np.maximum(1.0 - distances / spanned, 0.0)
         variances = np.cumsum(((waves @ correlations) * waves).sum(axis=1)) / number
         losses = correlations.sum() / count / variances
         small = losses <= np.where(number > 3, *LARGEST_LOSS)
@@ -177,7 +197,9 @@ def interval(quantity: Quantity, blocks: Blocks) -> Interval | None:
     """A setting's result with its 95 % interval; None for fewer than `FEWEST_BLOCKS` windows."""
     if len(blocks.rows) < FEWEST_BLOCKS:
         return None
-    return _interval(quantity, blocks, _estimate(quantity, blocks), quantity.residuals([blocks])[0])
+    estimate = _estimate(quantity, blocks)
+    found = _interval(quantity, blocks, estimate, quantity.residuals([blocks])[0])
+    return replace(found, half_width=quantity.reach(estimate, found.half_width))
 
 
 def difference(quantity: Quantity, one: Blocks, other: Blocks) -> Interval | None:

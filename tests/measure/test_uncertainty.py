@@ -26,6 +26,7 @@ from spec_opt.measure.uncertainty import (
     draft_against_target,
     interval,
     split,
+    wilson,
 )
 
 Starts = NDArray[np.int64]
@@ -74,7 +75,7 @@ def test_the_variance_is_right_on_average_for_blocks_that_overlap(
     """By brute force: covariances of the blocks' common share, and what the estimator expects."""
     rows = np.array(sorted(places))
     covariance = np.clip(1.0 - np.abs(rows[:, None] - rows) / span, 0.0, None)
-    cosines = Cosines.of(rows, span, correction)
+    cosines = Cosines.of(rows, np.full(len(rows), span), correction)
 
     overlapping = float(np.trace(cosines.waves @ covariance @ cosines.waves.T))
     independent = float(np.square(cosines.waves).sum())
@@ -89,11 +90,22 @@ def test_critical_values_are_those_of_student() -> None:
     assert pytest.approx(scipy.special.stdtrit(np.arange(1, 20), 0.975), abs=5e-4) == STUDENT
 
 
+def test_a_rate_reaches_to_the_farther_end_of_wilsons_interval() -> None:
+    """100 independent proposals: a known answer (Agresti and Coull 1998, z = 1.96)."""
+    z, n = 1.96, 100
+
+    for rate in (0.5, 0.2, 0.98):
+        low, high = np.roots([1 + z * z / n, -(2 * rate + z * z / n), rate * rate])[::-1]
+        half_width = z * math.sqrt(rate * (1 - rate) / n)
+        assert wilson(rate, half_width) == pytest.approx(max(rate - low, high - rate))
+    assert wilson(1.0, 0.0) == 0.0
+
+
 def test_there_are_as_many_cosines_as_the_overlap_allows() -> None:
     """All of them where blocks are far apart, few where a split is a few spans long."""
     rows = np.arange(0, 2800, 140)
 
-    kept = [len(Cosines.of(rows, span, 1.0).waves) for span in (140, 300, 500, 800, 2000)]
+    kept = [len(Cosines.of(rows, np.full(20, s), 1.0).waves) for s in (140, 300, 500, 800, 2000)]
 
     assert kept[0] == 19
     assert kept == sorted(kept, reverse=True)
