@@ -1,7 +1,7 @@
 """How often 95 % intervals hold what they estimate, and how often equal settings look different.
 
     python -m benchmarks.coverage                        # some minutes on one core
-    python -m benchmarks.coverage --replicates 2500      # the committed table
+    python -m benchmarks.coverage --replicates 2000      # the committed table
 
 Each replicate is a split as long as ETTh1's (2880 rows, after a context of 672), or half as long,
 on which two settings of equal quality are measured as a trial is: windows, blocks, intervals.
@@ -44,7 +44,7 @@ PATCH: Final = 96
 K: Final = 3
 OWN: Final = 0.3
 """Deviation of what a setting does not share with the other, against what it does."""
-AT_ONCE: Final = 100
+AT_ONCE: Final = 20
 """Replicates in memory."""
 
 
