@@ -34,7 +34,7 @@ FEWEST_BLOCKS: Final = 4
 """With fewer windows there is no interval."""
 FEWEST_COSINES: Final = 2
 """With one, intervals would be three times as wide."""
-LARGEST_LOSS: Final = (1.6, 2.0)
+LARGEST_LOSS: Final = (1.35, 2.0)
 """Of variance, as a factor: with more than three cosines; with three, where one less costs most."""
 STUDENT: Final = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
