@@ -38,6 +38,7 @@ from spec_opt.measure.uncertainty import (
 )
 
 Starts = NDArray[np.int64]
+Deciding = Literal["context", "last patch", "dice"]
 
 CONTEXT: Final = 672
 PATCH: Final = 96
@@ -57,7 +58,7 @@ class Scenario:
     """Evenly spaced; None for every row."""
     memory: float = 0.0
     channels: int = 7
-    decided_by: Literal["context", "last patch", "dice"] = "context"
+    decided_by: Deciding = "context"
     rows: int = 2880
 
     @property
@@ -189,8 +190,9 @@ def _cells(found: Coverage, truth: float) -> list[str]:
 
 
 def scenarios() -> Iterator[Scenario]:
+    rows_decide: tuple[Deciding, ...] = ("context", "last patch")
     for horizon in (96, 336, 720):
-        for decided_by, memory in itertools.product(("context", "last patch"), (0.0, 0.9, 0.98)):
+        for decided_by, memory in itertools.product(rows_decide, (0.0, 0.9, 0.98)):
             yield Scenario(horizon, 256, memory, decided_by=decided_by)
         yield Scenario(horizon, 256, 0.98, decided_by="dice")
         yield Scenario(horizon, None, 0.98)
