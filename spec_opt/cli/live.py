@@ -144,7 +144,8 @@ def _pace(now: StudyProgress) -> list[str]:
     if now.trials_per_minute is not None:
         parts.append(pace(now.trials_per_minute))
     if now.seconds_left is not None and not now.is_done:
-        parts.append(f"about {duration(now.seconds_left)} left")
+        left = f"about {duration(now.seconds_left)}" if now.seconds_left >= 1 else "less than 1 s"
+        parts.append(f"{left} left")
     return parts
 
 

@@ -60,7 +60,7 @@ def _describe(problem: ErrorDetails, table: type[BaseModel]) -> str:
     if isinstance(value, dict) and kind == "value_error":
         # Keys of a table contradict each other: the message names them and their values.
         return f"{key}: {message}" if key else message
-    return f"{key} = {_as_written(value)}: {message}"
+    return f"{key} = {as_written(value)}: {message}"
 
 
 def brief(text: str) -> str:
@@ -77,7 +77,7 @@ def _short(bound: Any) -> str:
     return f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 
-def _as_written(value: Any) -> str:
+def as_written(value: Any) -> str:
     """A value as a study file would have it, more or less, and shortened."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -54,7 +54,7 @@ class ModelConfig(Table):
 
     checkpoint: Annotated[Path, PlainSerializer(readable, str, when_used="json")] | None = None
     activation: Literal["relu", "gelu"] = "relu"
-    """Also needed with a checkpoint of OpenLTM or STRIDE, which does not record it."""
+    """Also of a checkpoint of OpenLTM or STRIDE, which does not record it; not of others."""
     factory: Factory | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
@@ -85,6 +85,8 @@ class ModelConfig(Table):
     def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialise(self)
         _, keys = self._origin()
+        if self.checkpoint is not None:  # a default would be taken for given when read again
+            keys -= {"activation"} - self.model_fields_set
         return {key: value for key, value in document.items() if key in keys}
 
 

@@ -102,32 +102,43 @@ def save_model(model: OwnModel, path: Path, provenance: Provenance) -> None:
         raise CheckpointError(f"cannot write the model: {error}") from error
 
 
-def load_model(path: str | Path, *, activation: Activation = "relu") -> MovableForecaster:
+def load_model(path: str | Path, *, activation: Activation | None = None) -> MovableForecaster:
     """A model from a file of our own or another checkpoint, in float32 on the CPU.
 
     Args:
         path: the file, or a folder that holds one; its content decides how it is read, not its
             name.
-        activation: of an OpenLTM or STRIDE checkpoint, which does not record it. Our own files do.
+        activation: of an OpenLTM or STRIDE checkpoint, which does not record it; "relu" if absent.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that does not fit its network:
             the message names the tensor, the shape that was expected and the one that was found.
+            Or another activation than the model has.
     """
     with _naming(path):
         file = _weights_of(Path(path))
         tensors, metadata = _read(file)
+        model: MovableForecaster
         if "spec_opt_format" in metadata:
-            return _own_model(tensors, metadata)
-        return load_published(tensors, file, activation)
+            model = _own_model(tensors, metadata)
+        else:
+            model = load_published(tensors, file, activation or "relu")
+        own = model.config.activation if isinstance(model, FrozenTimerXL) else None
+        if activation not in (None, own):
+            why = f"its file says {own!r}" if own else f"{_kind_of(model)} does not have this key"
+            raise CheckpointError(f"activation = {activation!r}: {why}: leave it out")
+        return model
 
 
-def load_timer_xl(path: str | Path, *, activation: Activation = "relu") -> FrozenTimerXL:
+def _kind_of(model: MovableForecaster) -> str:
+    return f"a {getattr(model, 'description', type(model).__name__)} model"
+
+
+def load_timer_xl(path: str | Path, *, activation: Activation | None = None) -> FrozenTimerXL:
     """As `load_model`; a model that is no Timer-XL is an error too."""
     model = load_model(path, activation=activation)
     if not isinstance(model, FrozenTimerXL):
-        what = getattr(model, "description", type(model).__name__)
-        raise CheckpointError(f"{path}: it holds a {what} model, not a Timer-XL")
+        raise CheckpointError(f"{path}: it holds {_kind_of(model)}, not a Timer-XL")
     return model
 
 

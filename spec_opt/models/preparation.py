@@ -91,7 +91,8 @@ def with_draft(
 def _given(config: ModelConfig, role: str) -> tuple[MovableForecaster, Source] | None:
     """The model that the user has; None if it is to be made."""
     if config.checkpoint is not None:
-        return load_model(config.checkpoint, activation=config.activation), config.checkpoint
+        activation = config.activation if "activation" in config.model_fields_set else None
+        return load_model(config.checkpoint, activation=activation), config.checkpoint
     if config.factory is not None:
         return model_from(config.factory, config.options, role), config.factory
     return None

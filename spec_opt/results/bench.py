@@ -33,7 +33,7 @@ from spec_opt.results.verdict import (
     verdict_of,
     worth_timing,
 )
-from spec_opt.results.wording import percent, setting_cells
+from spec_opt.results.wording import percent, plural, setting_cells
 from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import update_attribute
 
@@ -116,8 +116,9 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
     blocks.append(
         Text(
             f"{bench.study}: rule {bench.rule}, {first.context} context, {bench.precision}, on "
-            f"{bench.device} ({bench.threads} threads); medians of {len(first.speculative)} runs, "
-            "per batch; low and high are the slowest and the fastest run, pred. is the prediction"
+            f"{bench.device} ({plural(bench.threads, 'thread')}); medians of "
+            f"{len(first.speculative)} runs, per batch; low and high are the slowest and the "
+            "fastest run, pred. is the prediction"
         )
     )
     blocks.append(Table(_COLUMNS, [_cells(row) for row in bench.rows]))
@@ -209,7 +210,7 @@ def bench_study(
     fitting = sorted({min(size, count) for size in sizes})
     if setting is not None:
         return _bench_setting(objective, setting, fitting, repeats, reference)
-    table.check_fingerprints(objective.fingerprints)
+    table.check_fingerprints(objective.fingerprints, config)
     return _bench_points(store, objective, points, fitting, repeats, None, reference)
 
 
@@ -244,7 +245,7 @@ def bench_schedule(
             f"`spec-opt recommend {reference}` says what comes closest"
         )
     objective = StudyObjective.prepare(config)
-    table.check_fingerprints(objective.fingerprints)
+    table.check_fingerprints(objective.fingerprints, config)
     count = len(objective.evaluator.workload.windows)
     fitting = {min(size, count) for size in batch_sizes or (config.decoding.batch_size,)}
     costs = _learn_costs(store, objective, table, fitting | {*doublings(max(fitting))}, None)

@@ -21,13 +21,14 @@ from spec_opt.results.judgement import Judgement
 from spec_opt.results.recommend import Recommendation, bounds_of, limits_of, recommend_all
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.verdict import ErrorRatio, draft_error_ratio, error_ratio, limit_of
-from spec_opt.results.wording import percent, relative, setting_cells, with_error
+from spec_opt.results.wording import allowed, percent, relative, setting_cells, with_error
 from spec_opt.study.store import Store
 from spec_opt.study.study import update_attribute
 
 BETWEEN_SPLITS = (
     "± is over windows within a split: what sets splits apart, such as a season, is not in it."
 )
+NOT_SPEED = "What is judged is MSE and acceptance; `spec-opt bench` measures the speed."
 
 ROUNDING = 1e-5
 """Relative difference allowed in a replayed MSE: devices and batch sizes round differently."""
@@ -125,7 +126,7 @@ def confirm_study(
     found = objective.fingerprints
     if table.fingerprints is not None and split != data.split:  # other windows, another fingerprint
         found = replace(found, data=table.fingerprints.data)
-    table.check_fingerprints(found)
+    table.check_fingerprints(found, objective.config)
     splits = (data.split, split)
 
     def measure(point: Point) -> Measurement:
@@ -205,9 +206,7 @@ def _judgement(scenario: str, split: str, error: ErrorRatio, limit: float) -> Ju
     if outcome != "confirmed":
         width = None if error.high is None else 100 * (error.high - error.value)
         noise = f", by these windows ±{width:.1f}%" if width and outcome == "not settled" else ""
-        why = (
-            f"MSE {relative(error.value, 1.0)} the target's{noise}, limit {100 * limit - 100:.3g}%"
-        )
+        why = f"MSE {relative(error.value, 1.0)} the target's{noise}, {allowed(limit)}"
     return Judgement(
         scenario, split, None, outcome, why, error.value, error.low, error.high, limit, None
     )
@@ -245,7 +244,7 @@ def confirmation_text(confirmation: Confirmation, width: int | None = None) -> s
         f"{again}: {levels}."
     )
     if not confirmation.is_replay:
-        remarks = f"{remarks} {BETWEEN_SPLITS}"
+        remarks = f"{remarks} {BETWEEN_SPLITS} {NOT_SPEED}"
     blocks.append(Text(remarks))
     return as_text(blocks, width)
 

@@ -22,6 +22,14 @@ from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import percent, plural, precise
 from spec_opt.study.hypervolume import gains, hypervolume
 
+LEAST_ACCEPTANCE = 0.01
+LEAST_MSE_SHARE = 0.01
+"""Of the target's MSE. Smaller differences do not matter, however certain they are."""
+WHAT_MATTERS = (
+    "a difference matters if its 95 % interval leaves 0 out and it is at least "
+    f"{100 * LEAST_ACCEPTANCE:g} percentage point of acceptance or {100 * LEAST_MSE_SHARE:g} % of "
+    "the target's MSE"
+)
 MOST_DRAFTS = 12
 """Drawn and listed; the ones with the largest hypervolume."""
 COLUMNS = (
@@ -35,8 +43,8 @@ class Change:
     """How a quantity differs from the study file as written, at the same settings."""
 
     mean: float
-    clear: int
-    """Settings at which the 95 % interval of the difference leaves 0 out."""
+    mattering: int
+    """Settings at which the difference matters, as in `WHAT_MATTERS`."""
     settings: int
 
 
@@ -57,9 +65,11 @@ class DraftResult:
         return str(self.variant) or "as the study file has it"
 
     @property
-    def is_clear(self) -> bool:
-        """Whether it differs by more than noise at some setting."""
-        return any(change is not None and change.clear for change in (self.acceptance, self.mse))
+    def matters(self) -> bool:
+        """Whether it makes a difference that matters at some setting."""
+        return any(
+            change is not None and change.mattering for change in (self.acceptance, self.mse)
+        )
 
 
 def drafts_of(table: StudyTable) -> tuple[DraftResult, ...]:
@@ -70,13 +80,19 @@ def drafts_of(table: StudyTable) -> tuple[DraftResult, ...]:
     if len(groups) < 2:
         return ()
     first = AS_WRITTEN if AS_WRITTEN in groups else next(iter(groups))
+    least_mse = LEAST_MSE_SHARE * (table.target_mse or 0.0)
+
+    def change(quantity: Quantity, variant: Variant, least: float) -> Change | None:
+        pair = groups[variant], groups[first]
+        return None if variant == first else _change(quantity, *pair, least)
+
     found = [
         DraftResult(
             variant=variant,
             points=tuple(points),
             hypervolume=_hypervolume(table, points),
-            acceptance=None if variant == first else _change(ACCEPTANCE, points, groups[first]),
-            mse=None if variant == first else _change(MSE, points, groups[first]),
+            acceptance=change(ACCEPTANCE, variant, LEAST_ACCEPTANCE),
+            mse=change(MSE, variant, least_mse),
         )
         for variant, points in groups.items()
     ]
@@ -91,7 +107,9 @@ def _hypervolume(table: StudyTable, points: Sequence[Point]) -> float | None:
     return hypervolume(gains(values, table.target_mse))
 
 
-def _change(quantity: Quantity, points: Sequence[Point], others: Sequence[Point]) -> Change | None:
+def _change(
+    quantity: Quantity, points: Sequence[Point], others: Sequence[Point], least: float
+) -> Change | None:
     of_setting = {point.setting: point for point in others}
     found = []
     for point in points:
@@ -101,8 +119,8 @@ def _change(quantity: Quantity, points: Sequence[Point], others: Sequence[Point]
     known = [interval for interval in found if interval is not None]
     if not known:
         return None
-    clear = sum(abs(interval.estimate) > interval.half_width for interval in known)
-    return Change(math.fsum(i.estimate for i in known) / len(known), clear, len(known))
+    mattering = sum(abs(i.estimate) > i.half_width and abs(i.estimate) >= least for i in known)
+    return Change(math.fsum(i.estimate for i in known) / len(known), mattering, len(known))
 
 
 def what_moves_the_front(drafts: Sequence[DraftResult]) -> str:
@@ -111,28 +129,30 @@ def what_moves_the_front(drafts: Sequence[DraftResult]) -> str:
         return ""
     first, *others = drafts
     own = first.hypervolume or 0.0
-    clear = [draft for draft in others if draft.is_clear]
-    if not clear:
+    mattering = [draft for draft in others if draft.matters]
+    if not mattering:
         return (
-            f"None of {plural(len(others), 'other draft')} differs from the study file's by more "
-            "than the noise of these windows, at any setting."
+            f"None of {plural(len(others), 'other draft')} makes a difference that matters, at "
+            f"any setting ({WHAT_MATTERS})."
         )
-    most = max(clear, key=lambda draft: abs((draft.hypervolume or 0.0) - own))
+    most = max(mattering, key=lambda draft: abs((draft.hypervolume or 0.0) - own))
     volume = most.hypervolume or 0.0
     direction = "outwards" if volume > own else "inwards"
     text = (
         f"The front moves most with {most.name}, {direction}: hypervolume {volume:.4f} instead of "
         f"{own:.4f}."
+        if f"{volume:.4f}" != f"{own:.4f}"
+        else f"No draft moves the front; {most.name} comes closest."
     )
     if most.acceptance is not None and most.mse is not None:
         text += (
             f" At the same settings its acceptance differs by {100 * most.acceptance.mean:+.1f} "
-            f"percentage points on average and its MSE by {most.mse.mean:+.4f}; by the 95 % "
-            f"interval, clearly so at {most.acceptance.clear} and {most.mse.clear} of "
+            f"percentage points on average and its MSE by {most.mse.mean:+.4f}; that matters at "
+            f"{most.acceptance.mattering} and {most.mse.mattering} of "
             f"{plural(most.mse.settings, 'setting')}."
         )
-    still = [draft.name for draft in others if not draft.is_clear]
-    return f"{text} Within the noise: {', '.join(still)}." if still else text
+    still = [draft.name for draft in others if not draft.matters]
+    return f"{text} No difference that matters: {', '.join(still)}." if still else text
 
 
 def draft_blocks(table: StudyTable) -> list[Block]:
@@ -141,8 +161,8 @@ def draft_blocks(table: StudyTable) -> list[Block]:
     if not drafts:
         return []
     note = (
-        "Same settings: the mean difference from the first row, and at how many settings the 95 % "
-        "interval of the difference leaves 0 out. The hypervolume is of each draft's own front."
+        "Same settings: the mean difference from the first row, and at how many settings it "
+        f"matters; {WHAT_MATTERS}. The hypervolume is of each draft's own front."
     )
     rows = [_row(draft) for draft in drafts[:MOST_DRAFTS]]
     return [Text(what_moves_the_front(drafts)), Text(note, "note"), Table(COLUMNS, rows)]
@@ -165,7 +185,7 @@ def _row(draft: DraftResult) -> tuple[str, ...]:
 def _shown(change: Change | None, factor: float, style: str) -> str:
     if change is None:
         return "–"
-    return f"{factor * change.mean:{style}}, clear at {change.clear} of {change.settings}"
+    return f"{factor * change.mean:{style}}, matters at {change.mattering} of {change.settings}"
 
 
 def fronts_by_draft(table: StudyTable) -> go.Figure | None:

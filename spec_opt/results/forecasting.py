@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spec_opt.config.study_file import DataConfig, RecommendConfig, Setting, StudyConfig
 from spec_opt.config.user_code import naming_factories
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 
     from spec_opt.data.reader import Series
     from spec_opt.data.windows import Dataset, Scaler
+    from spec_opt.models.forecaster import MovableForecaster
     from spec_opt.models.preparation import Models
+
+Way = Decision | Literal["linear_alone"]
+Alone = Literal["target", "draft", "linear"]
+ALONE: Final[dict[Alone, Way]] = {
+    "target": "target_alone", "draft": "draft_alone", "linear": "linear_alone",
+}  # fmt: skip
+"""The models that can forecast alone; the linear one is fitted to the study's series."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How to forecast, and why."""
 
-    decision: Decision
-    """speculate, draft_alone or target_alone."""
+    decision: Way
+    """speculate, draft_alone, target_alone or linear_alone."""
     setting: Setting | None
     """To speculate with."""
     trial: int | None
@@ -43,7 +51,8 @@ class Plan:
 
     def __str__(self) -> str:
         if self.setting is None:
-            return f"forecasting with the {self.decision.replace('_', ' ')}: {self.reason}"
+            model = self.decision.replace("linear", "linear_model").replace("_", " ")
+            return f"forecasting with the {model}: {self.reason}"
         return f"speculating with {f'{self.setting} {self.variant}'.rstrip()}: {self.reason}"
 
 
@@ -100,15 +109,19 @@ def plan_of(
     reference: str,
     trial: int | None = None,
     scenario: Scenario | None = None,
+    alone: Alone | None = None,
 ) -> Plan:
     """How to forecast: as asked, else as the verdict says, else with the balanced recommendation.
 
     Args:
         reference: the study as it was named, for commands to paste.
+        alone: a model to forecast with, without speculation.
 
     Raises:
         StudyError: there is no such trial, none that meets the scenario, or none at all.
     """
+    if alone is not None:
+        return Plan(ALONE[alone], None, None, f"--with {alone}")
     if trial is not None:
         return Plan.speculate(table.point(trial))
     if scenario is not None:
@@ -122,16 +135,19 @@ def plan_of(
         )
     verdict = verdict_of(table, thresholds, reference)
     if verdict.decision in ("draft_alone", "target_alone"):
-        why = "that is the study's verdict; --scenario or --trial speculates"
+        why = "this is the study's verdict; --scenario or --trial speculates"
         return Plan(verdict.decision, None, None, why)
     if verdict.trial is not None:
-        why = f"that is the study's verdict, trial {verdict.trial}"
+        why = f"this is the study's verdict, trial {verdict.trial}"
         return Plan.speculate(table.point(verdict.trial), why)
     chosen = closing_choice(recommend_all(table, thresholds))
     if chosen is None or chosen.point is None:
         why = "no trial meets any of the scenarios; --trial speculates"
         return Plan("target_alone", None, None, why)
-    why = f"{chosen.scenario}, trial {chosen.trial}; whether it pays is not settled"
+    why = (
+        f"the {chosen.scenario} recommendation, trial {chosen.trial}, as the verdict is not "
+        "settled; --with target does without speculation"
+    )
     return Plan.speculate(chosen.point, why)
 
 
@@ -176,18 +192,30 @@ def forecast_study(
         config = config.with_variant(plan.variant)
         models = with_draft(config, dataset, models.target, models.target_path)
     scaler, remarks = _scaler(dataset, series)
-    pair = {
-        "speculate": (models.target, models.draft),
-        "target_alone": (models.target, None),
-        "draft_alone": (models.draft, None),
-    }
+    pair = _pair(plan, config, dataset, models)
     decoding = config.decoding.model_dump()
     options = {"context_mode": decoding.pop("context"), "windows": [window], **decoding}
     context = standardised(series, scaler)[window:].numpy()
     with naming_factories(config.target.factory, config.draft.factory):
-        answer = forecast(*pair[plan.decision], context, plan.setting, points, **options)
+        answer = forecast(*pair, context, plan.setting, points, **options)
     frame = _frame(series, scaler.restore(answer))
     return Forecast(config.name, plan, series.label, window, frame, remarks)
+
+
+def _pair(
+    plan: Plan, config: StudyConfig, dataset: Dataset, models: Models
+) -> tuple[MovableForecaster, MovableForecaster | None]:
+    """What forecasts, and the draft that proposes to it."""
+    from spec_opt.models.linear import fit_to_series
+
+    match plan.decision:
+        case "speculate":
+            return models.target, models.draft
+        case "draft_alone":
+            return models.draft, None
+        case "linear_alone":
+            return fit_to_series(dataset, config.data.context, models.target.patch), None
+    return models.target, None
 
 
 def _read(path: Path, dataset: Dataset, data: DataConfig) -> Series:
@@ -243,7 +271,7 @@ def _check(table: StudyTable, config: StudyConfig, models: Models) -> None:
     before = None if table.config is None else decoding_fingerprint(table.config.decoding)
     if before not in (None, decoding_fingerprint(config.decoding)):
         found = replace(found, decoding="")
-    table.check_fingerprints(found)
+    table.check_fingerprints(found, config)
 
 
 def _frame(series: Series, values: Any) -> pd.DataFrame:

@@ -382,7 +382,7 @@ def _shortfall(table: StudyTable, bounds: Bounds) -> str:
     parts = [f"No trial has {bounds.text}."]
     if table.target_mse is not None and bounds.max_mse < table.target_mse:
         parts.append(
-            f"The limit lies below the target's own MSE ({table.target_mse:.4f}), which "
+            f"That limit on the MSE lies below the target's own ({table.target_mse:.4f}), which "
             "speculation can hardly better: raise it."
         )
     reaching = [p for p in table.points if bounds.reaches(p)]
@@ -392,13 +392,13 @@ def _shortfall(table: StudyTable, bounds: Bounds) -> str:
         over = best.result.mse - bounds.max_mse
         parts.append(
             f"The lowest MSE{' with enough acceptance' if reaching else ''} is {described(best)}, "
-            f"which is {over:.4f} ({100 * over / bounds.max_mse:.1f}%) over the limit."
+            f"which is {over:.4f} ({100 * over / bounds.max_mse:.1f}%) over the limit on the MSE."
         )
     if accurate or not reaching:
         best = min(accurate or table.points, key=by_acceptance)
         missing = 100 * (bounds.min_acceptance - best.result.acceptance_rate)
         parts.append(
-            f"The highest acceptance{' within the MSE limit' if accurate else ''} is "
+            f"The highest acceptance{' within the limit on the MSE' if accurate else ''} is "
             f"{described(best)}, which is {missing:.1f} percentage points short."
         )
     return " ".join(parts)

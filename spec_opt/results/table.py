@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
@@ -39,6 +39,7 @@ from spec_opt.results.stored import (
 )
 from spec_opt.study.constraints import is_feasible
 from spec_opt.study.ending import Ending
+from spec_opt.study.fingerprints import difference
 from spec_opt.study.reading import (
     Keys,
     add_attributes,
@@ -263,17 +264,18 @@ class StudyTable(BaseModel):
             "lists them"
         )
 
-    def check_fingerprints(self, found: Fingerprints) -> None:
-        """Raise unless the study was measured with these models, data and decoding.
+    def check_fingerprints(self, found: Fingerprints, config: StudyConfig) -> None:
+        """Raise unless the study was measured with what `config` gives now.
 
         Raises:
-            StudyError: it was measured with others.
+            StudyError: it was measured with other models, data or decoding.
         """
-        if self.fingerprints not in (None, found):
-            raise StudyError(
-                f"study {self.name}: was measured with other models, data or decoding than the "
-                "study file gives now"
-            )
+        if self.fingerprints is None:
+            return
+        made = (self.fingerprints, self.config or config), (found, config)
+        made_with = ((asdict(prints), of.model_dump(mode="json")) for prints, of in made)
+        if differs := difference(*made_with):
+            raise StudyError(f"study {self.name}: {differs}; change that back")
 
     @property
     def bench_device(self) -> str | None:

@@ -20,7 +20,7 @@ from spec_opt.measure.uncertainty import difference_to_target
 from spec_opt.results.recommend import best_of_scenarios, bounds_of, limits_of
 from spec_opt.results.speedup import CHEAPER, Speedup, disturbance
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
-from spec_opt.results.wording import linear_alone, relative
+from spec_opt.results.wording import allowed, linear_alone, relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
 
@@ -157,7 +157,7 @@ def verdict_of(
     settings = [_candidate(table, point) for point in points.values()]
     verdict = judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
     verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
-    finding = linear_alone(table.baseline, table.equivalence_margin)
+    finding = linear_alone(table.baseline, table.equivalence_margin, reference)
     reason = verdict.reason + _contradiction(table, verdict) + (f" {finding}" if finding else "")
     return replace(verdict, reason=reason, linear=linear_error_ratio(table.baseline))
 
@@ -330,8 +330,8 @@ def _speculate(chosen: Candidate, limit: float) -> Verdict:
         chosen.trial,
         chosen.best,
         chosen.error,
-        f"Speculate with {chosen.label}: {_times(chosen.best)}, MSE {chosen.error} (limit "
-        f"{100 * limit - 100:.3g}%).{_elsewhere(chosen)}",
+        f"Speculate with {chosen.label}: {_times(chosen.best)}, MSE {chosen.error} "
+        f"({allowed(limit)}).{_elsewhere(chosen)}",
     )
 
 
@@ -397,7 +397,7 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
         )
     return (
         f"the MSE of {name} is {error}, ±{100 * (error.high - error.value):.1f}% by these "
-        f"windows, and the limit is {100 * limit - 100:.3g}%{scatter}; more windows settle it "
+        f"windows, {allowed(limit)}{scatter}; more windows settle it "
         "(data.max_windows, data.window_stride; if all are used, data.splits)"
     )
 

@@ -34,6 +34,14 @@ def relative(mse: float, reference: float) -> str:
     return f"{abs(change):.1f}% {'above' if change > 0 else 'below'}"
 
 
+def allowed(limit: float) -> str:
+    """The highest MSE over the target's, to follow a text such as `8.0% above the target's`."""
+    excess = 100 * limit - 100
+    return (
+        f"at most {excess:.3g}% allowed" if excess >= 0 else f"at least {-excess:.3g}% below asked"
+    )
+
+
 def described(point: Point) -> str:
     """A trial with its setting and both objectives."""
     return f"trial {point.number} ({point.label}): {outcome(point)}"
@@ -133,7 +141,7 @@ _COMPARED: Mapping[Comparison, str] = {
 }
 
 
-def linear_alone(baseline: Baseline | None, margin: float) -> str | None:
+def linear_alone(baseline: Baseline | None, margin: float, reference: str) -> str | None:
     """That a linear model forecasts as well as the target; None if it does not, or is not known.
 
     One with a higher MSE counts only if that is surely within the margin.
@@ -146,7 +154,11 @@ def linear_alone(baseline: Baseline | None, margin: float) -> str | None:
     if comparison == "worse" or (is_open and mse > baseline.target_mse):
         return None
     against = _against(baseline, mse, half_width)
-    end = "more windows would settle it" if is_open else "it needs neither target nor draft"
+    end = (
+        "more windows would settle it"
+        if is_open
+        else f"it needs neither target nor draft (`spec-opt forecast {reference} --with linear`)"
+    )
     return f"A linear model alone is {_COMPARED[comparison]} ({against}): {end}."
 
 

@@ -4,7 +4,7 @@ from spec_opt.results.document import Section, Table
 
 WORDS = {
     "acceptance rate": "share of judged proposals that were accepted, over all windows",
-    "bias": "factor on the acceptance probability; 1 is as the rule has it, larger is more lenient",
+    "bias": "factor on the acceptance probability; 1 changes nothing, larger accepts more",
     "clear, tie": "a result on the front is clear if no other trial could be at least as good in "
     "both objectives, by the 95 % interval of the difference; a tie if another could",
     "draft": "the small model that proposes",

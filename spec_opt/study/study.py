@@ -31,6 +31,7 @@ from spec_opt.study.agenda import enqueue_rest, reconcile, withdraw
 from spec_opt.study.constraints import hold_against
 from spec_opt.study.database import insert_into
 from spec_opt.study.ending import note, read_ending
+from spec_opt.study.fingerprints import difference
 from spec_opt.study.samplers import make_sampler
 from spec_opt.study.space import distributions
 from spec_opt.study.store import (
@@ -144,7 +145,9 @@ def open_study(
         study_id = find_or_create(connection, config.name, objectives, attributes)
         stored = attributes_of(connection, study_user_attributes, study_id)
         _check(connection, config, study_id, stored)
-        _check_fingerprints(config.name, asdict(fingerprints), stored["fingerprints"])
+        made_with = ((of["fingerprints"], of["config"]) for of in (stored, attributes))
+        if differs := difference(*made_with):
+            raise _misfit(config.name, differs, "change that back, ")
         ending = read_ending(stored)
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
@@ -355,19 +358,9 @@ def _check(
         )
 
 
-def _check_fingerprints(name: str, asked: Mapping[str, str], stored: Mapping[str, str]) -> None:
-    """Raise unless new trials can be compared with those that the study holds."""
-    if changed := [key for key, value in asked.items() if stored.get(key) != value]:
-        raise _misfit(
-            name,
-            f"was measured with another {', '.join(changed)} than this study file gives, so its "
-            "trials cannot be compared with new ones",
-        )
-
-
-def _misfit(name: str, problem: str) -> StudyError:
+def _misfit(name: str, problem: str, remedy: str = "") -> StudyError:
     return StudyError(
-        f"study {name}: {problem}; give the study another name, or use another --storage"
+        f"study {name}: {problem}; {remedy}give the study another name, or use another --storage"
     )
 
 

@@ -145,7 +145,7 @@ DATABASES: Sequence[Case] = [
         "which holds x",
         command=STATUS,
     ),
-    database("other data", attribute("fingerprints", OTHER_PRINTS), "measured with another"),
+    database("other data", attribute("fingerprints", OTHER_PRINTS), "measured with another target"),
     database(
         "no baseline",
         changed("DELETE FROM study_user_attributes WHERE key = 'baseline'"),

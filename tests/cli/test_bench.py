@@ -228,7 +228,7 @@ def test_a_study_measured_otherwise(folder: Path, capfd: pytest.CaptureFixture[s
     assert main(["run", "tiny.toml"]) == 0
     (folder / "tiny.toml").write_text(UNTIMED + "seed = 1\n", encoding="utf-8")
     assert main(["bench", "tiny.toml", "--trial", "0"]) == 2
-    assert "measured with other models, data or decoding" in capfd.readouterr().err
+    assert "measured with another decoding (decoding.seed was 0, now 1)" in capfd.readouterr().err
 
 
 def test_a_batch_that_does_not_fit_is_left_out(

@@ -410,7 +410,7 @@ def rewritten(path: Path, **changes: str) -> Path:
 def test_our_own_files(own: Path) -> None:
     torch.manual_seed(0)
     config = TimerXLConfig(8, 16, 2, 64, 2, dropout=0.2, activation="gelu", stochastic=True)
-    original, loaded = FrozenTimerXL(TimerXL(config)), load_timer_xl(own, activation="relu")
+    original, loaded = FrozenTimerXL(TimerXL(config)), load_timer_xl(own)
     assert loaded.config == config
     assert loaded.fingerprint == original.fingerprint
     assert not loaded.network.training
@@ -422,6 +422,8 @@ def test_our_own_files(own: Path) -> None:
     assert kept["best_epoch"] == 2
     assert kept["validation_losses"] == [0.5, 0.4, 0.45]
     assert os.listdir(own.parent) == [own.name]
+    with pytest.raises(CheckpointError, match="activation = 'relu': its file says 'gelu': leave"):
+        load_timer_xl(own, activation="relu")
 
 
 def test_import_and_save(reference_dir: Path, tmp_path: Path) -> None:

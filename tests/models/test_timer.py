@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import spec_opt
+from spec_opt.config.models import TargetConfig
 from spec_opt.errors import CheckpointError, ConfigError, InputError
 from spec_opt.models.checkpoint import load_model, load_timer_xl
 from spec_opt.models.conformance import check_model
@@ -155,6 +156,15 @@ def test_a_torch_file_and_a_wrapped_one(model: UnivariateForecaster, tmp_path: P
     torch.save(wrapped, folder / "weights.pth")
     assert loaded(folder).fingerprint == model.fingerprint
     assert loaded(folder / "weights.pth").fingerprint == model.fingerprint
+
+
+def test_an_activation_that_it_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = timer_folder(tmp_path / "timer", heads=HEADS)
+    given = TargetConfig(checkpoint=path, activation="gelu")
+    with pytest.raises(CheckpointError, match="activation = 'gelu': a Timer 16/2/24/2 model does"):
+        load_model(path, activation=given.activation)
+    assert "activation" not in TargetConfig(checkpoint=path).model_dump()
+    assert TargetConfig(**given.model_dump()).model_fields_set == {"checkpoint", "activation"}
 
 
 def test_the_published_width_needs_no_config(tmp_path: Path) -> None:

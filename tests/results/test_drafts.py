@@ -1,11 +1,13 @@
 """The drafts of a study, compared at the same settings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spec_opt.config.study_file import Setting
+from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.results.drafts import drafts_of, fronts_by_draft, what_moves_the_front
 from spec_opt.results.report import write_report
 from spec_opt.results.table import StudyTable, read_table
@@ -44,16 +46,34 @@ def test_the_draft_that_moves_the_front_is_named() -> None:
     clear = others[0].acceptance
     assert clear is not None
     assert clear.mean == pytest.approx(0.2, abs=0.02)
-    assert (clear.clear, clear.settings) == (3, 3)
+    assert (clear.mattering, clear.settings) == (3, 3)
     text = what_moves_the_front(drafts_of(table))
     assert text.startswith("The front moves most with teacher_noise=1, outwards: hypervolume ")
-    assert "Within the noise: " in text
-    assert "teacher_noise=3" in text.split("Within the noise: ")[1]
+    assert "teacher_noise=3" in text.split("No difference that matters: ")[1]
 
 
 def test_what_is_within_the_noise_moves_nothing() -> None:
     text = what_moves_the_front(drafts_of(table_of(n3=0.0)))
-    assert text.startswith("None of 1 other draft differs")
+    assert text.startswith("None of 1 other draft makes a difference that matters")
+
+
+def test_a_certain_difference_that_is_tiny_does_not_matter() -> None:
+    table = table_of(n1=0.0)
+    points = []
+    for point in table.points:
+        blocks = point.result.blocks
+        if point.variant != AS_WRITTEN:  # every block a trace worse: no noise in the difference
+            other = points[len(points) - len(SETTINGS)].result.blocks
+            assert other is not None
+            blocks = replace(other, mse=tuple(mse + 1e-5 for mse in other.mse))
+        points.append(replace(point, result=replace(point.result, blocks=blocks)))
+    first, draft = drafts_of(
+        StudyTable(name="tiny", trials=tuple(points), config=None, baseline=table.baseline)
+    )
+    assert draft.mse is not None
+    assert draft.mse.mean == pytest.approx(1e-5)
+    assert (draft.mse.mattering, draft.mse.settings) == (0, 3)
+    assert "makes a difference that matters" in what_moves_the_front((first, draft))
 
 
 def test_the_report_draws_the_fronts_over_each_other(tmp_path: Path) -> None:

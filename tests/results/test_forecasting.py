@@ -68,7 +68,9 @@ def written(folder: Path, frame: pd.DataFrame, name: str = "input.csv") -> Path:
 def test_it_is_the_decoders_forecast_of_a_window(plant: Path, rule: str) -> None:
     """Its number is the row where the context begins, as in the study."""
     study = config(plant, rule)
-    workload = StudyObjective.prepare(study).evaluator.workload
+    objective = StudyObjective.prepare(study)
+    workload = objective.evaluator.workload
+    linear = replace(_by_means(workload), target=objective.fit_linear())
     index = torch.tensor([17])
     start = int(workload.windows.starts[index])
     scaler = load_dataset(study.data).scaler
@@ -76,6 +78,7 @@ def test_it_is_the_decoders_forecast_of_a_window(plant: Path, rule: str) -> None
         (SPECULATE, workload.speculatively(index, SETTING).forecast),
         (Plan("target_alone", None, None, ""), _by_means(workload).target_only(index, SETTING)),
         (Plan("draft_alone", None, None, ""), workload.draft_only(index)),
+        (Plan("linear_alone", None, None, ""), linear.target_only(index, SETTING)),
     ):
         known = written(plant.parent, PLANT[: start + CONTEXT])
         found = forecast_study(study, UNMEASURED, plan, known)
@@ -194,13 +197,16 @@ def test_the_balanced_recommendation() -> None:
     plan = plan_of(table_of(), LIMITS, "x.toml")
     assert (plan.decision, plan.trial) == ("speculate", 1)
     assert str(plan) == (
-        "speculating with sigma=0.3 bias=1 k=2: balanced, trial 1; whether it pays is not settled"
+        "speculating with sigma=0.3 bias=1 k=2: the balanced recommendation, trial 1, as the "
+        "verdict is not settled; --with target does without speculation"
     )
 
 
 def test_a_trial_or_a_scenario_that_is_asked_for() -> None:
     assert plan_of(table_of(), LIMITS, "x.toml", trial=0).setting == Setting(sigma=0.1, bias=1, k=2)
     assert plan_of(table_of(), LIMITS, "x.toml", scenario="quality").trial == 1
+    plan = plan_of(read_table(studies.failing_study()), LIMITS, "x.toml", alone="linear")
+    assert str(plan) == "forecasting with the linear model alone: --with linear"
     with pytest.raises(StudyError, match="no completed trial 9"):
         plan_of(table_of(), LIMITS, "x.toml", trial=9)
     with pytest.raises(StudyError, match=r"balanced: .*highest acceptance"):
@@ -212,7 +218,7 @@ def test_the_verdict_is_followed() -> None:
     faster = (timed(0, 0.6), timed(1, 0.6), timed(None, 9.0))
     plan = plan_of(table_of(*faster, baseline=good), LIMITS, "x.toml")
     assert (plan.decision, plan.setting) == ("draft_alone", None)
-    assert str(plan).startswith("forecasting with the draft alone: that is the study's verdict")
+    assert str(plan).startswith("forecasting with the draft alone: this is the study's verdict")
 
 
 def test_nothing_to_go_by() -> None:
@@ -260,6 +266,11 @@ def test_the_command(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = forecast_study(config(plant), UNMEASURED, SPECULATE)
     assert shown.out.encode() == expected.written("csv")
 
+    assert main(["forecast", "plant.toml", "--with", "linear", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "spec-opt: forecasting with the linear model alone: --with linear\n"
+    assert json.loads(shown.out)["decision"] == "linear_alone"
+
     assert main(["forecast", "plant.toml", "--trial", "0", "--horizon", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["setting"] == SETTING.model_dump()
@@ -279,7 +290,7 @@ def test_the_command(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--input", str(holes)], "1 hour is missing between"),
         (["--input", "absent.csv"], "absent.csv: cannot be read"),
         (["--trial", "7"], "it has no completed trial 7"),
-        (["--trial", "0", "--scenario", "speed"], "--trial and --scenario exclude each other"),
+        (["--trial", "0", "--with", "draft"], "--trial, --scenario and --with exclude each other"),
         (["-o", "."], "it is a folder"),
     ):
         assert main(["forecast", "plant.toml", *arguments]) == 2
@@ -289,4 +300,4 @@ def test_the_command(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forecast", "plant.toml", "--trial", "0", "--input", str(holes)]) == 0
     study.write_text(STUDY.replace("seed = 3", "seed = 4"))
     assert main(["forecast", "plant.toml"]) == 2
-    assert "was measured with other models, data or decoding" in capsys.readouterr().err
+    assert "with another decoding (decoding.seed was 3, now 4); change" in capsys.readouterr().err

@@ -36,7 +36,8 @@ def table_of(mse: float | None, half_width: float | None = None) -> StudyTable:
             0.42,
             0.01,
             "A linear model alone is more accurate than the target (MSE 0.4200 against 0.4404, "
-            "difference -0.0204 ±0.0100): it needs neither target nor draft.",
+            "difference -0.0204 ±0.0100): it needs neither target nor draft (`spec-opt "
+            "forecast given --with linear`).",
         ),
         (0.441, 0.002, "A linear model alone is as accurate as the target (MSE 0.4410 against"),
         (0.42, 0.05, "A linear model alone is not distinguishable from the target in accuracy"),

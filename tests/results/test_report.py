@@ -157,11 +157,11 @@ def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
 
 def test_what_confirm_found_is_shown(tmp_path: Path) -> None:
     study = studies.grid_study()
-    why = "MSE 5.8% above the target's, limit 5%"
+    why = "MSE 5.8% above the target's, at most 5% allowed"
     judgement = Judgement("quality", "test", 3, "not confirmed", why, 1.058, 1.02, 1.09, 1.05, 0.7)
     study.set_user_attr("judgements", [asdict(judgement)])
     report_of(study, tmp_path)
-    line = "quality, test split: not confirmed: MSE 5.8% above the target's, limit 5%"
+    line = "quality, test split: not confirmed: MSE 5.8% above the target's, at most 5% allowed"
     assert f"- {line}" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert escape(line) in (tmp_path / "report.html").read_text(encoding="utf-8")
 

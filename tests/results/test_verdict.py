@@ -126,7 +126,7 @@ def test_what_is_known_of_speculation_is_said_though_the_draft_is_in_doubt() -> 
     assert reason.startswith(
         "Don't speculate here: 0.93x at best. Whether the draft alone will do is not known: the "
         "MSE of the draft alone is 2.0% above the target's, ±12.0% by these windows, "
-        "and the limit is 5%"
+        "at most 5% allowed"
     )
 
 
@@ -231,8 +231,10 @@ def test_imported_results_have_no_target_to_compare_with() -> None:
 def test_a_confirmation_that_failed_is_said() -> None:
     table = benched(of(0, 1.6, 1.5, 1.7), of(None, 9.0, 8.0, 9.5))
     failed = Judgement(
-        "quality", "test", 0, "not confirmed", "MSE 5.8% above the target's, limit 5%",
+        "quality", "test", 0, "not confirmed", "MSE 5.8% above the target's, at most 5% allowed",
         1.058, None, None, 1.05, 0.9,
     )  # fmt: skip
     reason = verdict_of(table.model_copy(update={"judgements": (failed,)})).reason
-    assert reason.endswith("On test it is not confirmed: MSE 5.8% above the target's, limit 5%.")
+    assert reason.endswith(
+        "On test it is not confirmed: MSE 5.8% above the target's, at most 5% allowed."
+    )

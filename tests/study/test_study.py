@@ -97,9 +97,28 @@ def test_more_trials_may_be_asked_for(store: Store) -> None:
 def test_trials_that_cannot_be_compared_do_not_meet(field: str, store: Store) -> None:
     study = stand_in_study(store, **SMALL)
     other = replace(FINGERPRINTS, **{field: "another"})
-    with pytest.raises(StudyError, match=f"another {field} .* another name"):
+    message = rf"other \w+ \(no key of \[{field}\] differs, .* another name"
+    with pytest.raises(StudyError, match=message):
         open_study(store, study.config, other, BASELINE, {})
     assert sum(points(study).values()) == 4
+
+
+def test_the_keys_that_keep_trials_apart_are_named(store: Store) -> None:
+    study = stand_in_study(store, **SMALL)
+    data = study.config.data.model_copy(update={"horizon": 7, "max_windows": 5})
+    decoding = study.config.decoding.model_copy(update={"seed": 3, "batch_size": 2})
+    edited = study.config.model_copy(update={"data": data, "decoding": decoding})
+    other = replace(FINGERPRINTS, data="another", decoding="another")
+    with pytest.raises(StudyError) as refused:
+        open_study(store, edited, other, BASELINE, {})
+    horizon = study.config.data.horizon
+    assert str(refused.value) == (
+        "study stand-in: was measured with other data and another decoding (data.horizon was "
+        f"{horizon}, now 7; data.max_windows was not set, now 5; decoding.seed was 0, now 3); "
+        "change that back, give the study another name, or use another --storage"
+    )
+    with pytest.raises(StudyError, match=r"\(data.horizon was .*\); change that back$"):
+        table_of(store, study.config).check_fingerprints(other, edited)
 
 
 @pytest.mark.parametrize(
