@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self
 
 from tqdm import tqdm
 
-from spec_opt.config.paths import DEFAULT_STORAGE, STORAGE_VARIABLE
+from spec_opt.config.paths import ANOTHER_STORE, DEFAULT_STORAGE, STORAGE_VARIABLE
 from spec_opt.config.study_file import StudyConfig, read_study, shipped_studies, study_path
 from spec_opt.config.toml import toml_of
 from spec_opt.errors import ConfigError, InputError, SpecOptError, StudyError, WorkError
@@ -112,7 +112,8 @@ def find_settings(reference: str, url: str) -> StudyConfig:
     raise ConfigError(
         f"{reference}: no such study file; a path, or one of those that ship: "
         f"{', '.join(shipped_studies())}"
-        + (f"; or one in the store: {', '.join(stored)}" if stored else "")
+        f"; or one in the store {parse_url(url).place}, which holds {', '.join(stored) or 'none'}; "
+        f"{ANOTHER_STORE}"
     )
 
 

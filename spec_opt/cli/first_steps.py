@@ -21,6 +21,7 @@ from spec_opt.cli.common import (
     study_command,
 )
 from spec_opt.cli.completion import STUDY
+from spec_opt.config.paths import ANOTHER_STORE
 from spec_opt.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -94,18 +95,18 @@ def list_(url: str, as_json: bool) -> None:
     from spec_opt.study.catalogue import stored_studies
     from spec_opt.study.database import parse_url
 
-    where, stored = parse_url(url).masked, stored_studies(url)
+    where, stored = parse_url(url), stored_studies(url)
     shipped = [(name, read_study(name)) for name in shipped_studies()]
     if as_json:
         studies = [{"study": name, "name": config.name} for name, config in shipped]
-        show({"storage": where, "studies": stored, "shipped": studies})
+        show({"storage": where.masked, "studies": stored, "shipped": studies})
         return
-    lines = [f"in the store {where}:"]
+    lines = [f"in the store {where.place}:"]
     lines += [
         f"  {study.name}: {study.complete} of {study.trials} trials complete"
         + ("" if study.has_settings else "; not run by spec-opt")
         for study in stored
-    ] or ["  none yet"]
+    ] or [f"  none yet; {ANOTHER_STORE}"]
     lines += ["that ship, to run or to copy with `spec-opt init NAME --from STUDY`:"]
     lines += [f"  {name}: {_outline(config)}" for name, config in shipped]
     show("\n".join(lines))

@@ -89,6 +89,7 @@ def run(
         show(study_document(table, thresholds, reference, storage=url, command=command))
     else:
         show(study_text(table, thresholds, reference, terminal_width()))
+    say(f"store: {opened.store.place}")
     say(report)
     if interrupted:
         say(KEPT)

@@ -6,6 +6,8 @@ from typing import Final
 DEFAULT_STORAGE: Final = "sqlite:///storage/spec_opt.db"
 STORAGE_VARIABLE: Final = "SPEC_OPT_STORAGE"
 """The environment variable that names another store."""
+ANOTHER_STORE: Final = f"--storage or {STORAGE_VARIABLE} names another"
+"""How to get at a study that is not in the store that was looked at."""
 COPY_VARIABLE: Final = "SPEC_OPT_COPY_TO"
 """The same for the store that `copy` writes to."""
 

@@ -58,11 +58,15 @@ def forecast(
             trained in: for those of a study the standardised ones. In a study L is `data.context`.
         setting: of the speculation; None: the target alone.
         horizon: points to forecast, H; need not be whole patches.
-        rule, context_mode, seed, device, precision, batch_size: as in `[decoding]` of a study file,
-            where `context_mode` is called `context`.
+        rule: as in `[decoding]` of a study file; so are all that follow but `windows`.
+        context_mode: called `context` there.
+        seed: of all random numbers.
         windows: a number for each of the B contexts, which keys its random numbers together with
             `seed` and the position in the forecast; 0, 1, … if absent. In a study it is the row of
             the series where the window's context begins.
+        device: "cpu", "cuda", "cuda:1"; "auto" is a GPU if there is one.
+        precision: of the models.
+        batch_size: contexts that are decoded together.
 
     Returns:
         [H, C] or [B, H, C], in the units, the type and on the device of `context`; in its precision

@@ -123,6 +123,13 @@ class StoreURL:
     access: Access = "write"
     """To that file; of a database on a server, whether it is written to or looked at."""
 
+    @property
+    def place(self) -> str:
+        """The URL to be shown, with the folder that a relative path is taken from."""
+        if self.path is None or self.path.is_absolute():
+            return self.masked
+        return f"{self.masked} (in {readable(os.path.realpath('.'))})"
+
     def failure(self, error: BaseException) -> StoreError:
         """What the driver or the system said, on one line, without passwords."""
         return store_error(self.masked, mask(str(error)))

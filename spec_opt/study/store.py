@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.orm import scoped_session, sessionmaker
 
+from spec_opt.config.paths import ANOTHER_STORE
 from spec_opt.errors import LastingStoreError, StoreError, StudyError
 from spec_opt.study.database import (
     BEGIN,
@@ -93,6 +94,7 @@ class Store:
     ) -> None:
         self.storage = storage
         self.masked_url = where.masked
+        self.place = where.place
         self._where = where
         self._patience_s = patience_s
         self._recovered_at: float | None = None
@@ -264,8 +266,7 @@ def open_store(url: str, *, create: bool = True, look: bool = False) -> Store:
             where = replace(where, access="look" if look and access == "write" else access)
         else:
             raise StudyError(
-                f"store {where.masked}: there is none yet; `spec-opt run` makes it, or give "
-                "--storage"
+                f"store {where.place}: there is none yet; `spec-opt run` makes it; {ANOTHER_STORE}"
             )
     elif look:
         where = replace(where, access="look")

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, func, insert, select
 
 import spec_opt
 from spec_opt.config.outgoing import mask
+from spec_opt.config.paths import ANOTHER_STORE
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.config.values import ObjectiveName
 from spec_opt.errors import StudyError
@@ -222,8 +223,8 @@ def load_study(store: Store, name: str) -> Study:
         if study_id is None:
             names = ", ".join(connection.execute(select(studies.c.study_name)).scalars())
             raise StudyError(
-                f"study {name}: not in store {store.masked_url}, which holds {names or 'none'}; "
-                "`spec-opt run` makes it"
+                f"study {name}: not in store {store.place}, which holds {names or 'none'}; "
+                f"`spec-opt run` makes it; {ANOTHER_STORE}"
             )
         return study_id, attributes_of(connection, study_user_attributes, study_id)
 

@@ -142,7 +142,9 @@ DATABASES: Sequence[Case] = [
     database(
         "a store without this study",
         changed("UPDATE studies SET study_name = 'x'"),
+        "(in /",
         "which holds x",
+        "--storage or SPEC_OPT_STORAGE names another",
         command=STATUS,
     ),
     database("other data", attribute("fingerprints", OTHER_PRINTS), "measured with another target"),

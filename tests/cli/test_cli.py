@@ -86,6 +86,7 @@ def test_run_to_the_front_and_again(capfd: pytest.CaptureFixture[str]) -> None:
     assert "train 700, validation 100, test 200 rows; 20 windows\n" in first.err
     assert "8 of 8 trials done" in first.err
     assert "report: reports/tiny/report.html" in first.err
+    assert f"store: sqlite:///storage/spec_opt.db (in {os.path.realpath('.')})" in first.err
 
     assert main(["run", "tiny.toml"]) == 0
     second = capfd.readouterr()

@@ -10,7 +10,7 @@ from spec_opt.config.study_file import Setting
 from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.results.drafts import drafts_of, fronts_by_draft, what_moves_the_front
 from spec_opt.results.report import write_report
-from spec_opt.results.table import StudyTable, read_table
+from spec_opt.results.table import Point, StudyTable, read_table
 from tests.results import studies
 
 SETTINGS = [Setting(sigma=sigma, bias=1.0, k=2) for sigma in (0.1, 0.2, 0.4)]
@@ -59,7 +59,7 @@ def test_what_is_within_the_noise_moves_nothing() -> None:
 
 def test_a_certain_difference_that_is_tiny_does_not_matter() -> None:
     table = table_of(n1=0.0)
-    points = []
+    points: list[Point] = []
     for point in table.points:
         blocks = point.result.blocks
         if point.variant != AS_WRITTEN:  # every block a trace worse: no noise in the difference
