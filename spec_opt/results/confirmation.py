@@ -28,7 +28,7 @@ from spec_opt.study.study import update_attribute
 BETWEEN_SPLITS = (
     "± is over windows within a split: what sets splits apart, such as a season, is not in it."
 )
-NOT_SPEED = "What is judged is MSE and acceptance; `spec-opt bench` measures the speed."
+NOT_SPEED = "The speed is not judged here: `spec-opt bench` measures it."
 
 ROUNDING = 1e-5
 """Relative difference allowed in a replayed MSE: devices and batch sizes round differently."""
@@ -253,7 +253,9 @@ def _sentence(confirmation: Confirmation, one: Judgement) -> str:
     name = one.scenario.replace("_", " ")
     settings = {c.point.number: c.point.setting for c in confirmation.settings}
     setting = settings.get(one.trial) if one.trial is not None else None
-    return f"{name}{f' ({setting})' if setting else ''}: {one}"
+    what = "MSE" if one.acceptance_rate is None else "MSE and acceptance"
+    found = f"{what} confirmed" if one.outcome == "confirmed" else one
+    return f"{name}{f' ({setting})' if setting else ''}: {found}"
 
 
 def _row(confirmation: Confirmation, one: Confirmed) -> tuple[str, ...]:

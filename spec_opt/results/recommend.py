@@ -382,7 +382,7 @@ def _shortfall(table: StudyTable, bounds: Bounds) -> str:
     parts = [f"No trial has {bounds.text}."]
     if table.target_mse is not None and bounds.max_mse < table.target_mse:
         parts.append(
-            f"That limit on the MSE lies below the target's own ({table.target_mse:.4f}), which "
+            f"That limit lies below the target's own MSE ({table.target_mse:.4f}), which "
             "speculation can hardly better: raise it."
         )
     reaching = [p for p in table.points if bounds.reaches(p)]

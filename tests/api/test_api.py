@@ -152,7 +152,7 @@ class TestReferences:
         assert find_settings("etth1-grid", study.storage) == read_study("etth1_grid")
 
     def test_a_name_that_nothing_has(self, study: spec_opt.TuningStudy) -> None:
-        with pytest.raises(ConfigError, match=r"quickstart; or one in the store: tiny$"):
+        with pytest.raises(ConfigError, match=r"quickstart; or one in .*, which holds tiny; --s"):
             find_settings("tinny", study.storage)
         with pytest.raises(ConfigError, match="no such study file"):
             find_settings("absent.toml", "postgresql://nobody@127.0.0.1:1/none")
