@@ -224,14 +224,17 @@ def interleave(
 ) -> list[tuple[float, ...]]:
     """Seconds of each of `runs`, taken in turns so that other load on the machine affects them all.
 
-    A first turn, which warms up, is not counted. With `seconds` there is none, and once they have
-    passed no further turn begins.
+    A first turn, which warms up, is not counted. With `seconds` there is none, and no further turn
+    begins once they have passed, or if it would not end in time and `LEAST_REPEATS` were taken.
     """
     watch, turns, began = Stopwatch(device), list[list[float]](), time.monotonic()
     uncounted = 1 if seconds is None else 0
     while len(turns) < repeats + uncounted:
-        if turns and seconds is not None and time.monotonic() - began > seconds:
-            break
+        if turns and seconds is not None:
+            taken = time.monotonic() - began
+            coming = taken / len(turns) if len(turns) >= LEAST_REPEATS else 0.0
+            if taken + coming > seconds:
+                break
         turns.append([watch.decode(run) for run in runs])
     return list(zip(*turns[uncounted:], strict=True))
 

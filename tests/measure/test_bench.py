@@ -1,5 +1,8 @@
 """The batches that a bench times."""
 
+import time
+
+import pytest
 import torch
 
 from spec_opt.measure.bench import _part_by_part, interleave, spaced_batches
@@ -24,6 +27,21 @@ def test_without_time_left_each_is_timed_once() -> None:
 
     assert calls == ["target", "draft"]
     assert [len(one) for one in times] == [1, 1]
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(9.0, 9), (3.5, 3), (2.5, 3), (0.5, 1)])
+def test_no_turn_begins_that_would_not_end_in_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, turns: int
+) -> None:
+    now = 0.0
+
+    def run() -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    (times,) = interleave([run], 9, torch.device("cpu"), seconds)
+    assert len(times) == turns
 
 
 def test_runs_warm_up_and_take_turns() -> None:
