@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Self
 
@@ -19,10 +18,11 @@ from rich.text import Text
 
 from spec_opt.cli.common import note, terminal_width
 from spec_opt.config.outgoing import outgoing, printable
+from spec_opt.config.study_file import SearchConfig
 from spec_opt.errors import SpecOptError
 from spec_opt.results import document
 from spec_opt.results.render import COLUMNS, cells
-from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, table_of
+from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, table_and_rows
 from spec_opt.results.verdict import Verdict
 from spec_opt.results.wording import (
     described,
@@ -55,6 +55,17 @@ class Snapshot:
     table: StudyTable
     verdict: Verdict | None = None
     """None while it only runs."""
+
+
+def look(study: Study, search: SearchConfig, watch: Watch | None = None) -> Snapshot:
+    """The study as it is in the store, counted against `search`; its trials are read once.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    stored = study.store.optuna_study(study.name)
+    table, rows = table_and_rows(study.store, stored, search, "front")
+    return Snapshot(progress(study, asked=search, watch=watch, rows=rows), table)
 
 
 def document_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -230,7 +241,6 @@ class LiveView:
         self.done = threading.Event()
         """Set once the study is done."""
         self.find = find
-        self._read: Callable[[], StudyTable]
         self._snapshot: Snapshot | None = None
         self._watch = Watch()
         self._leave = threading.Event()
@@ -277,8 +287,7 @@ class LiveView:
         try:
             if self.study is None:
                 self.study = self.find()
-                self._read = partial(table_of, self.study.store, self.study.config)
-            self._snapshot = Snapshot(progress(self.study, watch=self._watch), self._read())
+            self._snapshot = look(self.study, self.study.config.search, self._watch)
         except SpecOptError as error:
             if self.study is not None:  # wait for the store to come back, as the workers do
                 log.warning("%s", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,16 +156,14 @@ def train(config: StudyConfig, url: str, as_json: bool) -> None:
 def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
     """Show whether speculation pays, how far a study is, who works on it, the best so far."""
     from spec_opt.cli import live, service
-    from spec_opt.results.table import table_of
     from spec_opt.results.verdict import verdict_of
-    from spec_opt.study.progress import progress
 
     study = service.look(config, url)
     with study.store:
         if watch:  # Ctrl-C ends the watching, nothing else
             with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
                 view.done.wait()
-        table = table_of(study.store, config)
-        verdict = verdict_of(table, config.recommend, given_reference())
-        snapshot = live.Snapshot(progress(study, asked=config.search), table, verdict)
+        snapshot = live.look(study, config.search)
+    verdict = verdict_of(snapshot.table, config.recommend, given_reference())
+    snapshot = replace(snapshot, verdict=verdict)
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

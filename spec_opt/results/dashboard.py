@@ -33,7 +33,7 @@ from spec_opt.results.figures import PLOTS, figures
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import advice, banner, flags, heading_of
 from spec_opt.results.statistics import quiet_optuna
-from spec_opt.results.table import Point, StudyTable, stored_table
+from spec_opt.results.table import Point, StudyTable, table_and_rows
 from spec_opt.results.verdict import verdict_of
 from spec_opt.results.wording import levels_text, outcome, percent, relative
 from spec_opt.study.store import Store, open_store, study_system_attributes, trials
@@ -171,7 +171,8 @@ def publish(
         StudyError: it is not a study of spec-opt.
         StoreError: the store cannot be reached.
     """
-    made = contents(stored_table(store, study, detail="columns"), thresholds)
+    table, _ = table_and_rows(store, study, detail="columns")
+    made = contents(table, thresholds)
     store.transaction(lambda connection: write_contents(connection, study._study_id, made))
     return made
 

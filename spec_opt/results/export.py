@@ -96,7 +96,8 @@ def csv_of(frame: pd.DataFrame) -> bytes:
             ]
     for label, column in text.items():
         if column.dtype.kind == "O":  # texts, in whatever way pandas keeps them
-            text[str(label)] = column.map(_as_cell)
+            distinct = column.dropna().unique()
+            text[str(label)] = column.map({cell: _as_cell(cell) for cell in distinct})
     names = [str(_as_cell(name)) for name in text.columns]
     return text.to_csv(index=False, header=names, lineterminator="\n").encode()
 

@@ -38,7 +38,7 @@ from spec_opt.results.frame import frame_of
 from spec_opt.results.hypervolume_figure import hypervolume_over_trials
 from spec_opt.results.recommend import Recommendation
 from spec_opt.results.schedule_figure import speedup_by_batch_size
-from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front
+from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front, places_of
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import acceptance_text, mse_text, plural
 
@@ -83,26 +83,32 @@ def figures(
 
 
 def _frame(table: StudyTable) -> pd.DataFrame:
-    """The completed trials by number, with acceptance in percent, hover texts and groups."""
+    """The completed trials by number, with acceptance in percent, and groups."""
     numbers = [point.number for point in table.points]
-    frame = frame_of(table).set_index("number").loc[numbers]
-    measured = [table.measured_speedup(number) for number in numbers]
+    frame = frame_of(table, table.points).set_index("number")
+    measured = [s and s.speedup for s in map(table.measured_speedup, numbers)]
     acceptance, error = 100 * frame["acceptance_rate"], 100 * frame["acceptance_ci95"]
     return frame.assign(
         acceptance=acceptance,
         error_above=np.minimum(error, 100 - acceptance),
         error_below=np.minimum(error, acceptance),
-        measured=pd.Series([s and s.speedup for s in measured], numbers, dtype="float64"),
+        measured=pd.Series(measured, numbers, dtype="float64"),
         k=frame["k"].astype(int),
         ks=[f"k = {k}" if k < 8 else "k ≥ 8" for k in frame["k"]],
         sigmas=_binned(table.points, "sigma", MOST_LINES).rename_categories("sigma {}".format),
         sigma=_binned(table.points, "sigma"),
         bias=_binned(table.points, "bias"),
-        hover=[_hover(table, point) for point in table.points],
+        point=pd.Series(table.points, numbers, dtype="object"),
     )
 
 
-def _hover(table: StudyTable, point: Point) -> str:
+def _with_hovers(frame: pd.DataFrame) -> pd.DataFrame:
+    """With what each of these trials says when it is pointed at."""
+    pairs = zip(frame["point"], frame["measured"], strict=True)
+    return frame.assign(hover=[_hover(*pair) for pair in pairs])
+
+
+def _hover(point: Point, measured: float) -> str:
     """The setting first, then its results."""
     result, setting = point.result, point.setting
     lines = [
@@ -115,16 +121,16 @@ def _hover(table: StudyTable, point: Point) -> str:
         lines.append(f"{result.patches_per_round:.2f} patches per round")
     if result.predicted_speedup is not None:
         lines.append(f"predicted speedup {result.predicted_speedup:.2f}x")
-    if (measured := table.measured_speedup(point.number)) is not None:
-        lines.append(f"<b>measured {measured.speedup:.2f}x</b>")
+    if not math.isnan(measured):
+        lines.append(f"<b>measured {measured:.2f}x</b>")
     return "<br>".join(lines)
 
 
 def _binned(points: Sequence[Point], name: str, most: int = MOST_VALUES) -> pd.Categorical[str]:
     """Each point's value of a parameter as a label: of a range where there are many values."""
     bins = cut(points, name, most)
-    labels = [next(b.label for b in bins if b.holds(point)) for point in points]
-    return pd.Categorical(labels, [b.label for b in bins], ordered=True)
+    labels = pd.Index([b.label for b in bins])
+    return pd.Categorical.from_codes(places_of(points, bins), labels, ordered=True)
 
 
 def _lines(frame: pd.DataFrame, **options: Any) -> go.Figure:
@@ -156,13 +162,14 @@ def _merged(frame: pd.DataFrame, x: str) -> pd.DataFrame:
     ordered = frame.sort_values(["bias", "sigma", "k"], kind="stable")
     groups = ordered.groupby([place.loc[ordered.index] for place in places])
     count, distinct = groups["ks"].transform("size"), groups["ks"].transform("nunique")
-    also = "<br>and " + (count - 1).astype(str) + " with results like these"
-    merged = ordered.assign(
-        ks=ordered["ks"].where(distinct == 1, "several k"),
-        hover=ordered["hover"] + also.where(count > 1, ""),
-        count=("×" + count.astype(str)).where(count > 1, ""),
+    ordered = ordered.assign(ks=ordered["ks"].where(distinct == 1, "several k"), count=count)
+    merged = _with_hovers(ordered[~groups.cumcount().astype(bool)])
+    also = "<br>and {} with results like these".format
+    pairs = [*zip(merged["hover"], merged["count"], strict=True)]
+    return merged.assign(
+        hover=[hover + also(n - 1) if n > 1 else hover for hover, n in pairs],
+        count=[f"×{n}" if n > 1 else "" for _, n in pairs],
     )
-    return merged[~groups.cumcount().astype(bool)]
 
 
 def _place(values: pd.Series[float]) -> pd.Series[int]:
@@ -174,7 +181,8 @@ def _add(figure: go.Figure, name: str, frame: pd.DataFrame, x: str, **marker: An
     """A group of trials with a marker of its own; nothing for no trials."""
     if not frame.empty:
         figure.add_scatter(x=frame[x], y=frame["mse"], mode="markers", name=name, marker=marker)
-        figure.data[-1].update(hovertext=frame["hover"], hoverinfo="text")
+        hovers = frame if "hover" in frame else _with_hovers(frame)
+        figure.data[-1].update(hovertext=hovers["hover"], hoverinfo="text")
 
 
 def _draw_mse_axis(
@@ -398,9 +406,10 @@ def _k_effect(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
 def _shares_by_position(frame: pd.DataFrame) -> pd.DataFrame:
     """Tested and accepted proposals by sigma and position, pooled over bias and k."""
     counts = ["accepted_by_position", "tested_by_position"]
-    counted = frame[frame["tested_by_position"].notna()].explode(counts)
+    counted = frame.loc[frame["tested_by_position"].notna(), ["sigmas", *counts]].explode(counts)
+    counted = counted.astype(dict.fromkeys(counts, int))
     counted["position"] = counted.groupby(level=0).cumcount() + 1
-    pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum().astype(int)
+    pooled = counted.groupby(["sigmas", "position"], observed=True)[counts].sum()
     pooled = pooled.reset_index().set_axis(["sigmas", "position", "passed", "tested"], axis=1)
     hovers = [
         f"<b>{row.sigmas}, position {row.position}</b><br>{row.passed:,} of {row.tested:,} accepted"

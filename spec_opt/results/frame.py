@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.variants import Variant
-from spec_opt.results.table import Point, Result, StudyTable, TrialRow
+from spec_opt.results.table import Result, StudyTable, TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,28 +53,34 @@ def frame_of(table: StudyTable, rows: Sequence[TrialRow] | None = None) -> pd.Da
 
     shown = table.trials if rows is None else rows
     made = {variant: _made(table.config, variant) for variant in {row.variant for row in shown}}
-    frame = pd.DataFrame([_record(row, made) for row in shown], columns=list(COLUMNS))
-    return frame.astype(DTYPES)
+    parts: Mapping[type, Sequence[object]] = {
+        TrialRow: shown,
+        Setting: [row.setting for row in shown],
+        Variant: [made[row.variant] for row in shown],
+        Result: [row.result for row in shown],
+    }
+    columns = {
+        name: pd.Series(_values(records, name), dtype=DTYPES[name])
+        for kind, records in parts.items()
+        for name in get_type_hints(kind)
+        if name in DTYPES
+    }
+    return pd.DataFrame(columns, columns=list(COLUMNS))
 
 
-def _record(row: TrialRow, made: Mapping[Variant, Variant]) -> dict[str, Any]:
-    setting = {} if row.setting is None else dict(row.setting)
-    found = {"pareto": False} | _held(row) | setting | dict(made[row.variant])
-    return found if row.result is None else found | _held(row.result)
+def _values(records: Sequence[object], name: str) -> list[Any]:
+    """A field of each record; tuples as lists."""
+    blank = _BLANKS.get(name)
+    values: list[Any] = [blank if record is None else getattr(record, name) for record in records]
+    if name in LISTS:
+        return [value if value is None else list(value) for value in values]
+    return values
+
+
+_BLANKS = {"pareto": False, "feasible": True}
+"""Of trials without a result, in columns that know no missing value."""
 
 
 def _made(config: StudyConfig | None, variant: Variant) -> Variant:
     """A variant with the study file's own values."""
     return variant if config is None else config.with_variant(variant).written
-
-
-def _held(record: TrialRow | Result) -> dict[str, Any]:
-    """The fields of a record that are columns; tuples as lists."""
-    values = ((name, getattr(record, name)) for name in _FIELDS[type(record)])
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
-
-
-_FIELDS = {
-    kind: [field.name for field in fields(kind) if field.name in COLUMNS]
-    for kind in (TrialRow, Point, Result)
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from datetime import datetime
 
 import plotly.graph_objects as go
 
@@ -20,12 +20,15 @@ def hypervolume_over_trials(table: StudyTable) -> go.Figure | str:
     values = [_values(table, point) for point in points]
     volumes = course(gains(values, target))
     figure = empty()
-    trials = [*range(1, len(points) + 1)]
+    # The steps, and where the line ends.
+    rises = [i for i, volume in enumerate(volumes) if i == 0 or volume > volumes[i - 1]]
+    steps = dict.fromkeys((*rises, len(points) - 1))
+    x, y = [i + 1 for i in steps], [volumes[i] for i in steps]
     line = {"color": ACCENT, "width": 2, "shape": "hv"}
-    figure.add_scatter(x=trials, y=volumes, mode="lines", line=line, showlegend=False)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False)
     hovers = [
-        f"<b>after {count}: {volume:.4f}</b><br>trial {point.number}: {point.setting}"
-        for count, volume, point in zip(trials, volumes, points, strict=True)
+        f"<b>after {i + 1}: {volumes[i]:.4f}</b><br>trial {points[i].number}: {points[i].setting}"
+        for i in steps
     ]
     figure.data[-1].update(hovertext=hovers, hoverinfo="text")
     figure.update_xaxes(title_text="completed trials", rangemode="tozero")
@@ -35,8 +38,8 @@ def hypervolume_over_trials(table: StudyTable) -> go.Figure | str:
     return figure.update_layout(title_subtitle_text=f"{text} in the end")
 
 
-def _end(point: Point) -> tuple[float, int]:
-    return (math.inf if point.finished is None else point.finished.timestamp(), point.number)
+def _end(point: Point) -> tuple[datetime, int]:
+    return (point.finished or datetime.max, point.number)
 
 
 def _values(table: StudyTable, point: Point) -> list[float]:

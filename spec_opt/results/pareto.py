@@ -51,12 +51,22 @@ def pareto_mask(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def fastest_for_their_mse(
-    speeds: Sequence[Any], mse: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]
+    speeds: Sequence[Any], values: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Which trials no other one beats in both predicted speedup and MSE."""
+    """Which trials no other one beats in both predicted speedup and MSE.
+
+    Among equal speedups a higher acceptance is better.
+
+    Args:
+        values: acceptance rate, MSE and perhaps more of each: `[n, 2 or more]`.
+        fit: which of them count.
+    """
     numbers = [s if isinstance(s, float) else math.nan for s in speeds]
     speed = np.array(numbers, dtype=np.float64)
-    known = fit & np.isfinite(speed)
-    found = np.zeros(len(mse), dtype=np.bool_)
-    found[known] = pareto_mask(np.stack([-speed[known], mse[known]], axis=1))
+    known = np.flatnonzero(fit & np.isfinite(speed))
+    found = np.zeros(len(values), dtype=np.bool_)
+    if len(known):
+        first = np.stack([-speed[known], -values[known, 0]], axis=1)
+        _, rank = np.unique(first, axis=0, return_inverse=True)
+        found[known] = pareto_mask(np.stack([rank.reshape(-1), values[known, 1]], axis=1))
     return found

@@ -131,8 +131,10 @@ def recommend_all(
 def best_of_scenarios(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
     """The recommended trials, without the reasons."""
     limits = limits_of(table, thresholds)
-    found = (ranked(table, scenario, bounds_of(table, scenario, limits)) for scenario in SCENARIOS)
-    return [eligible[0] for eligible in found if eligible]
+    found = (
+        _eligible(table, scenario, bounds_of(table, scenario, limits)) for scenario in SCENARIOS
+    )
+    return [min(eligible, key=rank) for eligible, rank in found if eligible]
 
 
 def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation | None:
@@ -175,12 +177,19 @@ def recommend(
 
 def ranked(table: StudyTable, scenario: Scenario, bounds: Bounds) -> list[Point]:
     """The feasible trials that meet a scenario, the best first."""
+    found, rank = _eligible(table, scenario, bounds)
+    return sorted(found, key=rank)
+
+
+def _eligible(
+    table: StudyTable, scenario: Scenario, bounds: Bounds
+) -> tuple[list[Point], Callable[[Point], tuple[float, ...]]]:
+    """The feasible trials that meet a scenario, and the key that sorts the best first."""
     found = [p for p in table.points if p.result.feasible and bounds.hold(p)]
     if scenario == "speed":
         found = [p for p in found if p.result.acceptance_rate > 0]
-        by_speed = _by_speedup(table, found) if _speeds_are_known(table) else by_acceptance
-        return sorted(found, key=by_speed)
-    return sorted(found, key=by_mse if scenario == "quality" else give_up(bounds, found))
+        return found, _by_speedup(table, found) if _speeds_are_known(table) else by_acceptance
+    return found, by_mse if scenario == "quality" else give_up(bounds, found)
 
 
 def _speeds_are_known(table: StudyTable) -> bool:

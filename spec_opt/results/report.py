@@ -50,6 +50,7 @@ from spec_opt.results.wording import (
 )
 from spec_opt.results.words import words
 from spec_opt.study.database import parse_url
+from spec_opt.study.reading import without_collection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,7 @@ class Report:
     png_problem: str | None
 
 
+@without_collection()
 def write_report(
     table: StudyTable,
     folder: Path | None = None,
@@ -105,15 +107,15 @@ def write_report(
     folder = folder or Path("reports") / table.name
     limits = limits_of(table, thresholds)
     recommendations, verdict = recommend_all(table, limits), verdict_of(table, limits)
-    drawn = figures(table, recommendations)
-    parts = _parts(table, limits, recommendations, drawn, verdict)
+    drawn, found = figures(table, recommendations), result_blocks(table, limits)
+    parts = _parts(table, limits, recommendations, drawn, verdict, found)
     parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
     blocks: list[Block] = [
         Text(f"spec-opt report: {table.name}", "title"),
         banner(verdict, table),
         Text(_outline(table), "note"),
         Contents([*parts]),
-        *(Section([Text(title, "heading"), *found]) for title, found in parts.items()),
+        *(Section([Text(title, "heading"), *part]) for title, part in parts.items()),
         words(),
     ]
     results = results_frame(table)
@@ -121,7 +123,7 @@ def write_report(
         "report.html": page(f"{table.name}: spec-opt report", blocks).encode(),
         "results.csv": csv_of(results),
         "results.parquet": parquet_of(results),
-        "summary.md": summary(table, verdict, recommendations, limits).encode(),
+        "summary.md": summary(table, verdict, recommendations, found).encode(),
     }
     for name, content in contents.items():
         write_file(folder / name, content)
@@ -138,9 +140,13 @@ def summary(
     table: StudyTable,
     verdict: Verdict,
     recommendations: Sequence[Recommendation],
-    limits: RecommendConfig,
+    found: Sequence[Block],
 ) -> str:
-    """Markdown to paste: the verdict, the guide's closing lines, then what led to them."""
+    """Markdown to paste: the verdict, the guide's closing lines, then what led to them.
+
+    Args:
+        found: `result_blocks`.
+    """
     heading = Text(heading_of(verdict), "heading")
     blocks: list[Block] = [Text(table.name, "title"), banner(verdict, table), heading]
     best = closing_choice(recommendations)
@@ -154,7 +160,7 @@ def summary(
     blocks += _advice(table, recommendations, verdict)
     if drafts := draft_blocks(table):
         blocks += [Text("Drafts", "heading"), *drafts]
-    blocks += _results(table, limits)
+    blocks += found
     return f"{as_markdown(blocks)}\n"
 
 
@@ -183,6 +189,7 @@ def _parts(
     recommendations: Sequence[Recommendation],
     drawn: dict[str, go.Figure],
     verdict: Verdict,
+    results: Sequence[Block],
 ) -> dict[str, Sequence[Block]]:
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
@@ -203,7 +210,7 @@ def _parts(
             Section([k, position], "pair"),
             volume,
         ],
-        "Results": _results(table, limits),
+        "Results": results,
         "Failed trials": _failures(table),
     }
     return {heading: blocks for heading, blocks in parts.items() if blocks}
@@ -302,7 +309,7 @@ def _standing(member: statistics.FrontMember) -> str:
     return f"{member.standing} with {plural(len(others), 'other result')}{named}"
 
 
-def _results(table: StudyTable, limits: RecommendConfig) -> list[Block]:
+def result_blocks(table: StudyTable, limits: RecommendConfig) -> list[Block]:
     """How results are distributed, the best by three measures, and each value of a parameter."""
     spreads = [
         (name, *map(precise, astuple(spread)))
@@ -357,9 +364,10 @@ def _failures(table: StudyTable) -> list[Block]:
 
 def _origin(table: StudyTable, storage: str, command: str) -> Table:
     """What was measured where, and what it takes to make the report again."""
-    finished = [f"{row.finished:%Y-%m-%d %H:%M} UTC" for row in table.trials if row.finished]
+    finished = [row.finished for row in table.trials if row.finished]
+    ends = (f"{f(finished):%Y-%m-%d %H:%M} UTC" for f in (min, max) if finished)
     found = {
-        "measured": " to ".join(dict.fromkeys(f(finished) for f in (min, max) if finished)),
+        "measured": " to ".join(dict.fromkeys(ends)),
         "machine": _joined(row.worker and row.worker.rsplit(":", 1)[0] for row in table.trials),
         "device": _joined(row.device for row in table.trials),
         "costs learnt on": "; ".join(table.costs),

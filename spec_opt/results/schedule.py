@@ -30,6 +30,9 @@ from spec_opt.results.recommend import Scenario, bounds_on_results, limits_of
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.table import Point, StudyTable, by_acceptance
 
+MOST_OF_A_K = 20
+"""Trials of each k that a schedule considers in a large study."""
+
 Row = tuple[int, float | None, float | None, int, float]
 """Batch size, sigma, bias, k and speedup. For the target alone: no sigma, no bias, k 0, 1.0."""
 
@@ -135,6 +138,8 @@ def schedule_of(
     own = [p for p in table.points if p.variant == AS_WRITTEN]
     within = [p for p in own if p.result.feasible and bounds.hold(p)]
     counted = [p for p in within if p.result.tested_by_position and p.result.windows]
+    if not table.in_detail:
+        counted = _most_accepted(table, counted)
     measured = {s.batch_size for s in table.speedups if s.device == device and s.trial is not None}
     sizes = sorted({*_batch_sizes(learnt), *measured}) if counted else []
     forecasts = [_Forecast.of(p) for p in counted] if sizes else []
@@ -159,6 +164,21 @@ def schedule_of(
         learnt_at=tuple(sorted(timed)),
         unknown=None if best else why,
     )
+
+
+def _most_accepted(table: StudyTable, counted: Iterable[Point]) -> list[Point]:
+    """Of each k the trials that accept most, and what was timed: with one k, speed is acceptance.
+
+    To predict every trial at every batch size would take minutes in a large study.
+    """
+    found: list[Point] = []
+    by_k: dict[int, int] = {}
+    for point in sorted(counted, key=by_acceptance):
+        k = point.setting.k
+        by_k[k] = by_k.get(k, 0) + 1
+        if by_k[k] <= MOST_OF_A_K or table.measured_speedups(point.number):
+            found.append(point)
+    return found
 
 
 def doublings(most: int) -> list[int]:

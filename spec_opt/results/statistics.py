@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
@@ -64,7 +65,7 @@ class Spread:
     highest: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float] | npt.NDArray[np.float64]) -> Spread:
         """Of at least one value."""
         return cls(*(float(f(values)) for f in (np.min, np.median, np.mean, np.max)))
 
@@ -80,9 +81,6 @@ class Bin:
     @property
     def label(self) -> str:
         return f"{self.low:g}" if self.low == self.high else f"{self.low:.2g}–{self.high:.2g}"
-
-    def holds(self, point: Point) -> bool:
-        return bool(self.low <= vars(point.setting)[self.parameter] <= self.high)
 
 
 @dataclass(frozen=True)
@@ -156,21 +154,19 @@ def distinct(points: Sequence[Point]) -> list[list[Point]]:
 
 def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:
     """For each parameter and value: is it consistently good? Ranges where there are many values."""
-    bounds = bounds_of(table, "balanced", thresholds)
+    bounds, points = bounds_of(table, "balanced", thresholds), table.points
+    acceptance, mse = (np.array([getattr(p.result, name) for p in points]) for name in OBJECTIVES)
+    on_front = np.array([p.result.pareto for p in points])
+    balanced = np.array([bounds.hold(p) for p in points])
     found = []
-    for place in (b for parameter in PARAMETERS for b in cut(table.points, parameter)):
-        group = [p for p in table.points if place.holds(p)]
-        if group:
-            found.append(
-                ValueSummary(
-                    bin=place,
-                    trials=len(group),
-                    acceptance_rate=Spread.of([p.result.acceptance_rate for p in group]),
-                    mse=Spread.of([p.result.mse for p in group]),
-                    on_front=sum(p.result.pareto for p in group),
-                    balanced=sum(bounds.hold(p) for p in group),
-                )
-            )
+    for parameter in PARAMETERS:
+        bins = cut(points, parameter)
+        places = places_of(points, bins)
+        for index, place in enumerate(bins):
+            if (mine := places == index).any():
+                spreads = Spread.of(acceptance[mine]), Spread.of(mse[mine])
+                counts = (int(flags[mine].sum()) for flags in (on_front, balanced))
+                found.append(ValueSummary(place, int(mine.sum()), *spreads, *counts))
     return tuple(found)
 
 
@@ -188,3 +184,9 @@ def cut(points: Sequence[Point], parameter: str, most: int = MOST_VALUES) -> lis
     lows = [distinct[0], *edges[1:-1]]
     highs = [*(math.nextafter(edge, -math.inf) for edge in edges[1:-1]), distinct[-1]]
     return [Bin(parameter, low, high) for low, high in zip(lows, highs, strict=True)]
+
+
+def places_of(points: Sequence[Point], bins: Sequence[Bin]) -> npt.NDArray[np.intp]:
+    """Of each point, the index of the bin that holds its value."""
+    values = [getattr(point.setting, bin.parameter) for bin in bins[:1] for point in points]
+    return np.searchsorted([bin.low for bin in bins], values, side="right") - 1

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import Connection
 
@@ -26,30 +25,28 @@ from spec_opt.errors import StudyError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts
 from spec_opt.measure.measurement import Baseline, Blocks, Fingerprints
 from spec_opt.results.judgement import Judgement
-from spec_opt.results.pareto import fastest_for_their_mse, pareto_mask, without_rounding
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.stored import (
-    is_asked,
-    is_finite,
+    Completed,
     read_config,
     read_leniently,
     read_setting,
     signs_of,
     state_of,
 )
-from spec_opt.study.constraints import is_feasible
 from spec_opt.study.ending import Ending
 from spec_opt.study.fingerprints import difference
 from spec_opt.study.reading import (
     Keys,
+    StoredTrial,
     add_attributes,
     count_trials,
     read_trials,
     without_collection,
 )
 from spec_opt.study.store import CONSTRAINTS_KEY, Store, look_at_store
-from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, utc_times
-from spec_opt.study.trials import IMPORTED, LONG_KEYS, all_attributes
+from spec_opt.study.times import FINISHED_KEY, STARTED_KEY, utc_time
+from spec_opt.study.trials import IMPORTED, LONG_KEYS, Trial, all_attributes
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -160,7 +157,8 @@ class StudyTable(BaseModel):
 
     name: str
     trials: tuple[TrialRow, ...]
-    """By number; the completed ones are `Point`s."""
+    """By number; the completed ones are `Point`s. Of a large study only those that were asked for:
+    see `Detail`."""
     config: StudyConfig | None
     baseline: Baseline | None = None
     fingerprints: Fingerprints | None = None
@@ -284,10 +282,9 @@ class StudyTable(BaseModel):
 
     def measured_speedups(self, number: int | None) -> tuple[Speedup, ...]:
         """Those of a trial, or of the draft alone (None), on the device benched last."""
+        device = self.bench_device
         return tuple(
-            s
-            for s in self.speedups
-            if s.trial == number and s.device == self.bench_device and s.measured
+            s for s in self.speedups if s.trial == number and s.device == device and s.measured
         )
 
     def measured_speedup(self, number: int) -> Speedup | None:
@@ -327,20 +324,19 @@ def mildness(point: Point) -> tuple[float, ...]:
     return (setting.bias, setting.sigma, setting.k, point.number)
 
 
-Detail = Literal["brief", "columns", "all"]
-"""What is read of a large study: what a choice needs, the columns of the exports, or everything."""
+Detail = Literal["front", "brief", "columns", "all"]
+"""What is read of a large study: what a choice needs (of the trials that may be chosen, or of all),
+the columns of the exports, or everything.
+"""
 
 MOST_IN_DETAIL = 2000
 """Of a study of more trials, all that is stored is read for the notable ones only."""
 
-_OF_A_CHOICE = ("predicted_speedup", "patches_per_round", "mse_baseline")
 _KEYS: Mapping[Detail, Keys | None] = {
-    "brief": Keys(
-        {*_OF_A_CHOICE, "source", "failure", "error", "variant"},
-        (CONSTRAINTS_KEY,),
-    ),
+    "front": Keys(("predicted_speedup",), (CONSTRAINTS_KEY,)),
+    "brief": Keys(("predicted_speedup", "mse_baseline"), (CONSTRAINTS_KEY,)),
     "columns": Keys(
-        {field.name for field in (*fields(Result), *fields(TrialRow))} | {"failure"},
+        None,
         {key for name, key in LONG_KEYS.items() if name != "blocks"}
         | {CONSTRAINTS_KEY, STARTED_KEY, FINISHED_KEY},
     ),
@@ -373,28 +369,30 @@ def table_of(
         StudyError: the store does not hold the study.
         StoreError: the store was out of reach for long.
     """
-    return stored_table(store, store.optuna_study(config.name), config.search, detail, also)
+    return table_and_rows(store, store.optuna_study(config.name), config.search, detail, also)[0]
 
 
-def stored_table(
+def table_and_rows(
     store: Store,
     study: Study,
     search: SearchConfig | None = None,
     detail: Detail = "brief",
     also: Collection[int] = (),
-) -> StudyTable:
-    """As `table_of`, for a study that was found already."""
+) -> tuple[StudyTable, list[Trial]]:
+    """As `table_of`, for a study that was found already; also its trials for `progress`."""
 
-    def read(connection: Connection) -> StudyTable:
+    def read(connection: Connection) -> tuple[StudyTable, list[Trial]]:
         many = count_trials(connection, study._study_id) > MOST_IN_DETAIL
         keys = _KEYS[detail] if many else None
         found = read_trials(connection, study._study_id, len(study.directions), keys)
 
-        def add(notable: Sequence[FrozenTrial]) -> None:
+        def add(notable: Sequence[StoredTrial]) -> None:
             others = [trial for trial in found if trial.number in also]
             add_attributes(connection, [*notable, *others])
 
-        return read_table(study, search, found, None if keys is None else add)
+        few = keys is not None and detail == "front"
+        table = read_table(study, search, found, None if keys is None else add, only_notable=few)
+        return table, [trial.row for trial in found]
 
     with without_collection():
         return store.read(read)
@@ -403,8 +401,10 @@ def stored_table(
 def read_table(
     study: Study,
     search: SearchConfig | None = None,
-    frozen: Sequence[FrozenTrial] | None = None,
-    add_rest: Callable[[Sequence[FrozenTrial]], None] | None = None,
+    found: Sequence[StoredTrial] | None = None,
+    add_rest: Callable[[Sequence[StoredTrial]], None] | None = None,
+    *,
+    only_notable: bool = False,
 ) -> StudyTable:
     """Read a study and all its trials.
 
@@ -412,53 +412,43 @@ def read_table(
         study: As Optuna has it.
         search: The settings that are asked for now. Trials measured in another space are kept
             apart; imported ones stay. By default all are asked for.
-        frozen: Its trials, where they were read before, perhaps without all attributes.
+        found: Its trials, where they were read before, perhaps without all attributes.
         add_rest: Then adds the others to those trials that a choice may name.
+        only_notable: Of the completed trials make only these, if they are known to be all that a
+            choice may name.
 
     Raises:
         StudyError: it is not a study of acceptance rate and MSE over sigma, bias and k.
     """
     signs = signs_of(study)
-    if frozen is None:
-        frozen = study.get_trials(deepcopy=False)
-    settings = [read_setting(trial, study) for trial in frozen]
-    pairs = zip(frozen, settings, strict=True)
-    done = [(t, s) for t, s in pairs if s and t.state == TrialState.COMPLETE and is_finite(t)]
-    complete = [trial for trial, _ in done]
-    values = np.asarray([t.values for t in complete], dtype=np.float64).reshape(-1, len(signs))
-    values = np.apply_along_axis(without_rounding, 0, values)
+    if found is None:
+        found = [StoredTrial.of(trial) for trial in study.get_trials(deepcopy=False)]
+    settings = [read_setting(trial, study) for trial in found]
     config = read_config(study.study_name, study.user_attrs.get("config"))
-    asked = np.asarray([is_asked(*pair, search, config) for pair in done], dtype=np.bool_)
-    on_front = np.zeros(len(done), dtype=np.bool_)
-    feasible = np.asarray([is_feasible(trial) for trial in complete], dtype=np.bool_)
-    fit = asked & feasible
-    on_front[fit] = pareto_mask(values[fit] * signs)
+    done = Completed.of(zip(found, settings, strict=True), signs, search, config)
     own = {
         "name": study.study_name,
         "trials": (),
         "config": config,
-        "not_asked": frozenset(complete[i].number for i in np.flatnonzero(~asked)),
+        "not_asked": done.numbers(~done.asked),
         "in_detail": add_rest is None,
     }
     table = read_leniently(TypeAdapter(StudyTable), study.user_attrs | own)
     predicted = {s.trial: s.predicted_speedup for s in reversed(table.speedups)}
+    made = np.ones_like(done.asked)
     if add_rest is not None:
-        speeds = [t.user_attrs.get("predicted_speedup", predicted.get(t.number)) for t in complete]
-        notable = on_front | fastest_for_their_mse(speeds, values[:, 1], fit)
-        timed = [trial.number in predicted for trial in complete]
-        add_rest([complete[i] for i in np.flatnonzero(notable | np.array(timed, np.bool_))])
-    results = {
-        trial.number: _read_result(
-            trial,
-            {"acceptance_rate": row[0], "mse": row[1], "pareto": flag, "feasible": keeps},
-            predicted.get(trial.number),
-        )
-        for trial, row, flag, keeps in zip(
-            complete, values.tolist(), on_front.tolist(), feasible.tolist(), strict=True
-        )
-    }
-    rows = zip(frozen, settings, strict=True)
-    trials = tuple(_read_row(t, setting, results.get(t.number)) for t, setting in rows)
+        fastest = done.fastest(predicted)
+        notable = done.on_front | fastest | [t.number in predicted for t in done.trials]
+        add_rest([*compress(done.trials, notable)])
+        # Without a speed, a choice is by k too; without the baseline, it looks at all trials.
+        if only_notable and fastest.any() and done.all_fit and table.baseline is not None:
+            made = notable
+    left_out, measured = done.numbers(~made), done.results(made)
+    trials = tuple(
+        _read_row(trial, setting, measured.get(trial.number), predicted.get(trial.number))
+        for trial, setting in zip(found, settings, strict=True)
+        if trial.number not in left_out
+    )
     return table.model_copy(update={"trials": trials})
 
 
@@ -467,29 +457,37 @@ _ROWS = TypeAdapter(TrialRow)
 _POINTS = TypeAdapter(Point)
 
 
-def _read_result(trial: FrozenTrial, own: dict[str, Any], predicted: float | None) -> Result:
-    held = trial.user_attrs | own
-    for name, key in LONG_KEYS.items():
-        if key in trial.system_attrs:
-            held[name] = trial.system_attrs[key]
+def _read_row(
+    trial: StoredTrial,
+    setting: Setting | None,
+    measured: Mapping[str, Any] | None,
+    predicted: float | None,
+) -> TrialRow:
+    """A trial as a row.
+
+    Args:
+        measured: what its result holds besides its attributes; None unless it is complete.
+        predicted: its speedup, where it does not hold one itself.
+    """
+    system, attributes = trial.system_attributes, trial.user_attributes
+    if any(key in system for key in LONG_KEYS.values()):
+        attributes = all_attributes(attributes, system)
+    own = {
+        "number": trial.number,
+        "state": state_of(trial.row),
+        "setting": setting,
+        "result": None,
+        "started": utc_time(trial.started, system.get(STARTED_KEY)),
+        "finished": utc_time(trial.row.ended, system.get(FINISHED_KEY)),
+        "attributes": attributes,
+    }
+    if measured is None:
+        return read_leniently(_ROWS, attributes | own)
+    held = {**attributes, **measured}
     if held.get("predicted_speedup") is None:
         held["predicted_speedup"] = predicted
     base = held.get("mse_baseline")
     if isinstance(base, float) and base > 0.0:
         held["mse_ratio"] = held["mse"] / base
-    return read_leniently(_RESULTS, held)
-
-
-def _read_row(trial: FrozenTrial, setting: Setting | None, result: Result | None) -> TrialRow:
-    attributes = all_attributes(trial.user_attrs, trial.system_attrs)
-    own = {
-        "number": trial.number,
-        "state": state_of(trial),
-        "setting": setting,
-        "result": result,
-        **utc_times(trial),
-        "attributes": attributes,
-    }
-    if result is None:
-        return read_leniently(_ROWS, attributes | own)
+    own["result"] = read_leniently(_RESULTS, held)
     return read_leniently(_POINTS, attributes | own)

@@ -188,10 +188,14 @@ def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -
     accurate = [p for p in table.points if bounds.is_accurate(p)]
     surely = [p for p in accurate if table.target_mse and _error(table, p).is_inside(limit)]
     predicted = [p for p in surely or accurate if p.result.predicted_speedup is not None]
-    found += sorted(predicted, key=lambda p: (-(p.result.predicted_speedup or 0.0), *by_mse(p)))[:1]
+    found += [min(predicted, key=_by_prediction)] if predicted else []
     if not found:
         found = sorted(accurate, key=by_acceptance)[:1] or sorted(table.points, key=by_mse)[:1]
     return list({point.number: point for point in found}.values())
+
+
+def _by_prediction(point: Point) -> tuple[float, ...]:
+    return (-(point.result.predicted_speedup or 0.0), *by_mse(point))
 
 
 def limit_of(table: StudyTable, thresholds: RecommendConfig | None) -> float:

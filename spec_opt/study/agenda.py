@@ -99,13 +99,18 @@ def reconcile(
         waiting=states[TrialState.WAITING] + len(missing),
         running=states[TrialState.RUNNING],
         remaining=max(0, asked - spent(rows)),
-        missing=0 if has_ended else count_missing(rows, config),
+        missing=0 if has_ended else count_missing(measured_keys(rows), config),
     )
 
 
-def count_missing(rows: Sequence[Trial], config: StudyConfig) -> int:
-    """Settings of a grid, or of `n_trials` trials those, that are not complete."""
-    complete = [r.key for r in rows if r.state is TrialState.COMPLETE and r.is_active and r.key]
+def measured_keys(rows: Sequence[Trial]) -> list[Key]:
+    """What this study has measured itself, for each of its complete trials."""
+    complete = (row for row in rows if row.state is TrialState.COMPLETE and row.is_active)
+    return [key for row in complete if (key := row.key) is not None]
+
+
+def count_missing(complete: Sequence[Key], config: StudyConfig) -> int:
+    """Settings of a grid, or of `n_trials` trials those, that are not `complete`."""
     n_trials = config.search.n_trials
     if n_trials is None:
         return len({key_of(point) for point in points_of(config)} - set(complete))

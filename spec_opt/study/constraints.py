@@ -48,14 +48,18 @@ def violations(
 
 def as_stored(trial: FrozenTrial) -> tuple[float, ...]:
     """What a trial holds of its constraints, by our name or by any other client's."""
-    if hasattr(trial, "constraints"):  # since Optuna 5: of both kinds
-        return tuple(trial.constraints.values())
-    return tuple(trial.system_attrs.get(CONSTRAINTS_KEY, ()))
+    return _violations_in(trial.system_attrs)
 
 
-def is_feasible(trial: FrozenTrial) -> bool:
+def is_feasible(system_attributes: Mapping[str, Any]) -> bool:
     """Whether a trial keeps all limits that it was held against, as Optuna sees it."""
-    return all(value <= 0 for value in as_stored(trial))
+    return all(value <= 0 for value in _violations_in(system_attributes))
+
+
+def _violations_in(system_attributes: Mapping[str, Any]) -> tuple[float, ...]:
+    """Those in a list, and those that Optuna 5 keeps by their names."""
+    named = (v for key, v in system_attributes.items() if key.startswith(f"{CONSTRAINTS_KEY}:"))
+    return (*system_attributes.get(CONSTRAINTS_KEY, ()), *named)
 
 
 def put_violations(

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 WORST_MSE = 2.0
 """Over the target's own."""
+AT_ONCE = 200
+"""Settings that are compared with the front together."""
 
 Gains = npt.NDArray[np.float64]
 """By how much settings are better than the reference point: `[settings, objectives]`."""
@@ -43,9 +45,14 @@ def course(found: Gains) -> list[float]:
     """The hypervolume of the first setting, of the first two, and so on."""
     volumes: list[float] = []
     front, volume = found[:0], 0.0
-    for point in found:
-        if not np.any(np.all(front >= point, axis=1)):
-            front = np.vstack([front[~np.all(front <= point, axis=1)], point])
+    while (done := len(volumes)) < len(found):
+        coming = found[done : done + AT_ONCE]
+        beaten = np.any(np.all(front >= coming[:, None], axis=2), axis=1)
+        # Those that change nothing, up to the first that does.
+        same = len(coming) if np.all(beaten) else int(np.argmin(beaten))
+        volumes += [volume] * same
+        if same < len(coming):
+            front = np.vstack([front[~np.all(front <= coming[same], axis=1)], coming[same]])
             volume = hypervolume(front)
-        volumes.append(volume)
+            volumes.append(volume)
     return volumes

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from spec_opt.config.study_file import SearchConfig, Setting
 from spec_opt.config.variants import AS_WRITTEN, Variant
-from spec_opt.study.agenda import count_missing, key_of, settled_keys, spent
+from spec_opt.study.agenda import count_missing, key_of, measured_keys, settled_keys, spent
 from spec_opt.study.claims import Heartbeat
 from spec_opt.study.ending import Ending, Reason, stored_ending
 from spec_opt.study.silence import Watch, seconds_ahead
@@ -113,6 +113,7 @@ def progress(
     heartbeat: Heartbeat | None = None,
     asked: SearchConfig | None = None,
     watch: Watch | None = None,
+    rows: Sequence[Trial] | None = None,
 ) -> StudyProgress:
     """Look at the study; nothing is written.
 
@@ -121,20 +122,21 @@ def progress(
         heartbeat: how workers show that they live.
         asked: what it is counted against; by default what it was last run with.
         watch: of whoever looks again and again.
+        rows: its trials, where they were read just now.
 
     Raises:
         StoreError: the store cannot be reached.
     """
-    rows, stored = study.store.read(partial(_read, study_id=study.study_id))
+    rows, stored = study.store.read(partial(_read, study_id=study.study_id, rows=rows))
     search = asked or study.config.search
     config = study.config.model_copy(update={"search": search})
     states = _states(rows)
     complete = [row for row in rows if row.state is TrialState.COMPLETE]
-    counted = [row.key for row in complete if row.is_active and row.key is not None]
+    counted = measured_keys(rows)
     measured = set(counted)
     points = points_of(config)
     given_up = _given_up(rows, points, search.max_attempts)
-    missing = count_missing(rows, config)
+    missing = count_missing(counted, config)
     busy = states.running + states.waiting
     if search.n_trials is None:
         keys = {key_of(point) for point in points}
@@ -182,8 +184,11 @@ def _is_failed(row: Trial) -> bool:
     return row.error is not None and row.failure != WITHDRAWN
 
 
-def _read(connection: Connection, study_id: int) -> tuple[list[Trial], Ending | None]:
-    return history(connection, study_id), stored_ending(connection, study_id)
+def _read(
+    connection: Connection, study_id: int, rows: Sequence[Trial] | None
+) -> tuple[Sequence[Trial], Ending | None]:
+    found = history(connection, study_id) if rows is None else rows
+    return found, stored_ending(connection, study_id)
 
 
 def _ending(
@@ -201,6 +206,8 @@ def _given_up(
     rows: Sequence[Trial], points: Sequence[GridPoint], max_attempts: int
 ) -> tuple[GivenUp, ...]:
     """The points of a grid that are not tried again."""
+    if not points:
+        return ()
     settled = settled_keys(rows, max_attempts) - {row.key for row in rows if row.is_active}
     found = []
     for point in points:

@@ -101,8 +101,7 @@ def _values_of(space: Any) -> Sequence[Any] | None:
 
 def asks_for(search: SearchConfig, setting: Setting) -> bool:
     """Whether a setting is in the space."""
-    values = params_of(setting)
-    return all(values[name] in space for name, space in spaces_of(search).items())
+    return all(getattr(setting, name) in space for name, space in spaces_of(search).items())
 
 
 def params_of(setting: Setting) -> dict[str, float | int]:

@@ -6,11 +6,8 @@ also carry their times in UTC. What other clients of Optuna 4 wrote, or older ve
 is read by the zone of whoever reads it, which is right where that is one zone.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-
-from optuna.trial import FrozenTrial
 
 from spec_opt.study.store import TIMES_ARE_UTC
 
@@ -38,22 +35,20 @@ def as_utc(stored: datetime) -> datetime:
     return stored if TIMES_ARE_UTC else _from_local(stored)
 
 
+def as_stored(local: datetime | None) -> datetime | None:
+    """A time as Optuna gives it, naive local time, as its columns keep it."""
+    return _from_local(local) if local is not None and TIMES_ARE_UTC else local
+
+
 def _from_local(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(tzinfo=None)
 
 
-def utc_times(trial: FrozenTrial) -> dict[str, datetime | None]:
-    """When a trial `started` and `finished`, naive UTC; None for what it has not done yet."""
-    return {
-        "started": _time(trial.system_attrs, STARTED_KEY, trial.datetime_start),
-        "finished": _time(trial.system_attrs, FINISHED_KEY, trial.datetime_complete),
-    }
-
-
-def _time(attributes: Mapping[str, Any], key: str, local: datetime | None) -> datetime | None:
-    if local is None:
-        return None
+def utc_time(stored: datetime | None, stamp: Any) -> datetime | None:
+    """A time from Optuna's columns as naive UTC; `stamp` is our own, where the trial has one."""
+    if stored is None or stamp is None:
+        return stored and as_utc(stored)
     try:
-        return datetime.fromisoformat(attributes[key])
-    except (KeyError, TypeError, ValueError):
-        return _from_local(local)
+        return datetime.fromisoformat(stamp)
+    except (TypeError, ValueError):
+        return as_utc(stored)

@@ -34,7 +34,7 @@ def test_a_draft_alone_comes_with_its_command_before_any_setting() -> None:
     assert verdict.decision == "draft_alone"
     assert heading_of(verdict) == "If you speculate all the same"
     assert "spec-opt forecast given --input FILE.csv" in as_markdown([banner(verdict, DRAFT_ALONE)])
-    text = summary(DRAFT_ALONE, verdict, recommendations, LIMITS)
+    text = summary(DRAFT_ALONE, verdict, recommendations, ())
     assert text.index("spec-opt forecast") < text.index("## If you") < text.index("--spec_sigma")
     assert "The verdict is: use the draft alone." in as_markdown(
         advice(recommendations, DRAFT_ALONE, verdict)

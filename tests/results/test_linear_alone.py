@@ -82,7 +82,7 @@ def test_it_is_shown_beside_target_and_draft() -> None:
     for text in (
         study_text(table, LIMITS, "x.toml", 500),
         render(chosen, "text", table=table, verdict=verdict, width=500),
-        summary(table, verdict, chosen, LIMITS),
+        summary(table, verdict, chosen, ()),
         contents(table).note,
     ):
         assert line in text.replace("\n", " ")

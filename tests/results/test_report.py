@@ -171,7 +171,7 @@ def test_summary_shows_a_measured_speedup() -> None:
     row = {"trial": 0, "device": "cpu", "batch_size": 8, "predicted_speedup": 1.4, "speedup": 1.31}
     study.set_user_attr("speedups", [row])
     table = read_table(study)
-    text = summary(table, verdict_of(table), recommend_all(table), LIMITS)
+    text = summary(table, verdict_of(table), recommend_all(table), ())
     assert "Speedup: 1.31x at best (cpu, batch size 8)" in text
 
 
@@ -180,7 +180,7 @@ def test_summary_where_nothing_is_met() -> None:
     recommendations = recommend_all(table)
     assert closing_choice(recommendations) is None
     assert "No setting meets any of the scenarios." in summary(
-        table, verdict_of(table), recommendations, LIMITS
+        table, verdict_of(table), recommendations, ()
     )
 
 

@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from sqlalchemy import delete
 
 from spec_opt.results.importing import import_tables
-from spec_opt.results.table import TrialRow, read_table
+from spec_opt.results.table import TrialRow, read_table, table_of
 from spec_opt.study import times
 from spec_opt.study.claims import Claims
 from spec_opt.study.store import TIMES_ARE_UTC, Store, trial_system_attributes
@@ -88,6 +90,26 @@ def test_trials_that_run_that_died_and_that_were_imported(
     zone("UTC")
     assert near(read(store)[0].finished)
     assert all(near(t.started) and near(t.finished) for t in read(store, "old"))
+
+
+def test_trials_of_other_clients_have_the_times_of_optuna_alone(
+    opened: Callable[..., Store], tmp_path: Path, zone: Callable[[str], None]
+) -> None:
+    store = opened(f"sqlite:///{tmp_path}/s.db")
+    study = stand_in_study(store, k=(1,), bias=(1.0,), sigma=(0.5,))
+    zone("Asia/Tokyo")
+    client = optuna.load_study(study_name=study.name, storage=store.storage)
+    client.tell(client.ask(), (0.5, 0.4))
+    client.ask()
+    for name in ZONES if TIMES_ARE_UTC else ("Asia/Tokyo",):
+        zone(name)
+        for table in (read(store), table_of(store, study.config).trials):
+            done, running = (row for row in table if row.state in ("complete", "running"))
+            assert near(done.started)
+            assert near(done.finished)
+            assert near(running.started)
+        rows = store.read(lambda connection: history(connection, study.study_id))
+        assert all(near(row.last_sign) for row in rows if row.state is TrialState.RUNNING)
 
 
 @pytest.mark.skipif(TIMES_ARE_UTC, reason="this Optuna keeps UTC itself")
