@@ -2,16 +2,22 @@
 
     SPEC_OPT_SHARED=folder python -m benchmarks.adaptive_k
 
-A round stops proposing when the next proposal is not trusted, judged by what is known before it is
-drawn: the draft's own variance, or how far its mean is from that of a linear model. A round that
-stops at once is a step of the target. Nothing is timed. Every prefix that two kinds of patches, the
-draft's and the target's, can form is computed once; all settings and stops are then counted in
-these trees. The time of a forecast, in steps of the target, is
+A round stops proposing where the next proposal is doubtful, judged by what is known before it is
+drawn: the draft's own variance, or how far its mean is from that of a linear model (whose own time
+is not counted). A round that stops at once is a step of the target. For comparison, the oracle
+knows each rejection beforehand and proposes nothing behind it. A stop may also be left out.
+
+Nothing is timed. Every prefix that patches of draft and target can form is computed once, and all
+settings and stops are counted in these trees. The time of a forecast, in steps of the target, is
 
     calls * fixed + evaluations * (1 - fixed) + draft steps * DRAFT_COST
 
 where `fixed` is the share of a step of the target that does not grow with what it verifies: 0 on
-a busy CPU, 0.64 for single windows of this pair on two idle cores, near 1 on a GPU.
+a busy CPU (then time is target evaluations, and the draft), 0.64 for single windows of this pair on
+two idle cores with spinning threads (docs/performance.md: four contexts take 2.4 ms, one 1.15 ms),
+near 1 where a verification costs the same whatever k is.
+
+A cell is the speedup over the target alone, at the measure that was reached, and the chosen k.
 """
 
 from collections.abc import Iterator
@@ -97,7 +103,7 @@ PAIRS: tuple[tuple[int | None, Rule, ContextMode, int], ...] = (
     (6000, "point", "growing", 336),
     (6000, "stride", "rolling", 336),
 )
-"""Training windows of the draft (None: the pair's own), rule, context mode, horizon."""
+"""Training windows of the draft, seen once (None: the pair's own), rule, context mode, horizon."""
 
 
 def main() -> None:
@@ -180,7 +186,7 @@ def outcomes(measured: Evaluator, rule: Rule) -> dict[str, list[Outcome]]:
 
 def grow(workload: Workload, sigma: float, linear: Forecaster) -> list[Level]:
     """Every prefix of the windows' forecasts, by length."""
-    index = torch.arange(len(workload.windows)).split(WINDOWS_AT_ONCE)
+    index = torch.split(torch.arange(len(workload.windows)), WINDOWS_AT_ONCE)
     parts = [list(levels(workload, sigma, linear, part)) for part in index]
     return [
         Level(
@@ -207,16 +213,18 @@ def levels(workload: Workload, sigma: float, linear: Forecaster, index: Tensor) 
             [proposal, rule.bonus(target, Setting(sigma=sigma, bias=1.0, k=1), spread)], dim=1
         )  # [B * 2^d, 2, P, C]
         truth = futures[:, depth * length : (depth + 1) * length]
-        by_window = emitted.unflatten(0, (len(keys), nodes))
+        by_window = emitted.reshape(len(keys), nodes, *emitted.shape[1:])
         alone = by_window[:, -1, 1]
         assert draft.variance is not None
 
         def squares(reference: Tensor, patches: Tensor = by_window) -> Floats:
             gap = patches[..., : reference.shape[1], :] - reference[:, None, None]
-            return gap.double().square().sum(dim=(3, 4)).numpy()
+            found: Floats = gap.double().square().sum(dim=(3, 4)).numpy()
+            return found
 
         def per_node(values: Tensor, nodes: int = nodes) -> Floats:
-            return values.double().unflatten(0, (-1, nodes)).numpy()
+            found: Floats = values.double().reshape(-1, nodes).numpy()
+            return found
 
         from_linear = linear.predict(series[:, -CONTEXT:]).mean - draft.mean
         yield Level(
