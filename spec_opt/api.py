@@ -16,18 +16,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tqdm import tqdm
 
+from spec_opt.config.files import write_file
 from spec_opt.config.paths import ANOTHER_STORE, DEFAULT_STORAGE, STORAGE_VARIABLE
-from spec_opt.config.study_file import StudyConfig, read_study, shipped_studies, study_path
+from spec_opt.config.study_file import (
+    StudyConfig,
+    no_such_study,
+    read_study,
+    shipped_studies,
+    study_path,
+)
 from spec_opt.config.toml import toml_of
-from spec_opt.errors import ConfigError, InputError, SpecOptError, StudyError, WorkError
+from spec_opt.errors import (
+    InputError,
+    OutputError,
+    SpecOptError,
+    StudyError,
+    WorkError,
+)
+from spec_opt.results.bench import bench_run
 from spec_opt.results.document import Block, Text, as_html
 from spec_opt.results.export import selected_frame
 from spec_opt.results.recommend import (
@@ -48,7 +61,7 @@ from spec_opt.study.samplers import check_sampler
 from spec_opt.study.store import look_at_store, open_store
 from spec_opt.study.study import Study, check_study, load_study, package_versions
 from spec_opt.study.study import open_study as open_in_store
-from spec_opt.study.worker import run_worker
+from spec_opt.study.worker import Stop, run_worker
 
 if TYPE_CHECKING:
     import optuna
@@ -109,11 +122,10 @@ def find_settings(reference: str, url: str) -> StudyConfig:
     shipped = {read_study(name).name: name for name in shipped_studies()}
     if reference in shipped:
         return read_study(shipped[reference])
-    raise ConfigError(
-        f"{reference}: no such study file; a path, or one of those that ship: "
-        f"{', '.join(shipped_studies())}"
+    raise no_such_study(
+        reference,
         f"; or one in the store {parse_url(url).place}, which holds {', '.join(stored) or 'none'}; "
-        f"{ANOTHER_STORE}"
+        f"{ANOTHER_STORE}",
     )
 
 
@@ -138,6 +150,49 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
         raise
     objective.share_costs = study.shared_costs
     return study, objective
+
+
+def places_for_workers(
+    config: StudyConfig, url: str, workers: int | None, gpus: str | None
+) -> list[dict[str, str]]:
+    """The environment of each worker process: one a GPU, or else `workers` on the CPU.
+
+    Raises:
+        InputError: a GPU that does not exist, or a sampler that cannot be made.
+        StudyError: the store holds the study with other settings.
+    """
+    check_sampler(config.search)
+    check_study(url, config)
+    if gpus is None:
+        return cpu_environments(workers or 1)
+    from spec_opt.models.device import gpu_count  # brings torch
+
+    return gpu_environments(parse_gpus(gpus, gpu_count))
+
+
+def run_workers(
+    reference: str,
+    url: str,
+    places: Sequence[Mapping[str, str]],
+    folder: Path,
+    stop: Stop,
+    on_tick: Callable[[], None] = lambda: None,
+) -> tuple[bool, SpecOptError | None]:
+    """A worker process in each place, until all have left; their logs are in `folder`.
+
+    Returns whether they were interrupted, and an error if some were given up.
+    """
+    # The URL may hold a password, and other users see command lines.
+    environments = [{**place, STORAGE_VARIABLE: url} for place in places]
+    command = [*PROGRAM, "worker", reference]
+    summary = launch(command, environments, folder, stop, on_tick=on_tick)
+    if not summary.given_up:
+        return summary.interrupted, None
+    logs = ", ".join(map(str, summary.given_up))
+    kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
+    reason = f": {summary.reason}" if summary.reason else ""
+    text = f"{len(summary.given_up)} of {len(places)} workers {why}{reason}; see {logs}"
+    return summary.interrupted, kind(text)
 
 
 @dataclass(frozen=True, repr=False)
@@ -207,8 +262,13 @@ class TuningStudy:
                 objective = self._run_here(bar)
             else:
                 self._run_processes(workers, gpus, bar)
-        self._bench(objective)
         now = self.progress()
+        if now.is_done:
+            try:
+                with open_store(self.storage, create=False) as store:
+                    bench_run(self.config, store, objective, self.reference)
+            except SpecOptError as error:
+                log.warning("no speedup was measured: %s", error)
         if now.missing:
             log.warning("study %s: %d of %d missing", self.name, now.missing, now.total)
         return self
@@ -226,47 +286,20 @@ class TuningStudy:
         return objective
 
     def _run_processes(self, workers: int | None, gpus: str | None, bar: _Bar) -> None:
-        check_sampler(self.config.search)
-        check_study(self.storage, self.config)
-        if gpus is None:
-            places = cpu_environments(workers or 1)
-        else:
-            from spec_opt.models.device import gpu_count  # brings torch
-
-            places = gpu_environments(parse_gpus(gpus, gpu_count))
-        folder = Path("logs") / self.name
-        file = _write_settings(self.config, folder)
+        places = places_for_workers(self.config, self.storage, workers, gpus)
+        folder, stop = Path("logs") / self.name, threading.Event()
+        file = folder / "study.toml"
+        try:
+            write_file(file, toml_of(self.config).encode())
+        except OutputError as error:
+            raise OutputError(f"{error}; work in another folder") from error
         _train(file, self.storage)
-        summary = launch(
-            [*PROGRAM, "worker", str(file)],
-            # The URL may hold a password, and other users see command lines.
-            [{**place, STORAGE_VARIABLE: self.storage} for place in places],
-            folder,
-            threading.Event(),
-            on_tick=bar.find,
-        )
-        if summary.interrupted:
+        interrupted, failure = run_workers(str(file), self.storage, places, folder, stop, bar.find)
+        if interrupted:
             raise KeyboardInterrupt
         bar.find(now=True)
-        if summary.given_up and not self.progress().is_done:
-            logs = ", ".join(map(str, summary.given_up))
-            kind = InputError if summary.bad_input else WorkError
-            raise kind(f"{len(summary.given_up)} of {len(places)} workers failed; see {logs}")
-
-    def _bench(self, objective: StudyObjective | None) -> None:
-        if self.config.bench.seconds == 0 or not self.progress().is_done:
-            return
-        from spec_opt.measure.objective import StudyObjective
-        from spec_opt.results.bench import bench_run
-
-        make = (
-            partial(StudyObjective.prepare, self.config) if objective is None else lambda: objective
-        )
-        try:
-            with open_store(self.storage, create=False) as store:
-                bench_run(self.config, store, make, self.reference)
-        except SpecOptError as error:
-            log.warning("no speedup was measured: %s", error)
+        if failure is not None and not self.progress().is_done:
+            raise failure
 
     def progress(self) -> StudyProgress:
         """How far it is, and who works on it.
@@ -298,7 +331,7 @@ class TuningStudy:
         return self._verdict(self.table())
 
     def _verdict(self, table: StudyTable) -> Verdict:
-        return verdict_of(table, self.config.recommend, self.reference)
+        return verdict_of(table, self.reference)
 
     def recommend(self, scenario: Scenario = "balanced") -> Recommendation:
         """The setting to use, and why.
@@ -311,14 +344,14 @@ class TuningStudy:
         """
         if scenario not in SCENARIOS:
             raise InputError(f"scenario {scenario!r}: must be one of {', '.join(SCENARIOS)}")
-        return recommend(self.table(), scenario, self.config.recommend)
+        return recommend(self.table(), scenario)
 
     def figures(self) -> dict[str, go.Figure]:
         """The report's figures by name."""
         from spec_opt.results.figures import figures  # brings plotly
 
         table = self.table()
-        return figures(table, recommend_all(table, self.config.recommend))
+        return figures(table, recommend_all(table))
 
     @property
     def optuna(self) -> optuna.Study:
@@ -362,23 +395,6 @@ class _Bar:
         found = read()
         self._bar.total, self._bar.n = found.total, found.total - found.missing
         self._bar.refresh()
-
-
-def _given(objective: StudyObjective) -> StudyObjective:
-    return objective
-
-
-def _write_settings(config: StudyConfig, folder: Path) -> Path:
-    """A study file for worker processes."""
-    path = folder / "study.toml"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(toml_of(config), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}; work in another folder"
-        ) from error
-    return path
 
 
 def _train(file: Path, url: str) -> None:

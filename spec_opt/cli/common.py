@@ -88,6 +88,11 @@ storage_option = click.option(
     default=DEFAULT_STORAGE,
     help="The store: sqlite:///FILE or postgresql://…",
 )
+scenario_option = click.option("--scenario", type=click.Choice(["speed", "quality", "balanced"]))
+output_option = click.option("-o", "--output", type=Path, help="A file, instead of stdout.")
+report_option = click.option(
+    "-o", "--output", type=Path, metavar="DIR", help="By default reports/<study>."
+)
 artifacts_option = click.option(
     "--artifacts",
     type=Path,
@@ -122,6 +127,21 @@ def note(text: str) -> None:
 def show(result: object) -> None:
     """A result on stdout."""
     click.echo(as_shown(result), nl=False)
+
+
+def deliver(content: bytes | str, output: Path | None) -> None:
+    """A whole document on stdout, or into a file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if output is None:
+        click.echo(content, nl=False)
+        return
+    from spec_opt.config.files import write_file
+
+    write_file(output, content if isinstance(content, bytes) else content.encode())
+    say(f"wrote {output}")
 
 
 def as_shown(result: object) -> str:

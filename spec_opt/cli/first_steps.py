@@ -11,7 +11,6 @@ import click
 
 from spec_opt.cli.common import (
     app,
-    as_shown,
     given_reference,
     json_option,
     note,
@@ -138,12 +137,10 @@ def show_(config: StudyConfig, url: str, as_json: bool) -> None:
     except DataError as error:  # the settings are of use even so
         problem = error
     if as_json:
-        document = None if series is None else series.as_document()
-        show({"study": config.name, "config": config.model_dump(mode="json"), "series": document})
+        document = {"study": config.name, "config": config.model_dump(mode="json")}
+        show(document | {"series": series and series.as_document()})
     else:
         read = "" if series is None else f"# series: {series}\n"
-        click.echo(
-            as_shown(f"# {given_reference()}\n{read}\n{toml_of(config, explained=True)}"), nl=False
-        )
+        show(f"# {given_reference()}\n{read}\n{toml_of(config, explained=True)}")
     if problem is not None:
         raise problem

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spec_opt.cli.common import given_reference, json_option, say, study_command
+from spec_opt.cli.common import deliver, given_reference, json_option, say, study_command
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -52,7 +52,6 @@ def forecast(
     Without --trial, --scenario or --with: as the verdict says, else by the balanced recommendation.
     A line on stderr says which it is, and why.
     """
-    from spec_opt.config.files import write_file
     from spec_opt.results.export import format_of
     from spec_opt.results.forecasting import forecast_study, plan_of
     from spec_opt.results.table import load_table
@@ -60,13 +59,8 @@ def forecast(
     if sum(given is not None for given in (trial, scenario, alone)) > 1:
         raise click.UsageError("--trial, --scenario and --with exclude each other")
     table = load_table(url, config, also=() if trial is None else (trial,))
-    plan = plan_of(table, config.recommend, given_reference(), trial, scenario, alone)
+    plan = plan_of(table, given_reference(), trial, scenario, alone)
     found = forecast_study(config, table, plan, source, horizon)
     for line in (str(plan), *found.remarks):
         say(line)
-    content = found.written("json" if as_json else format_of(output))
-    if output is None:
-        click.echo(content, nl=False)
-    else:
-        write_file(output, content)
-        say(f"wrote {output}")
+    deliver(found.written("json" if as_json else format_of(output)), output)

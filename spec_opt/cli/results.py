@@ -15,9 +15,13 @@ from spec_opt.cli.common import (
     artifacts_option,
     as_shown,
     command_line,
+    deliver,
     given_reference,
     json_option,
+    output_option,
+    report_option,
     say,
+    scenario_option,
     show,
     storage_option,
     study_command,
@@ -44,12 +48,11 @@ if TYPE_CHECKING:
     type=click.Choice(["csv", "json", "parquet"]),
     help="By default the output's suffix, or else csv.",
 )
-@click.option("-o", "--output", type=Path, help="A file, instead of stdout.")
+@output_option
 def export(
     config: StudyConfig, url: str, all_trials: bool, style: ExportFormat | None, output: Path | None
 ) -> None:
     """Export the Pareto trials, or all of them, as a table."""
-    from spec_opt.config.files import write_file
     from spec_opt.results.export import detail_of, export, format_of
     from spec_opt.results.table import load_table
 
@@ -57,16 +60,13 @@ def export(
     if style == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("parquet is binary: give a file with -o, or send stdout to one")
     table = load_table(url, config, detail_of(style, all_trials=all_trials))
-    content = export(table, style, all_trials=all_trials, storage=url, command=command_line())
-    if output is None:
-        click.echo(content, nl=False)
-    else:
-        write_file(output, content)
-        say(f"wrote {output}")
+    deliver(
+        export(table, style, all_trials=all_trials, storage=url, command=command_line()), output
+    )
 
 
 @study_command
-@click.option("--scenario", type=click.Choice(["speed", "quality", "balanced"]))
+@scenario_option
 @click.option(
     "--format",
     "style",
@@ -97,8 +97,8 @@ def recommend(
 
     table = load_table(url, config)
     scenarios = SCENARIOS if scenario is None else (scenario,)
-    choices = [recommend(table, name, config.recommend) for name in scenarios]
-    verdict = verdict_of(table, config.recommend, given_reference())
+    choices = [recommend(table, name) for name in scenarios]
+    verdict = verdict_of(table, given_reference())
     show(render(choices, style, table=table, verdict=verdict, width=terminal_width()))
 
 
@@ -109,14 +109,14 @@ def _show_schedule(config: StudyConfig, url: str, scenario: Scenario, as_json: b
     from spec_opt.results.table import load_table
 
     table = load_table(url, config)
-    schedule = schedule_of(table, scenario, config.recommend, given_reference())
+    schedule = schedule_of(table, scenario, given_reference())
     if as_json and schedule.unknown is not None:
         say(schedule.unknown)
     show(schedule.rows if as_json else as_text(schedule_blocks(schedule), terminal_width()))
 
 
 @study_command
-@click.option("-o", "--output", type=Path, metavar="DIR", help="By default reports/<study>.")
+@report_option
 @click.option("--png", is_flag=True, help="The plots as files too (needs Chrome or Chromium).")
 @artifacts_option
 def report(
@@ -129,7 +129,7 @@ def report(
     table = load_table(url, config, "columns")
     about = {"storage": url, "command": command_line()}
     try:
-        written = write_report(table, output, thresholds=config.recommend, png=png, **about)
+        written = write_report(table, output, png=png, **about)
     except OutputError as error:
         raise OutputError(f"{error}; choose another folder with -o") from error
     show("\n".join(map(str, written.files)))
@@ -223,7 +223,7 @@ def bench(
     help="By default the output's suffix, or else text.",
 )
 @json_option
-@click.option("-o", "--output", type=Path, help="A file, instead of stdout.")
+@output_option
 def compare(
     studies: tuple[str, ...], url: str, style: str | None, as_json: bool, output: Path | None
 ) -> None:
@@ -233,9 +233,7 @@ def compare(
     is one in another store.
     """
     from spec_opt.api import find_settings
-    from spec_opt.config.files import write_file
-    from spec_opt.results.comparison import compare_studies, comparison_document
-    from spec_opt.results.comparison_page import comparison_page, comparison_text
+    from spec_opt.results import comparison
     from spec_opt.study.database import split_reference
 
     suffixes = {".html": "html", ".htm": "html", ".json": "json"}
@@ -244,18 +242,16 @@ def compare(
     if style == "html" and output is None and sys.stdout.isatty():
         raise click.UsageError("a page is long: give a file with -o, or send stdout to one")
     named = [split_reference(reference, url) for reference in studies]
-    found = compare_studies([(find_settings(name, store), store) for name, store in named])
+    found = comparison.compare_studies(
+        [(find_settings(name, store), store) for name, store in named]
+    )
     if style == "html":
-        content = f"{comparison_page(found)}\n"
+        content = f"{comparison.comparison_page(found)}\n"
     elif style == "json":
-        content = as_shown(comparison_document(found))
+        content = as_shown(comparison.comparison_document(found))
     else:
-        content = as_shown(comparison_text(found, terminal_width() if output is None else None))
-    if output is None:
-        click.echo(content, nl=False)
-    else:
-        write_file(output, content.encode())
-        say(f"wrote {output}")
+        content = as_shown(comparison.comparison_text(found, None if output else terminal_width()))
+    deliver(content, output)
 
 
 @study_command

@@ -18,6 +18,7 @@ from spec_opt.cli.common import (
     given_reference,
     json_option,
     pasted,
+    report_option,
     say,
     show,
     storage_option,
@@ -26,7 +27,7 @@ from spec_opt.cli.common import (
     terminal_width,
 )
 from spec_opt.cli.completion import STUDY
-from spec_opt.errors import OutputError
+from spec_opt.errors import OutputError, SpecOptError
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     help="One task per GPU (or CPU) of a Ray cluster, N with --workers. ADDRESS is HOST:PORT, by "
     "default that of this machine's cluster.",
 )
-@click.option("-o", "--output", type=Path, metavar="DIR", help="By default reports/<study>.")
+@report_option
 @json_option
 def run(
     study: str,
@@ -63,6 +64,7 @@ def run(
     the offline quickstart. Without --workers, --gpus and --ray: one worker, in this process.
     """
     from spec_opt.cli import service
+    from spec_opt.results.bench import bench_run
     from spec_opt.results.render import study_document, study_text
     from spec_opt.results.report import write_report
     from spec_opt.results.table import table_of
@@ -78,18 +80,21 @@ def run(
     else:
         opened, interrupted = service.run_processes(study, config, url, workers, gpus)
     if not interrupted and ray is None and progress(opened).is_done:
-        service.measure_speedups(config, opened, objective, reference)
-    table, thresholds = table_of(opened.store, config, "columns"), config.recommend
+        try:
+            bench_run(config, opened.store, objective, reference)
+        except SpecOptError as error:
+            say(f"no speedup was measured: {error}")
+    table = table_of(opened.store, config, "columns")
     try:  # first: stdout may turn out to be full
         command = command_line()
-        written = write_report(table, output, storage=url, command=command, thresholds=thresholds)
+        written = write_report(table, output, storage=url, command=command)
         report = f"report: {written.files[0]}"
     except OutputError as error:
         report = f"no report: {error}; `spec-opt report {reference} -o DIR` writes it elsewhere"
     if as_json:
-        show(study_document(table, thresholds, reference, storage=url, command=command))
+        show(study_document(table, reference, storage=url, command=command))
     else:
-        show(study_text(table, thresholds, reference, terminal_width()))
+        show(study_text(table, reference, terminal_width()))
     say(f"store: {opened.store.place}")
     say(report)
     if interrupted:
@@ -137,16 +142,11 @@ def train(config: StudyConfig, url: str, as_json: bool) -> None:
     _, models, inputs = load_inputs(config)
     document = inputs.as_document()
     document |= document.pop("models")
-    lines = (
-        f"{model.role}: {path}\n  {model.description}, fingerprint {model.fingerprint[:16]}"
-        if model.parameters is None
-        else f"{model.role}: {path}\n"
-        f"  {model.parameters:,} parameters, fingerprint {model.fingerprint[:16]}"
-        for model, path in (
-            (inputs.target, models.target_path),
-            (inputs.draft, models.draft_path),
-        )
-    )
+    lines = []
+    for model, path in (inputs.target, models.target_path), (inputs.draft, models.draft_path):
+        count = model.parameters
+        what = model.description if count is None else f"{count:,} parameters"
+        lines.append(f"{model.role}: {path}\n  {what}, fingerprint {model.fingerprint[:16]}")
     show(document if as_json else "\n".join(lines))
 
 
@@ -164,6 +164,6 @@ def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
             with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
                 view.done.wait()
         snapshot = live.look(study, config.search)
-    verdict = verdict_of(snapshot.table, config.recommend, given_reference())
-    snapshot = replace(snapshot, verdict=verdict)
+    table = snapshot.table.model_copy(update={"limits": config.recommend})
+    snapshot = replace(snapshot, table=table, verdict=verdict_of(table, given_reference()))
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))

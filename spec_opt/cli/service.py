@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from contextlib import ExitStack
 from functools import partial
@@ -17,15 +16,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spec_opt.api import prepare
-from spec_opt.cli.common import note, say
+from spec_opt.api import PROGRAM, places_for_workers, prepare, run_workers
+from spec_opt.cli.common import note
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
 from spec_opt.config.paths import STORAGE_VARIABLE
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.study.database import parse_url
-from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.ray_cluster import cluster, import_ray, run_tasks
 from spec_opt.study.samplers import check_sampler
 from spec_opt.study.store import Store, look_at_store, open_store
@@ -34,8 +32,6 @@ from spec_opt.study.worker import run_worker
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import StudyObjective
-
-PROGRAM = (sys.executable, "-m", "spec_opt")
 
 
 def look(config: StudyConfig, url: str) -> Study:
@@ -75,32 +71,13 @@ def work(
     with ExitStack() as stack:
         if not log_trials:
             stack.enter_context(LiveView(lambda: study))
-        on_first = _printing("finishing the running trial, then leaving; again to leave at once")
+        on_first = partial(
+            note, "finishing the running trial, then leaving; again to leave at once"
+        )
         stop = stack.enter_context(stop_on_signals(on_first))
         report = print_trial if log_trials else print_failure
         interrupted = run_worker(study, objective, stop, on_trial=report).interrupted
         return study, objective, interrupted
-
-
-def measure_speedups(
-    config: StudyConfig, study: Study, objective: StudyObjective | None, reference: str
-) -> None:
-    """End a run by timing what it recommends.
-
-    Args:
-        objective: what this process measured with; by default the models are loaded if need be.
-        reference: the study as it was named, for commands to paste.
-    """
-    if config.bench.seconds == 0:
-        return
-    from spec_opt.measure.objective import StudyObjective
-    from spec_opt.results.bench import bench_run
-
-    prepare = partial(StudyObjective.prepare, config) if objective is None else lambda: objective
-    try:
-        bench_run(config, study.store, prepare, reference)
-    except SpecOptError as error:
-        say(f"no speedup was measured: {error}")
 
 
 def work_in_task(config: StudyConfig, url: str) -> None:
@@ -120,31 +97,12 @@ def run_processes(
         WorkError: workers failed too often and the study is not done; names their logs.
         KeyboardInterrupt: interrupted before the study existed.
     """
-    check_sampler(config.search)
-    check_study(url, config)
-    if gpus is None:
-        places = cpu_environments(workers or 1)
-    else:
-        from spec_opt.models.device import gpu_count  # brings torch
-
-        places = gpu_environments(parse_gpus(gpus, gpu_count))
+    places, logs = places_for_workers(config, url, workers, gpus), Path("logs") / config.name
     make_models(reference, url)
-    on_first = _printing("workers finish their trials, then leave; again to leave at once")
+    on_first = partial(note, "workers finish their trials, then leave; again to leave at once")
     with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
-        summary = launch(
-            [*PROGRAM, "worker", reference],
-            # The URL may hold a password, and other users see command lines.
-            [{**place, STORAGE_VARIABLE: url} for place in places],
-            Path("logs") / config.name,
-            stop,
-        )
-    error: SpecOptError | None = None
-    if summary.given_up:
-        logs = ", ".join(map(str, summary.given_up))
-        kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
-        reason = f": {summary.reason}" if summary.reason else ""
-        error = kind(f"{len(summary.given_up)} of {len(places)} workers {why}{reason}; see {logs}")
-    return _worked_on(view, error, summary.interrupted)
+        interrupted, error = run_workers(reference, url, places, logs, stop)
+    return _worked_on(view, error, interrupted)
 
 
 def run_on_ray(
@@ -169,7 +127,7 @@ def run_on_ray(
     check_sampler(config.search)
     check_study(url, config)
     task = partial(work_in_task, config, url)
-    on_first = _printing("workers give their trials back, then leave; again to leave at once")
+    on_first = partial(note, "workers give their trials back, then leave; again to leave at once")
     with cluster(address):
         make_models(reference, url)
         with LiveView(partial(find, config, url)) as view, stop_on_signals(on_first) as stop:
@@ -181,10 +139,6 @@ def run_on_ray(
         text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
         error = InputError(text) if first.exit_code == 2 else WorkError(text)
     return _worked_on(view, error, summary.interrupted)
-
-
-def _printing(text: str) -> partial[None]:
-    return partial(note, text)
 
 
 def make_models(reference: str, url: str) -> None:

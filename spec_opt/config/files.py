@@ -4,21 +4,26 @@
 """
 
 import errno
+import json
 import os
 import re
 import stat
 import time
+import tomllib
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
+from spec_opt.config.messages import brief
 from spec_opt.config.outgoing import mask
-from spec_opt.errors import OutputError
+from spec_opt.errors import ConfigError, OutputError
 
 MOST_TIMES: Final = 100
 LARGEST_UNPACKED: Final = 1 << 28
 """A file is refused that unpacks to more bytes than this, and than `MOST_TIMES` its own."""
+LARGEST_TOML: Final = 8_000_000
+"""Bytes; a list of 100,000 values takes two million."""
 PIPE_PATIENCE_S = 10.0
 """How long a pipe may be without a reader."""
 IN_PLACE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY})
@@ -193,3 +198,26 @@ def open_lock(path: Path) -> IO[bytes]:
         file.close()
         raise OSError(errno.EINVAL, f"{path} is no plain file, no lock: remove it", str(path))
     return file
+
+
+def read_document(path: Path) -> str:
+    """The content of a TOML file as JSON; dates are texts.
+
+    Raises:
+        ConfigError: it is not readable, as TOML or at all.
+    """
+    said = f"{path}: not a readable TOML file"
+    try:
+        if (size := path.stat().st_size) > LARGEST_TOML:
+            raise ConfigError(f"{path}: {size:,} bytes are more than a study file has")
+        # Editors of some systems put a byte-order mark first.
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return json.dumps(document, default=str)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{said}: no text in UTF-8; save it as that") from error
+    except RecursionError as error:
+        raise ConfigError(f"{said}: too deeply nested") from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise ConfigError(f"{said}: {brief(str(error))}") from error
+    except ValueError as error:
+        raise ConfigError(f"{said}: an integer has thousands of digits") from error

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from spec_opt.config.document import read_document
+from spec_opt.config.files import read_document
 from spec_opt.config.limits import Constraints, StopConfig
 from spec_opt.config.messages import brief, first_problem
 from spec_opt.config.models import DraftConfig, TargetConfig
@@ -435,18 +435,10 @@ def study_path(reference: str) -> Path | None:
     return shipped_studies().get(reference)
 
 
-def find_study(reference: str) -> Path:
-    """As `study_path`.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    if (path := study_path(reference)) is not None:
-        return path
-    raise ConfigError(
-        f"{reference}: no such study file; a path, or one of those that ship: "
-        f"{', '.join(shipped_studies())}"
-    )
+def no_such_study(reference: str, elsewhere: str = "") -> ConfigError:
+    """The error that no file has that name; `elsewhere` says what else could be meant."""
+    text = f"{reference}: no such study file; a path, or one of those that ship: "
+    return ConfigError(f"{text}{', '.join(shipped_studies())}{elsewhere}")
 
 
 def read_study(reference: str) -> StudyConfig:
@@ -455,7 +447,8 @@ def read_study(reference: str) -> StudyConfig:
     Raises:
         ConfigError: one line with file, key, value and what is allowed.
     """
-    path = find_study(reference)
+    if (path := study_path(reference)) is None:
+        raise no_such_study(reference)
     try:
         # From JSON, where strict mode reads an array as a tuple and a string as a path.
         config = StudyConfig.model_validate_json(read_document(path))

@@ -10,7 +10,6 @@ from spec_opt.config.values import (
     Dropout,
     DropoutSpace,
     EpochSpace,
-    IntRange,
     NonNegative,
     NonNegativeSpace,
     PositiveInt,
@@ -103,10 +102,3 @@ class VariantSpaces(Table):
             elif isinstance(space, ContinuousRange) and space.log and space.low == 0:
                 raise ValueError(f"{name}: a range with log = true must begin above 0")
         return self
-
-    def admits(self, name: str, value: Any) -> bool:
-        """Whether a value of a key that is searched is in its space."""
-        space = self.varied[name]
-        if isinstance(space, (ContinuousRange, IntRange)):
-            return bool(space.low <= value <= space.high)
-        return value in space

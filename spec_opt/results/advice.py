@@ -29,7 +29,7 @@ def cautions(table: StudyTable) -> tuple[str, ...]:
     if not table.points:
         return ()
     found = (
-        draft_alone(table.baseline, "on these windows", table.equivalence_margin),
+        draft_alone(table.baseline, "on these windows", table.limits.equivalence_margin),
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),
@@ -154,48 +154,39 @@ def _weak_draft(table: StudyTable) -> str | None:
             f"The draft is not the cause: its own MSE is {against} the target's, so retraining "
             "it is unlikely to help."
         )
+    now = _now(table, "teacher_noise", "scale")
     remedy = (
-        _DISTIL
-        if _is_fitted(table)
-        else (
-            "Distil it with more teacher_noise (0.1), or make it larger (scale 0.5 instead of 0.25)"
-            f"{_now(table, 'teacher_noise', 'scale')}."
-        )
+        f"Distil it with more teacher_noise (0.1), or make it larger (scale 0.5 instead of 0.25)"
+        f"{now}."
     )
-    return f"The draft is weak: its own MSE is {against} the target's. {remedy}"
+    return (
+        f"The draft is weak: its own MSE is {against} the target's. "
+        f"{_DISTIL if now is None else remedy}"
+    )
 
 
 def _undertrained_draft(table: StudyTable) -> str | None:
     baseline = table.baseline
     if baseline is None or baseline.draft_mse <= WEAK_DRAFT * baseline.target_mse:
         return None
+    now = _now(table, "epochs", "teacher_noise")
     remedy = (
-        f". {_DISTIL}"
-        if _is_fitted(table)
-        else (
-            ": it is undertrained, or its teacher_noise too high; give it more epochs or less noise"
-            f"{_now(table, 'epochs', 'teacher_noise')}."
-        )
+        f": it is undertrained, or its teacher_noise too high; give it more epochs or less noise"
+        f"{now}."
     )
     return (
         f"The draft's own MSE ({baseline.draft_mse:.4f}) is "
-        f"{relative(baseline.draft_mse, baseline.target_mse)} the target's{remedy}"
+        f"{relative(baseline.draft_mse, baseline.target_mse)} the target's"
+        f"{f'. {_DISTIL}' if now is None else remedy}"
     )
 
 
-def _is_fitted(table: StudyTable) -> bool:
-    """Whether the study makes a draft that has nothing to train."""
-    return (
-        table.config is not None
-        and (draft := table.config.draft).is_made
-        and (not draft.is_network)
-    )
-
-
-def _now(table: StudyTable, *names: str) -> str:
-    """Today's values of a draft that the study trains, in brackets."""
-    if table.config is None or not (draft := table.config.draft).is_network:
+def _now(table: StudyTable, *names: str) -> str | None:
+    """Today's values of a draft that the study trains, in brackets; None if it only fits one."""
+    if table.config is None or not (draft := table.config.draft).is_made:
         return ""
+    if not draft.is_network:
+        return None
     values = {
         "teacher_noise": f"teacher_noise {draft.distillation.teacher_noise:g}",
         "scale": f"scale {draft.scale.d_model:g}",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
-from sqlalchemy import Connection, delete
+from sqlalchemy import delete
 
 from spec_opt.errors import OutputError
 from spec_opt.study.store import Store, study_system_attributes
@@ -64,14 +64,10 @@ def keep_artifacts(store: Store, name: str, files: Sequence[Path], folder: Path)
         return old | new
 
     update_attribute(store, name, ARTIFACTS, change)
+    table = study_system_attributes
     keys = [f"{OF_OPTUNA}{artifact}" for artifact in replaced]
-
-    def forget(connection: Connection) -> None:
-        table = study_system_attributes
-        mine = table.c.study_id == study._study_id
-        connection.execute(delete(table).where(mine, table.c.key.in_(keys)))
-
-    store.transaction(forget)
+    forget = delete(table).where(table.c.study_id == study._study_id, table.c.key.in_(keys))
+    store.transaction(lambda connection: connection.execute(forget))
     for artifact in replaced:
         with suppress(ArtifactNotFound):
             artifacts.remove(artifact)

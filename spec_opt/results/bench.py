@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
 from spec_opt.config.variants import Variant
 from spec_opt.errors import InputError, WorkError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts, acceptance_by_position
-from spec_opt.measure.measurement import Baseline, BenchRow, Case, Ratio
+from spec_opt.measure.measurement import Baseline, BenchRow, Case, Measurement, Ratio
 from spec_opt.results.document import Block, Bullets, Table, Text, as_text
 from spec_opt.results.recommend import bounds_on_results
 from spec_opt.results.render import schedule_blocks
 from spec_opt.results.schedule import Schedule, doublings, schedule_of
 from spec_opt.results.speedup import Speedup
-from spec_opt.results.table import Point, StudyTable, table_of
+from spec_opt.results.stored import keep_records
+from spec_opt.results.table import Point, Result, StudyTable, table_of
 from spec_opt.results.verdict import (
     Candidate,
     Verdict,
@@ -35,7 +35,6 @@ from spec_opt.results.verdict import (
 )
 from spec_opt.results.wording import percent, plural, setting_cells
 from spec_opt.study.store import Store, open_store
-from spec_opt.study.study import update_attribute
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import StudyObjective
@@ -76,13 +75,12 @@ class Bench:
 
 def bench_document(bench: Bench) -> dict[str, Any]:
     """Everything, for `bench --json`."""
-    plain = {name: getattr(bench, name) for name in ("study", "device", "precision", "rule")}
-    return plain | {
-        "threads": bench.threads,
+    names = ("study", "device", "precision", "rule", "threads")
+    return {name: getattr(bench, name) for name in names} | {
         "rows": [_row_document(row) for row in bench.rows],
         "baseline": asdict(bench.baseline),
         "verdict": bench.verdict.document(),
-        "schedule": None if bench.schedule is None else bench.schedule.rows,
+        "schedule": bench.schedule and bench.schedule.rows,
     }
 
 
@@ -91,9 +89,7 @@ def _row_document(row: BenchRow) -> dict[str, Any]:
     runs = {name: list(document.pop(name)) for name in ("target_only", "speculative", "draft_only")}
     return document | {
         "setting": row.setting.model_dump(),
-        "target_only_s": row.target_only_s,
-        "speculative_s": row.speculative_s,
-        "draft_only_s": row.draft_only_s,
+        **{f"{name}_s": getattr(row, f"{name}_s") for name in runs},
         "speedup": row.speedup.value,
         "speedup_low": row.speedup.low,
         "speedup_high": row.speedup.high,
@@ -123,22 +119,15 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
     )
     blocks.append(Table(_COLUMNS, [_cells(row) for row in bench.rows]))
     if bench.schedule is not None and bench.predicted is not None:
-        blocks.append(Bullets(_agreement(bench.predicted, bench.schedule)))
-        blocks += schedule_blocks(bench.schedule)
-    if (why := _why_slower(bench.rows)) is not None:
-        blocks.append(Text(why))
-    return as_text(blocks, width)
-
-
-def _agreement(predicted: Schedule, measured: Schedule) -> list[str]:
-    """At each batch size that was timed, the k that was predicted and the fastest one measured."""
-    after = {gain.batch_size: gain for gain in measured.best}
-    return [
-        f"Batch size {gain.batch_size}: k = {gain.k} was predicted, k = "
-        f"{after[gain.batch_size].k} is the fastest as measured."
-        for gain in predicted.best
-        if gain.batch_size in predicted.to_time
-    ]
+        after = {gain.batch_size: gain.k for gain in bench.schedule.best}
+        agreement = [
+            f"Batch size {gain.batch_size}: k = {gain.k} was predicted, k = "
+            f"{after[gain.batch_size]} is the fastest as measured."
+            for gain in bench.predicted.best
+            if gain.batch_size in bench.predicted.to_time
+        ]
+        blocks += [Bullets(agreement), *schedule_blocks(bench.schedule)]
+    return as_text([*blocks, Text(_why_slower(bench.rows))], width)
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:
@@ -154,11 +143,11 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     )
 
 
-def _why_slower(rows: Sequence[BenchRow]) -> str | None:
-    """Where the time of the fastest setting goes; None if it is faster than the target."""
+def _why_slower(rows: Sequence[BenchRow]) -> str:
+    """Where the time of the fastest setting goes; empty if it is faster than the target."""
     best = max(rows, key=lambda row: row.speedup.value)
     if best.speedup.value >= 1.0:
-        return None
+        return ""
     step, shares = best.target_only_s / best.patches, asdict(best.shares)
     parts = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     return (
@@ -198,7 +187,7 @@ def bench_study(
     else:
         store = open_store(url, create=False)
         table = table_of(store, config, also=() if trial is None else (trial,))
-        points = worth_timing(table, config.recommend) if trial is None else [table.point(trial)]
+        points = worth_timing(table) if trial is None else [table.point(trial)]
         if not points:
             raise InputError(
                 f"study {table.name}: no setting is recommended, so there is none to bench; "
@@ -211,7 +200,7 @@ def bench_study(
     if setting is not None:
         return _bench_setting(objective, setting, fitting, repeats, reference)
     table.check_fingerprints(objective.fingerprints, config)
-    return _bench_points(store, objective, points, fitting, repeats, None, reference)
+    return _bench_points(store, objective, points, fitting, repeats, None, reference, {})
 
 
 def bench_schedule(
@@ -238,7 +227,7 @@ def bench_schedule(
 
     store = open_store(url, create=False)
     table = table_of(store, config)
-    bounds = bounds_on_results(table, "speed", config.recommend)
+    bounds = bounds_on_results(table, "speed")
     if not any(p.result.feasible and bounds.hold(p) for p in table.points):
         raise InputError(
             f"study {table.name}: no trial has {bounds.text}, so there is no schedule; "
@@ -251,8 +240,7 @@ def bench_schedule(
     costs = _learn_costs(store, objective, table, fitting | {*doublings(max(fitting))}, None)
 
     def scheduled(device: str | None) -> Schedule:
-        now = table_of(store, config)
-        return schedule_of(now, "speed", config.recommend, reference, device)
+        return schedule_of(table_of(store, config), "speed", reference, device)
 
     predicted = scheduled(_device_name(objective))
     if predicted.unknown is not None:
@@ -287,10 +275,8 @@ def _learn_costs(
     known = {size: costs for size, costs in learnt.items() if costs.are_known}
     # Others were learnt on a busy machine, and must not replace better ones.
     new = [BatchCosts(device, size, costs) for size, costs in known.items()]
-    key = ("device", "batch_size")
     if new:
-        name = objective.config.name
-        update_attribute(store, name, "batch_costs", lambda old: merged(old or [], new, key))
+        keep_records(store, table.name, "batch_costs", new, ("device", "batch_size"))
     elif seconds is None:
         spread = next(iter(learnt.values()))
         raise WorkError(f"study {table.name}: {spread}, so no cost is known; try an idle machine")
@@ -304,21 +290,24 @@ def _device_name(objective: StudyObjective) -> str:
 
 
 def bench_run(
-    config: StudyConfig, store: Store, prepare: Callable[[], StudyObjective], reference: str
+    config: StudyConfig, store: Store, objective: StudyObjective | None, reference: str
 ) -> Bench | None:
     """The bench that ends a run, within `bench.seconds`; None if its results are there already.
 
     Args:
-        prepare: gives the models on the windows; called only if there is something to time.
+        objective: what the trials were measured with; by default it is prepared if need be.
         reference: the study as it was named, for commands to paste.
 
     Raises:
-        SpecOptError: a forecast is not finite, or `prepare` failed.
+        SpecOptError: a forecast is not finite, or the models cannot be loaded.
     """
-    from spec_opt.models.device import device_name, resolve_device  # imports torch
+    if config.bench.seconds == 0:
+        return None
+    from spec_opt.measure.objective import StudyObjective  # imports torch
+    from spec_opt.models.device import device_name, resolve_device
 
     table = table_of(store, config)
-    points = worth_timing(table, config.recommend)
+    points = worth_timing(table)
     batch_size = config.decoding.batch_size
     sizes = sorted({1, *(min(batch_size, p.result.windows or batch_size) for p in points)})
     device = device_name(resolve_device(config.decoding.device))
@@ -327,7 +316,7 @@ def bench_run(
         return None
     seconds = config.bench.seconds
     log.info("timing what is recommended, for about %g s", seconds)
-    objective, began = prepare(), time.monotonic()
+    objective, began = objective or StudyObjective.prepare(config), time.monotonic()
     sparse = {*doublings(sizes[-1])[::2], sizes[-1]}
     costs = _learn_costs(store, objective, table, sparse, COSTS_SHARE * seconds)
     left = max(0.0, seconds - (time.monotonic() - began))
@@ -342,27 +331,24 @@ def _bench_points(
     repeats: int,
     seconds: float | None,
     reference: str,
-    costs: Mapping[int, LearntCosts] = MappingProxyType({}),
+    costs: Mapping[int, LearntCosts],
 ) -> Bench:
-    config = objective.config
+    config, device = objective.config, _device_name(objective)
     by_variant: dict[Variant, list[Point]] = {}
     for point in points:
         by_variant.setdefault(point.variant, []).append(point)
     share = None if seconds is None else seconds / len(by_variant)
     rows: list[BenchRow] = []
     for variant, some in by_variant.items():
-        of_variant = objective.of(variant)
+        own, of_variant = variant == objective.variant, objective.of(variant)
         cases = [_case_of(point, of_variant) for point in some]
-        known = costs if variant == objective.variant else {}
-        timed, device = _timed(of_variant, cases, batch_sizes, repeats, share, known)
-        speedups = speedups_of(timed, device)
-        if variant != objective.variant:  # the study keeps the times of its own draft alone
-            speedups = tuple(s for s in speedups if s.trial is not None)
-        _keep(store, config.name, speedups)
+        timed = _timed(of_variant, cases, batch_sizes, repeats, share, costs if own else {})
+        # The study keeps the times of its own draft alone.
+        kept = [s for s in speedups_of(timed, device) if own or s.trial is not None]
+        keep_records(store, config.name, "speedups", kept, ("trial", "device", "batch_size"))
         rows += timed
-    table = table_of(store, config)
-    verdict = verdict_of(table, config.recommend, reference)
-    return _bench_of(objective, tuple(rows), _device_name(objective), verdict)
+    verdict = verdict_of(table_of(store, config), reference)
+    return _bench_of(objective, tuple(rows), verdict)
 
 
 def _bench_setting(
@@ -372,37 +358,34 @@ def _bench_setting(
     repeats: int,
     reference: str,
 ) -> Bench:
-    config, baseline = objective.config, objective.baseline
+    config, baseline, device = objective.config, objective.baseline, _device_name(objective)
     found = objective(setting)
-    acceptance = acceptance_by_position(found.accepted_by_position, found.tested_by_position)
-    case = Case(None, setting, acceptance, found.acceptance_rate, found.mse)
-    rows, device = _timed(objective, [case], batch_sizes, repeats, None)
+    rows = _timed(objective, [_case(None, setting, found)], batch_sizes, repeats, None, {})
     table = StudyTable(
         name=config.name,
         trials=(),
         config=config,
+        limits=config.recommend,
         baseline=baseline,
-        speedups=tuple(_speedup(None, row, row.draft_speedup, device) for row in rows),
+        speedups=speedups_of(rows, device),
     )
     measured = tuple(_speedup(None, row, row.speedup, device) for row in rows)
     error = error_ratio(found.mse, found.blocks, baseline)
     candidate = Candidate(setting, None, error, measured)
-    limit = limit_of(table, config.recommend)
+    limit = limit_of(table)
     verdict = judge([candidate], draft_candidate(table), limit, reference).cautioned(measured)
-    return _bench_of(objective, rows, device, verdict)
+    return _bench_of(objective, rows, verdict)
 
 
-def _bench_of(
-    objective: StudyObjective, rows: tuple[BenchRow, ...], device: str, verdict: Verdict
-) -> Bench:
+def _bench_of(objective: StudyObjective, rows: tuple[BenchRow, ...], verdict: Verdict) -> Bench:
     from spec_opt.measure import bench as timing  # imports torch
 
-    config = objective.config
+    decoding = objective.config.decoding
     return Bench(
-        study=config.name,
-        device=device,
-        precision=config.decoding.precision,
-        rule=config.decoding.rule,
+        study=objective.config.name,
+        device=_device_name(objective),
+        precision=decoding.precision,
+        rule=decoding.rule,
         threads=timing.thread_count(),
         rows=rows,
         baseline=objective.baseline,
@@ -416,35 +399,33 @@ def _timed(
     batch_sizes: Sequence[int],
     repeats: int,
     seconds: float | None,
-    costs: Mapping[int, LearntCosts] = MappingProxyType({}),
-) -> tuple[tuple[BenchRow, ...], str]:
-    """The rows, and the device."""
+    costs: Mapping[int, LearntCosts],
+) -> tuple[BenchRow, ...]:
     from spec_opt.measure import bench as timing  # imports torch
 
     workload, context = objective.evaluator.workload, objective.config.decoding.context
-    rows = timing.bench(workload, context, cases, batch_sizes, repeats, seconds, costs)
-    return rows, _device_name(objective)
+    return timing.bench(workload, context, cases, batch_sizes, repeats, seconds, costs)
 
 
 def _case_of(point: Point, objective: StudyObjective) -> Case:
-    result = point.result
-    accepted, tested = result.accepted_by_position, result.tested_by_position
-    rate, mse = result.acceptance_rate, result.mse
-    if accepted is None or tested is None:  # imported
+    found: Result | Measurement = point.result
+    if found.accepted_by_position is None or found.tested_by_position is None:  # imported
         check_setting(point.setting, objective.config.decoding.rule)
         found = objective(point.setting)
-        accepted, tested = found.accepted_by_position, found.tested_by_position
-        rate, mse = found.acceptance_rate, found.mse
-    return Case(point.number, point.setting, acceptance_by_position(accepted, tested), rate, mse)
+    return _case(point.number, point.setting, found)
+
+
+def _case(trial: int | None, setting: Setting, found: Result | Measurement) -> Case:
+    accepted, tested = found.accepted_by_position or (), found.tested_by_position or ()
+    acceptance = acceptance_by_position(accepted, tested)
+    return Case(trial, setting, acceptance, found.acceptance_rate, found.mse)
 
 
 def speedups_of(rows: Sequence[BenchRow], device: str) -> tuple[Speedup, ...]:
     """What is kept with the study: those of trials, and of the draft alone at each batch size."""
     drafts = {row.batch_size: _speedup(None, row, row.draft_speedup, device) for row in rows}
-    trials = (
-        _speedup(row.trial, row, row.speedup, device) for row in rows if row.trial is not None
-    )
-    return (*drafts.values(), *trials)
+    trials = [row for row in rows if row.trial is not None]
+    return (*drafts.values(), *(_speedup(row.trial, row, row.speedup, device) for row in trials))
 
 
 def _speedup(trial: int | None, row: BenchRow, ratio: Ratio, device: str) -> Speedup:
@@ -460,26 +441,3 @@ def _speedup(trial: int | None, row: BenchRow, ratio: Ratio, device: str) -> Spe
         target_low_s=min(row.target_only),
         target_high_s=max(row.target_only),
     )
-
-
-def _keep(store: Store, name: str, new: Sequence[Speedup]) -> None:
-    """Add speedups to those of the study; another bench may do so at the same time."""
-    update_attribute(store, name, "speedups", lambda old: merged(old or [], new))
-
-
-def merged(
-    old: Sequence[dict[str, Any]],
-    new: Sequence[Speedup] | Sequence[BatchCosts],
-    names: Sequence[str] = ("trial", "device", "batch_size"),
-) -> list[dict[str, Any]]:
-    """Stored speedups (or costs) and, at the end, new ones.
-
-    A new one replaces that which equals it in all of `names`.
-    """
-
-    def key(stored: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(stored[name] for name in names)
-
-    added = [asdict(one) for one in new]
-    replaced = {key(one) for one in added}
-    return [*(one for one in old if key(one) not in replaced), *added]

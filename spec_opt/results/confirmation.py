@@ -12,18 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spec_opt.config.study_file import RecommendConfig, StudyConfig
+from spec_opt.config.study_file import StudyConfig
 from spec_opt.config.values import Split
 from spec_opt.errors import InputError, StudyError
 from spec_opt.measure.measurement import Baseline, Measurement
+from spec_opt.results.differences import Change
 from spec_opt.results.document import Block, Bullets, Table, Text, as_text
 from spec_opt.results.judgement import Judgement
-from spec_opt.results.recommend import Recommendation, bounds_of, limits_of, recommend_all
+from spec_opt.results.recommend import Recommendation, bounds_of, recommend_all
+from spec_opt.results.stored import keep_records
 from spec_opt.results.table import Point, Result, StudyTable
 from spec_opt.results.verdict import ErrorRatio, draft_error_ratio, error_ratio, limit_of
 from spec_opt.results.wording import allowed, percent, relative, setting_cells, with_error
 from spec_opt.study.store import Store
-from spec_opt.study.study import update_attribute
 
 BETWEEN_SPLITS = (
     "± is over windows within a split: what sets splits apart, such as a season, is not in it."
@@ -32,15 +33,6 @@ NOT_SPEED = "The speed is not judged here: `spec-opt bench` measures it."
 
 ROUNDING = 1e-5
 """Relative difference allowed in a replayed MSE: devices and batch sizes round differently."""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """The tuned value minus the confirmed one."""
-
-    value: float
-    half_width: float | None
-    """Half of the 95 % interval, by both splits: they share no window. None if not known."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +46,14 @@ class Confirmed:
     error: ErrorRatio
 
     @property
-    def acceptance(self) -> Drop:
-        return self._drop("acceptance_rate", "acceptance_ci95")
+    def acceptance(self) -> Change:
+        """The tuned rate minus the confirmed one; two splits share no window."""
+        return Change.between(self.point.result, self.measurement, "acceptance_rate", paired=False)
 
     @property
-    def mse(self) -> Drop:
-        return self._drop("mse", "mse_ci95")
-
-    def _drop(self, name: str, half_width: str) -> Drop:
-        tuned, again = self.point.result, self.measurement
-        widths = getattr(tuned, half_width), getattr(again, half_width)
-        change = getattr(tuned, name) - getattr(again, name)
-        return Drop(change, None if None in widths else math.hypot(*widths))
+    def mse(self) -> Change:
+        """The tuned MSE minus the confirmed one."""
+        return Change.between(self.point.result, self.measurement, "mse", paired=False)
 
     @property
     def is_the_same(self) -> bool:
@@ -114,7 +102,7 @@ def confirm_study(
             f"--split {split}: study {config.name} was tuned on it; name another split to confirm, "
             "or a --trial to replay"
         )
-    points = to_confirm(table, config.recommend) if trial is None else [table.point(trial)]
+    points = to_confirm(table) if trial is None else [table.point(trial)]
     if not points:
         raise StudyError(
             f"study {config.name}: no trial has completed yet, so there is nothing to confirm"
@@ -132,12 +120,12 @@ def confirm_study(
     def measure(point: Point) -> Measurement:
         return objective.of(point.variant)(point.setting)
 
-    return confirm_points(table, points, splits, measure, objective.baseline, config.recommend)
+    return confirm_points(table, points, splits, measure, objective.baseline)
 
 
-def to_confirm(table: StudyTable, thresholds: RecommendConfig) -> list[Point]:
+def to_confirm(table: StudyTable) -> list[Point]:
     """The recommended trials, and one of each distinct result of the front."""
-    recommended = [r.point for r in recommend_all(table, thresholds) if r.point is not None]
+    recommended = [r.point for r in recommend_all(table) if r.point is not None]
     front = [block[0] for block in table.distinct_front]
     return list({point.number: point for point in (*recommended, *front)}.values())
 
@@ -148,7 +136,6 @@ def confirm_points(
     splits: tuple[Split, Split],
     measure: Callable[[Point], Measurement],
     baseline: Baseline,
-    thresholds: RecommendConfig | None = None,
 ) -> Confirmation:
     """Measure trials again; `splits` are the tuned one and that of `measure` and `baseline`."""
     settings = []
@@ -162,11 +149,11 @@ def confirm_points(
     if splits[0] != splits[1]:
         known = {one.point.number: one for one in settings}
         judgements = [
-            _judge(table, choice, known[choice.trial], splits[1], baseline, thresholds)
-            for choice in recommend_all(table, thresholds)
+            _judge(table, choice, known[choice.trial], splits[1], baseline)
+            for choice in recommend_all(table)
             if choice.trial in known
         ]
-        limit, error = limit_of(table, thresholds), draft_error_ratio(baseline)
+        limit, error = limit_of(table), draft_error_ratio(baseline)
         judgements.append(_judgement("draft_alone", splits[1], error, limit))
     return Confirmation(
         table.name, splits[0], splits[1], tuple(settings), baseline, tuple(judgements)
@@ -179,12 +166,10 @@ def _judge(
     one: Confirmed,
     split: Split,
     baseline: Baseline,
-    thresholds: RecommendConfig | None,
 ) -> Judgement:
     """A recommendation by the limits of its scenario; an absolute limit stays absolute."""
-    limits = limits_of(table, thresholds)
-    floor = bounds_of(table, choice.scenario, limits).min_acceptance
-    asked = vars(limits)[choice.scenario]
+    floor = bounds_of(table, choice.scenario).min_acceptance
+    asked = vars(table.limits)[choice.scenario]
     absolute: float | None = getattr(asked, "max_mse", None)
     limit = asked.max_mse_ratio if absolute is None else absolute / baseline.target_mse
     judgement = _judgement(choice.scenario, split, one.error, limit)
@@ -214,14 +199,8 @@ def _judgement(scenario: str, split: str, error: ErrorRatio, limit: float) -> Ju
 
 def keep_judgements(store: Store, confirmation: Confirmation) -> None:
     """Store what was judged with the study, in place of earlier judgements of the same kind."""
-    added = [asdict(one) for one in confirmation.judgements]
-    replaced = {(one["scenario"], one["split"]) for one in added}
-
-    def change(old: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-        kept = [one for one in old or [] if (one["scenario"], one["split"]) not in replaced]
-        return [*kept, *added]
-
-    update_attribute(store, confirmation.study, "judgements", change)
+    judgements = confirmation.judgements
+    keep_records(store, confirmation.study, "judgements", judgements, ("scenario", "split"))
 
 
 def confirmation_text(confirmation: Confirmation, width: int | None = None) -> str:

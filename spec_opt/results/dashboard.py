@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from spec_opt.config.study_file import RecommendConfig
@@ -37,7 +37,7 @@ from spec_opt.results.table import Point, StudyTable, table_and_rows
 from spec_opt.results.verdict import verdict_of
 from spec_opt.results.wording import levels_text, outcome, percent, relative
 from spec_opt.study.store import Store, open_store, study_system_attributes, trials
-from spec_opt.study.trials import lock_study
+from spec_opt.study.trials import attributes_of, lock_study, put_attributes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -75,15 +75,15 @@ class Content:
     """Figures as plotly JSON."""
 
 
-def contents(table: StudyTable, thresholds: RecommendConfig | None = None) -> Content:
+def contents(table: StudyTable) -> Content:
     """Notes and graphs of a study; the note of a study without results says so."""
-    recommendations = recommend_all(table, thresholds)
+    recommendations = recommend_all(table)
     drawn = figures(table, recommendations)
     for figure in drawn.values():
         figure.update_layout(height=CARD_HEIGHT)
     noted = table.points if len(table.points) <= MOST_NOTES else table.front
     states = ", ".join(f"{number} {state}" for state, number in sorted(table.states.items()))
-    verdict = verdict_of(table, thresholds)
+    verdict = verdict_of(table)
     note = (
         banner(verdict, table),
         Text(heading_of(verdict), "heading"),
@@ -115,12 +115,7 @@ def _trial_note(table: StudyTable, point: Point) -> str:
 def write_contents(connection: Connection, study_id: int, content: Content) -> None:
     """Put notes and graphs into the store, in one transaction; notes of people stay."""
     lock_study(connection, study_id)
-    table = study_system_attributes
-    of_study = table.c.study_id == study_id
-    query = select(table.c.key, table.c.value_json).where(
-        of_study, table.c.key.startswith("dashboard:")
-    )
-    stored = {key: json.loads(text) for key, text in connection.execute(query)}
+    stored = attributes_of(connection, study_system_attributes, study_id)
     query = select(trials.c.number, trials.c.trial_id).where(trials.c.study_id == study_id)
     ids = {row.number: row.trial_id for row in connection.execute(query)}
     changes = _note_changes(stored, "dashboard:", content.note)
@@ -129,12 +124,7 @@ def write_contents(connection: Connection, study_id: int, content: Content) -> N
     for name, figure in content.graphs.items():
         changes |= _pieces(stored, f"dashboard:plot_data:{name}:", figure)
     changed = {key: value for key, value in changes.items() if stored.get(key) != value}
-    if not changed:
-        return
-    old = delete(table).where(of_study, table.c.key == bindparam("old_key"))
-    connection.execute(old, [{"old_key": key} for key in changed])
-    rows = [{"key": key, "value_json": json.dumps(value)} for key, value in changed.items()]
-    connection.execute(insert(table).values(study_id=study_id), rows)
+    put_attributes(connection, study_system_attributes, {study_id: changed})
 
 
 def _note_changes(stored: Mapping[str, object], owner: str, note: str) -> dict[str, object]:
@@ -172,7 +162,9 @@ def publish(
         StoreError: the store cannot be reached.
     """
     table, _ = table_and_rows(store, study, detail="columns")
-    made = contents(table, thresholds)
+    if thresholds is not None:
+        table = table.model_copy(update={"limits": thresholds})
+    made = contents(table)
     store.transaction(lambda connection: write_contents(connection, study._study_id, made))
     return made
 
@@ -195,7 +187,7 @@ def serve(
     Args:
         url: URL of the store.
         names: Studies to publish; all studies of spec-opt in the store if empty.
-        thresholds: `[recommend]`, as for `recommend`.
+        thresholds: `[recommend]`; by default that of each study.
         host: One of `LOCAL_NAMES`.
         port: 0 takes any free one.
         artifacts: folder of Optuna's artifacts, to be shown too.
@@ -274,18 +266,15 @@ def in_order(application: WSGIApplication) -> WSGIApplication:
         status, headers, *rest = held
         if status.startswith("200") and environ["REQUEST_METHOD"] == "GET":
             document = json.loads(body)
-            document.get("plotly_graph_objects", []).sort(key=_place)
+            place = {name: index for index, name in enumerate(PLOTS)}
+            graphs = document.get("plotly_graph_objects", [])
+            graphs.sort(key=lambda graph: place.get(graph["id"], len(PLOTS)))
             body = json.dumps(document).encode()
         others = [pair for pair in headers if pair[0].lower() != "content-length"]
         start_response(status, [*others, ("Content-Length", str(len(body)))], *rest)
         return [body]
 
     return answer
-
-
-def _place(graph: Mapping[str, str]) -> int:
-    """Graphs of others come last."""
-    return PLOTS.index(graph["id"]) if graph["id"] in PLOTS else len(PLOTS)
 
 
 def _keep_fresh(

@@ -1,4 +1,4 @@
-"""Whether one trial could be at least as good as another, within the noise of measuring.
+"""How results differ, and whether one could be at least as good as another within the noise.
 
 Most of the uncertainty of an MSE comes from easy and hard windows, which all trials share: the
 trials of a study are measured on the same windows with the same random numbers. So the interval of
@@ -7,12 +7,50 @@ a difference is estimated from the differences block by block (`measurement.Bloc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from spec_opt.measure.uncertainty import ACCEPTANCE, FEWEST_BLOCKS, MSE
-from spec_opt.results.table import Point
+from spec_opt.measure.measurement import Measurement
+from spec_opt.measure.uncertainty import ACCEPTANCE, FEWEST_BLOCKS, MSE, difference
+from spec_opt.results.table import Point, Result
+
+QUANTITIES = {"acceptance_rate": ACCEPTANCE, "mse": MSE}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A result minus another one."""
+
+    value: float
+    half_width: float | None
+    """Half of the 95 % interval; None if the noise of either is not known."""
+
+    @classmethod
+    def between(
+        cls,
+        one: Result | Measurement,
+        other: Result | Measurement,
+        name: Literal["acceptance_rate", "mse"],
+        *,
+        paired: bool,
+    ) -> Change:
+        """The change of a result; `paired` if both were measured on the same windows."""
+        value = getattr(one, name) - getattr(other, name)
+        if paired and one.blocks is not None and other.blocks is not None:
+            found = difference(QUANTITIES[name], one.blocks, other.blocks)
+            return cls(value, None if found is None else found.half_width)
+        ci95 = name.replace("_rate", "") + "_ci95"
+        widths = getattr(one, ci95), getattr(other, ci95)
+        return cls(value, None if None in widths else math.hypot(*widths))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.half_width is not None and abs(self.value) > self.half_width
 
 
 class Noise:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ HTML = {
 
 @dataclass(frozen=True)
 class Text:
-    """One paragraph or heading."""
+    """One paragraph or heading; an empty one is left out."""
 
     text: str
     style: str = "plain"
@@ -183,11 +184,30 @@ def _markdown(block: Block) -> str:
 
 def as_html(blocks: Iterable[Block]) -> str:
     """The body of a page, without control characters; `assets/` holds the rest of it."""
-    return printable("\n".join(map(_html, blocks)))
+    return printable("\n".join(filter(None, map(_html, blocks))))
+
+
+def page(title: str, blocks: Sequence[Block]) -> str:
+    """A page with everything in it, so that no request leaves it; light and dark."""
+    from plotly.offline import get_plotlyjs  # not at the top: only a page needs it
+
+    assets = files("spec_opt.results") / "assets"
+    parts = {
+        "title": escape(title),
+        "style": (assets / "page.css").read_text(encoding="utf-8"),
+        "script": (assets / "page.js").read_text(encoding="utf-8"),
+        "body": as_html(blocks),
+        "plotly": get_plotlyjs(),
+    }
+    template = (assets / "page.html").read_text(encoding="utf-8")
+    # In one pass: text that looks like a place to fill stays as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
 
 
 def _html(block: Block) -> str:
     match block:
+        case Text(""):
+            return ""
         case Text(text, "code"):
             # A line may break between flags, not between a flag and its value.
             return HTML["code"].format(escape(text).replace(" --", "</span> <span>--"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic_core import to_jsonable_python
 
 from spec_opt.config.outgoing import printable, printable_json
 from spec_opt.results.frame import LISTS, frame_of
@@ -65,20 +66,20 @@ def document_of(
     table: StudyTable, *, all_trials: bool, storage: str, command: str
 ) -> dict[str, Any]:
     """The JSON form: what it takes to reproduce the study, then the trials."""
-    baseline = None if table.baseline is None else asdict(table.baseline)
+    baseline = table.baseline and asdict(table.baseline)
     rows: Sequence[TrialRow] = table.trials if all_trials else table.front
     return {
         "study": table.name,
         "storage": parse_url(storage).masked,
         "command": command,
         "versions": dict(table.versions),
-        "fingerprints": None if table.fingerprints is None else asdict(table.fingerprints),
+        "fingerprints": table.fingerprints and asdict(table.fingerprints),
         "series": dict(table.series) or None,
         "models": dict(table.models) or None,
         "baseline": baseline or {"target_mse": table.target_mse, "draft_mse": None},
-        "ended": None if table.ended is None else table.ended.reason,
+        "ended": table.ended and table.ended.reason,
         "selection": "all" if all_trials else "pareto",
-        "config": None if table.config is None else table.config.model_dump(mode="json"),
+        "config": table.config and table.config.model_dump(mode="json"),
         "trials": [_trial(row, table.objectives) for row in rows],
     }
 
@@ -122,28 +123,16 @@ def selected_frame(table: StudyTable, all_trials: bool) -> pd.DataFrame:
 
 def _trial(row: TrialRow, objectives: Sequence[str]) -> dict[str, Any]:
     result = row.result
-    values = None
-    if result is not None:
-        fields = {"speedup": "predicted_speedup"}
-        values = {name: getattr(result, fields.get(name, name)) for name in objectives}
+    names = {name: "predicted_speedup" if name == "speedup" else name for name in objectives}
+    values = {name: getattr(result, field) for name, field in names.items()} if result else None
     return {
         "number": row.number,
         "state": row.state,
-        "params": None if row.setting is None else row.setting.model_dump(),
+        "params": row.setting and row.setting.model_dump(),
         "values": values,
         "pareto": result is not None and result.pareto,
-        "started": None if row.started is None else row.started.isoformat(),
-        "finished": None if row.finished is None else row.finished.isoformat(),
-        "attributes": _finite(row.attributes),
+        "started": row.started and row.started.isoformat(),
+        "finished": row.finished and row.finished.isoformat(),
+        # JSON cannot hold infinities and NaN.
+        "attributes": to_jsonable_python(dict(row.attributes), inf_nan_mode="null"),
     }
-
-
-def _finite(value: Any) -> Any:
-    """A JSON value with None for infinities and NaN, which JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_finite(entry) for entry in value]
-    return value

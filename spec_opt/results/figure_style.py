@@ -25,6 +25,8 @@ SHADES = px.colors.sample_colorscale("Cividis", [0.0, 0.3, 0.55, 0.8, 1.0, 0.15,
 COOL_TO_WARM = ["#0072B2", "#6A6FC1", "#A45FA8", "#C7527A", "#D55E00", "#A8790A"]
 """Colours of lines, at least 3 : 1 against white and against a dark page."""
 DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
+STAR = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
+"""The marker of what was measured, among predictions."""
 LINEAR = "linear model alone"
 BASELINE_DASHES = {"target alone": "dash", "draft alone": "dot", LINEAR: "dashdot"}
 

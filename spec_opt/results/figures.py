@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from spec_opt.errors import WorkError
+from spec_opt.results.curves import hypervolume_over_trials, speedup_by_batch_size
 from spec_opt.results.figure_style import (
     ACCENT,
     BASELINE_DASHES,
@@ -30,14 +31,13 @@ from spec_opt.results.figure_style import (
     PALE,
     SHADES,
     SHAPES,
+    STAR,
     STYLE,
     WARM,
     empty,
 )
 from spec_opt.results.frame import frame_of
-from spec_opt.results.hypervolume_figure import hypervolume_over_trials
 from spec_opt.results.recommend import Recommendation
-from spec_opt.results.schedule_figure import speedup_by_batch_size
 from spec_opt.results.statistics import MOST_VALUES, cut, noise_aware_front, places_of
 from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.wording import acceptance_text, mse_text, plural
@@ -180,9 +180,9 @@ def _place(values: pd.Series[float]) -> pd.Series[int]:
 def _add(figure: go.Figure, name: str, frame: pd.DataFrame, x: str, **marker: Any) -> None:
     """A group of trials with a marker of its own; nothing for no trials."""
     if not frame.empty:
-        figure.add_scatter(x=frame[x], y=frame["mse"], mode="markers", name=name, marker=marker)
         hovers = frame if "hover" in frame else _with_hovers(frame)
-        figure.data[-1].update(hovertext=hovers["hover"], hoverinfo="text")
+        place = {"x": frame[x], "y": frame["mse"], "hovertext": hovers["hover"]}
+        figure.add_scatter(**place, hoverinfo="text", mode="markers", name=name, marker=marker)
 
 
 def _draw_mse_axis(
@@ -239,15 +239,19 @@ def _acceptance_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
 
 def _pareto_frontier(table: StudyTable, frame: pd.DataFrame) -> go.Figure:
     """The front as a stepped line, the other trials behind it."""
-    front, limit = frame.loc[[p.number for p in table.front]], _highest_shown(table)
+    front = frame.loc[[p.number for p in table.front]]
+    # Trials far above the front would flatten it.
+    found = front["mse"] if table.front else frame["mse"]
+    levels = [*found, *_levels(table, found).values()]
+    limit = max(levels) + 0.75 * (max(levels) - min(levels) or 0.1 * max(levels))
     figure = empty()
     others = _merged(frame[~frame["pareto"]], "acceptance")
     _add(figure, "other trials", others, "acceptance", color=PALE, size=7, line_width=0)
     # With three objectives the front also holds trials off this line: others have a lower MSE.
     steps = front[front["mse"] == front["mse"].cummin()]
     line = {"color": ACCENT, "width": 2, "shape": "hv"}
-    figure.add_scatter(x=steps["acceptance"], y=steps["mse"], mode="lines", line=line)
-    figure.data[-1].update(hoverinfo="skip", showlegend=False)
+    place = {"x": steps["acceptance"], "y": steps["mse"], "hoverinfo": "skip"}
+    figure.add_scatter(**place, mode="lines", line=line, showlegend=False)
     _add_front(figure, table, frame)
     shown = frame[frame["mse"] <= limit]
     _draw_acceptance_axis(figure, shown["acceptance"])
@@ -279,14 +283,6 @@ def _add_front(figure: go.Figure, table: StudyTable, frame: pd.DataFrame) -> Non
             figure.data[-1].update(mode="markers+text", cliponaxis=False, **labels)
 
 
-def _highest_shown(table: StudyTable) -> float:
-    """The highest MSE in the figure of the front: trials far above it would flatten the front."""
-    found = [p.result.mse for p in table.front or table.points]
-    levels = [*found, *_levels(table, found).values()]
-    span = max(levels) - min(levels) or 0.1 * max(levels)
-    return max(levels) + 0.75 * span
-
-
 def _ring_recommended(
     figure: go.Figure, frame: pd.DataFrame, recommendations: Sequence[Recommendation]
 ) -> None:
@@ -302,17 +298,14 @@ def _ring_recommended(
         figure.data[-1].update(mode="markers+text", **labels)
 
 
-_STAR = {"symbol": "star", "size": 15, "color": "white", "line": {"color": ACCENT, "width": 2}}
-
-
 def _add_draft(figure: go.Figure, table: StudyTable) -> None:
     """The measured speedup of the draft alone, if there is one."""
     measured = [s.value for s in table.speedups if s.trial is None and s.measured]
     if measured and table.baseline is not None:
         place = {"x": [max(measured)], "y": [table.baseline.draft_mse], "mode": "markers"}
-        look = _STAR | {"line": {"color": WARM, "width": 2}}
-        figure.add_scatter(**place, name="draft alone, measured", marker=look)
-        figure.data[-1].update(hovertemplate="draft alone: %{x:.3g}x<extra></extra>")
+        look = STAR | {"line": {"color": WARM, "width": 2}}
+        hover = {"hovertemplate": "draft alone: %{x:.3g}x<extra></extra>"}
+        figure.add_scatter(**place, **hover, name="draft alone, measured", marker=look)
 
 
 def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
@@ -322,7 +315,7 @@ def _speedup_vs_mse(table: StudyTable, frame: pd.DataFrame) -> go.Figure | str:
     if predicted.empty and measured.empty:
         return "No speedup predicted or measured yet: run spec-opt bench"
     figure = empty() if predicted.empty else _markers(predicted, "predicted_speedup")
-    _add(figure, "measured", measured, "measured", **_STAR)
+    _add(figure, "measured", measured, "measured", **STAR)
     _add_draft(figure, table)
     figure.add_vline(x=1.0, line={"color": MUTED, "width": 1.5})
     # Of a logarithmic axis, annotations ask for the logarithm.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from spec_opt.config.study_file import DataConfig, RecommendConfig, Setting, StudyConfig
+from spec_opt.config.study_file import DataConfig, Setting, StudyConfig
 from spec_opt.config.user_code import naming_factories
 from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.errors import DataError, StudyError
@@ -105,7 +105,6 @@ class Forecast:
 
 def plan_of(
     table: StudyTable,
-    thresholds: RecommendConfig,
     reference: str,
     trial: int | None = None,
     scenario: Scenario | None = None,
@@ -125,7 +124,7 @@ def plan_of(
     if trial is not None:
         return Plan.speculate(table.point(trial))
     if scenario is not None:
-        asked = recommend(table, scenario, thresholds)
+        asked = recommend(table, scenario)
         if asked.point is None:
             raise StudyError(f"{scenario}: {asked.why}")
         return Plan.speculate(asked.point, f"{scenario}, trial {asked.trial}")
@@ -133,14 +132,14 @@ def plan_of(
         raise StudyError(
             f"study {table.name}: no trial has completed yet; `spec-opt run {reference}` makes them"
         )
-    verdict = verdict_of(table, thresholds, reference)
+    verdict = verdict_of(table, reference)
     if verdict.decision in ("draft_alone", "target_alone"):
         why = "this is the study's verdict; --scenario or --trial speculates"
         return Plan(verdict.decision, None, None, why)
     if verdict.trial is not None:
         why = f"this is the study's verdict, trial {verdict.trial}"
         return Plan.speculate(table.point(verdict.trial), why)
-    chosen = closing_choice(recommend_all(table, thresholds))
+    chosen = closing_choice(recommend_all(table))
     if chosen is None or chosen.point is None:
         why = "no trial meets any of the scenarios; --trial speculates"
         return Plan("target_alone", None, None, why)

@@ -24,9 +24,8 @@ from sqlalchemy import Connection, select, update
 from spec_opt.config.files import open_plain
 from spec_opt.config.limits import Constraints
 from spec_opt.config.messages import first_problem
-from spec_opt.config.study_file import Setting
+from spec_opt.config.study_file import OBJECTIVES, Setting
 from spec_opt.errors import DataError, StudyError
-from spec_opt.results.statistics import OBJECTIVES
 from spec_opt.results.wording import plural
 from spec_opt.study.constraints import hold_against, values_of
 from spec_opt.study.space import PARAMETERS, params_of
@@ -153,7 +152,10 @@ def _result(row: dict[str, str]) -> NewTrial:
     accepted, tested = _count(row, "accepted"), _count(row, "attempted")
     rate = _acceptance(_needed(row, "acceptance_pct"), accepted, tested)
     known: dict[str, Any] = {"mae": mae, "accepted": accepted, "tested": tested}
-    known |= {name: _positive(row, name) for name in OURS}
+    for name in OURS:
+        value = known[name] = _number(row, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} = {row[name]} must be above 0")
     known |= {"total_time_s": _number(row, "total_time_s"), "source": IMPORTED}
     attributes = {name: value for name, value in known.items() if value is not None}
     return NewTrial(params_of(setting), attributes, (rate, mse))
@@ -190,13 +192,6 @@ def _number(row: dict[str, str], name: str) -> float | None:
         raise ValueError(f"{name} = {text!r} is not a number") from error
     if not math.isfinite(value):
         raise ValueError(f"{name} = {text} is not finite")
-    return value
-
-
-def _positive(row: dict[str, str], name: str) -> float | None:
-    value = _number(row, name)
-    if value is not None and value <= 0:
-        raise ValueError(f"{name} = {row[name]} must be above 0")
     return value
 
 
@@ -245,7 +240,7 @@ def _add_missing(
     The study is read under its lock: others may write at the same time, and a transaction whose
     commit was not acknowledged runs again.
     """
-    study_id = find_or_create(connection, name, OBJECTIVES, {})
+    study_id = find_or_create(connection, name, OBJECTIVES[0], {})
     lock_study(connection, study_id)
     held = history(connection, study_id)
     made_by_run = MADE_BY_RUN in attributes_of(connection, study_user_attributes, study_id)
@@ -281,11 +276,12 @@ def _target_mse(connection: Connection, study_id: int) -> float | None:
 
 def _space_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
     """The smallest numeric distributions that hold all the settings, given as parameters."""
-    values = {name: [setting[name] for setting in settings] for name in PARAMETERS}
+    columns = ([setting[name] for setting in settings] for name in PARAMETERS)
+    sigma, bias, k = ((min(values), max(values)) for values in columns)
     return {
-        "sigma": FloatDistribution(min(values["sigma"]), max(values["sigma"])),
-        "bias": FloatDistribution(min(values["bias"]), max(values["bias"])),
-        "k": IntDistribution(int(min(values["k"])), int(max(values["k"]))),
+        "sigma": FloatDistribution(*sigma),
+        "bias": FloatDistribution(*bias),
+        "k": IntDistribution(int(k[0]), int(k[1])),
     }
 
 

@@ -12,11 +12,12 @@ Equal results go to the mildest setting (`table.mildness`), so the order of tria
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spec_opt.config.study_file import BoundedScenario, RecommendConfig, Setting, SpeedScenario
+from spec_opt.config.study_file import BoundedScenario, Setting, SpeedScenario
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.differences import Noise
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
@@ -46,12 +47,7 @@ class Bounds:
     @property
     def limits(self) -> str:
         """Like `text`, without where they come from."""
-        parts = [f"k >= {self.min_k}"] if self.min_k > 1 else []
-        if self.max_mse < math.inf:
-            parts.append(f"MSE <= {self.max_mse:.4f}")
-        if self.min_acceptance > 0.0:
-            parts.append(f"acceptance >= {percent(self.min_acceptance)}")
-        return " and ".join(parts)
+        return re.sub(r" \(.*?\)", "", self.text)
 
     def hold(self, point: Point) -> bool:
         """Whether a trial meets all of them."""
@@ -110,30 +106,16 @@ class Recommendation:
         parts = (self.why, self.close, *self.cautions, *self.advice)
         return " ".join(part for part in parts if part)
 
-    def own(self, common: Sequence[str]) -> list[str]:
-        """Cautions and advice without those in `common`, which hold for every scenario."""
-        return [sentence for sentence in self.cautions + self.advice if sentence not in common]
 
-
-def limits_of(table: StudyTable, thresholds: RecommendConfig | None) -> RecommendConfig:
-    """The thresholds as given, else those that the study was made with, else the defaults."""
-    return thresholds or (table.config.recommend if table.config else RecommendConfig())
-
-
-def recommend_all(
-    table: StudyTable, thresholds: RecommendConfig | None = None
-) -> tuple[Recommendation, ...]:
+def recommend_all(table: StudyTable) -> tuple[Recommendation, ...]:
     """The three recommendations, in the order of `SCENARIOS`."""
     known = cautions(table)
-    return tuple(recommend(table, scenario, thresholds, known) for scenario in SCENARIOS)
+    return tuple(recommend(table, scenario, known) for scenario in SCENARIOS)
 
 
-def best_of_scenarios(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
+def best_of_scenarios(table: StudyTable) -> list[Point]:
     """The recommended trials, without the reasons."""
-    limits = limits_of(table, thresholds)
-    found = (
-        _eligible(table, scenario, bounds_of(table, scenario, limits)) for scenario in SCENARIOS
-    )
+    found = (_eligible(table, scenario, bounds_of(table, scenario)) for scenario in SCENARIOS)
     return [min(eligible, key=rank) for eligible, rank in found if eligible]
 
 
@@ -144,34 +126,30 @@ def closing_choice(recommendations: Sequence[Recommendation]) -> Recommendation 
 
 
 def recommend(
-    table: StudyTable,
-    scenario: Scenario,
-    thresholds: RecommendConfig | None = None,
-    known: tuple[str, ...] | None = None,
+    table: StudyTable, scenario: Scenario, known: tuple[str, ...] | None = None
 ) -> Recommendation:
-    """The recommendation for one scenario.
-
-    Args:
-        table: The study.
-        scenario: Which of the three.
-        thresholds: `[recommend]` of the study file; see `limits_of`.
-        known: The study's cautions, where they were made already.
-    """
+    """The recommendation for one scenario; `known` are the study's cautions, if made already."""
     known = cautions(table) if known is None else known
-    bounds = bounds_of(table, scenario, limits_of(table, thresholds))
+    bounds = bounds_of(table, scenario)
     eligible = ranked(table, scenario, bounds)
     if not eligible:
         return _nothing(table, scenario, bounds, known)
     chosen, target = eligible[0], table.target_mse
+    merit = _merit(table, scenario, eligible)
+    facts = f"{chosen.label}, {outcome(chosen)}"
+    if target is not None:
+        facts += f", {relative(chosen.result.mse, target)} the target alone ({target:.4f})"
+    if chosen.draft_path is not None:
+        facts += f"; its draft is {chosen.draft_path}"
     return Recommendation(
         scenario=scenario,
         point=chosen,
         mse_ratio=None if target is None else chosen.result.mse / target,
-        why=_why(table, scenario, bounds, eligible),
+        why=f"Trial {chosen.number} {merit} {bounds.text}: {facts}.",
         close=_close(eligible),
         cautions=known,
         advice=(),
-        merit=f"{_merit(table, scenario, eligible)} {bounds.limits}".rstrip(),
+        merit=f"{merit} {bounds.limits}".rstrip(),
     )
 
 
@@ -218,20 +196,20 @@ def _measured(table: StudyTable, point: Point) -> bool:
     return table.measured_speedup(point.number) is not None
 
 
-def bounds_of(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
+def bounds_of(table: StudyTable, scenario: Scenario) -> Bounds:
     """The bounds of a scenario; an MSE ratio refers to the target's own MSE.
 
     A study without that baseline (imported results) takes its lowest MSE instead, and says so.
     """
     if scenario == "speed" and not _speeds_are_known(table):
-        min_k = limits.speed.min_k
+        min_k = table.limits.speed.min_k
         return Bounds(f"k >= {min_k} (no speedup is known, so the guide's rule)", min_k=min_k)
-    return bounds_on_results(table, scenario, limits)
+    return bounds_on_results(table, scenario)
 
 
-def bounds_on_results(table: StudyTable, scenario: Scenario, limits: RecommendConfig) -> Bounds:
+def bounds_on_results(table: StudyTable, scenario: Scenario) -> Bounds:
     """The bounds of a scenario on MSE and acceptance, whether or not speedups are known."""
-    asked: SpeedScenario | BoundedScenario = getattr(limits, scenario)
+    asked: SpeedScenario | BoundedScenario = getattr(table.limits, scenario)
     max_mse = asked.max_mse if isinstance(asked, BoundedScenario) else None
     floor = asked.min_acceptance
     origin = "max_mse"
@@ -270,19 +248,6 @@ _MERITS = {
     "quality": "the lowest MSE",
     "balanced": "the best balance of acceptance and error",
 }
-
-
-def _why(table: StudyTable, scenario: Scenario, bounds: Bounds, eligible: Sequence[Point]) -> str:
-    """Why the first of the eligible trials is the choice, and what it gives."""
-    chosen = eligible[0]
-    facts = f"{chosen.label}, {outcome(chosen)}"
-    if table.target_mse is not None:
-        against = relative(chosen.result.mse, table.target_mse)
-        facts += f", {against} the target alone ({table.target_mse:.4f})"
-    if chosen.draft_path is not None:
-        facts += f"; its draft is {chosen.draft_path}"
-    merit = _merit(table, scenario, eligible)
-    return f"Trial {chosen.number} {merit} {bounds.text}: {facts}."
 
 
 def _merit(table: StudyTable, scenario: Scenario, eligible: Sequence[Point]) -> str:
@@ -332,19 +297,14 @@ def _close(eligible: Sequence[Point]) -> str | None:
         parts.append(f"Next is {described(runner_up)}.")
         if runner_up in rivals:
             parts.append("Within the noise of measuring it could be as good in both objectives.")
-    own = _rounds(chosen)
-    faster = max(rivals, key=_rounds, default=chosen)
-    if own > 0 and _rounds(faster) > 1.1 * own:
+    faster = max(rivals, key=lambda p: p.result.patches_per_round or 0.0, default=chosen)
+    own, more = (p.result.patches_per_round or 0.0 for p in (chosen, faster))
+    if own > 0 and more > 1.1 * own:
         parts.append(
             f"As good within that noise, and with more patches per round "
-            f"({_rounds(faster):.2f} instead of {own:.2f}), is {described(faster)}."
+            f"({more:.2f} instead of {own:.2f}), is {described(faster)}."
         )
     return " ".join(parts) or None
-
-
-def _rounds(point: Point) -> float:
-    """Patches per round, 0 where they are not known."""
-    return point.result.patches_per_round or 0.0
 
 
 def _nothing(

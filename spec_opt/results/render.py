@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from spec_opt.config.study_file import RecommendConfig, Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.errors import StudyError
 from spec_opt.results.document import Block, Bullets, Facts, Section, Table, Text, as_text
 from spec_opt.results.export import document_of
@@ -72,10 +72,15 @@ def render(
         said = Text(verdict.reason), Text(levels_text(table))
         return as_text((*said, *advice(recommendations, table, verdict)), width)
     if style == "json":
+        known = table.baseline
         document = {
             "study": table.name,
             "verdict": verdict.document(),
-            "baseline": baseline_document(table),
+            "baseline": {
+                "target_mse": table.target_mse,
+                "draft_mse": known and known.draft_mse,
+                "linear_mse": known and known.linear_mse,
+            },
             "recommendations": [as_document(r) for r in recommendations],
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -177,15 +182,15 @@ def _choice(group: Sequence[Recommendation], common: Sequence[str], table: Study
     answer = "no trial meets this" if first.point is None else f"`{first.point.label}`"
     blocks: list[Block] = [Text(f"{title_of(group)}: {answer}", "subheading")]
     if first.point is not None:
-        blocks += [_facts(first.point, first.mse_ratio, table)]
         timed = timings(table.measured_speedups(first.point.number))
-        blocks += [Text(timed, "note")] if timed else []
+        blocks += [_facts(first.point, first.mse_ratio, table), Text(timed or "", "note")]
         blocks += [Text(flags(first.point.setting), "code")]
     is_shared = first.point is not None and len(group) > 1
     blocks += [Text(in_short(group))] if is_shared else [Text(r.why) for r in group]
     details: list[Block] = [Text(text) for text in dict.fromkeys(r.close for r in group) if text]
     summary = "What was close" if details else "What to try"
-    if own := list(dict.fromkeys(sentence for r in group for sentence in r.own(common))):
+    every = dict.fromkeys(sentence for r in group for sentence in r.cautions + r.advice)
+    if own := [sentence for sentence in every if sentence not in common]:
         details.append(Bullets(own))
     if details:
         blocks.append(Section(details, summary=summary))
@@ -212,26 +217,17 @@ def speedup_fact(table: StudyTable, point: Point) -> tuple[str, str]:
     return "predicted speedup", f"{predicted:.2f}x{where}"
 
 
-def baseline_document(table: StudyTable) -> dict[str, float | None]:
-    """The MSE of target, draft and a linear model alone; null where it is not known."""
-    known = table.baseline
-    return {
-        "target_mse": table.target_mse,
-        "draft_mse": None if known is None else known.draft_mse,
-        "linear_mse": None if known is None else known.linear_mse,
-    }
-
-
 def as_document(recommendation: Recommendation) -> dict[str, Any]:
     """The JSON form; `trial` and its numbers are null where no trial meets the scenario."""
-    setting, point = recommendation.setting, recommendation.point
-    numbers = ("scenario", "trial", "acceptance_rate", "mse", "mse_ratio")
-    words = ("reason", "why", "close", "cautions", "advice")
-    document = {name: getattr(recommendation, name) for name in numbers + words}
-    return document | {
-        "setting": None if setting is None else setting.model_dump(),
-        "variant": None if point is None else point.variant.given,
-        "draft_path": None if point is None else point.draft_path,
+    point = recommendation.point
+    names = (
+        "scenario", "trial", "acceptance_rate", "mse", "mse_ratio",
+        "reason", "why", "close", "cautions", "advice",
+    )  # fmt: skip
+    return {name: getattr(recommendation, name) for name in names} | {
+        "setting": point and point.setting.model_dump(),
+        "variant": point and point.variant.given,
+        "draft_path": point and point.draft_path,
     }
 
 
@@ -257,24 +253,19 @@ def _for_script(r: Recommendation, style: RecommendFormat, *, several: bool) -> 
     return "\n".join([f"# {about}", head, *values])
 
 
-def study_text(
-    table: StudyTable,
-    thresholds: RecommendConfig,
-    reference: str,
-    width: int | None = None,
-) -> str:
+def study_text(table: StudyTable, reference: str, width: int | None = None) -> str:
     """What `spec-opt run` prints, as `overview`."""
-    verdict, chosen = verdict_of(table, thresholds, reference), recommend_all(table, thresholds)
-    return as_text(overview(table, verdict, chosen, reference), width)
+    found = verdict_of(table, reference), recommend_all(table)
+    return as_text(overview(table, *found, reference), width)
 
 
 def study_document(
-    table: StudyTable, thresholds: RecommendConfig, reference: str, *, storage: str, command: str
+    table: StudyTable, reference: str, *, storage: str, command: str
 ) -> dict[str, Any]:
     """What `spec-opt run --json` prints: the verdict, the front, and the recommendations."""
     document = document_of(table, all_trials=False, storage=storage, command=command)
-    recommendations = [as_document(r) for r in recommend_all(table, thresholds)]
-    verdict = verdict_of(table, thresholds, reference).document()
+    recommendations = [as_document(r) for r in recommend_all(table)]
+    verdict = verdict_of(table, reference).document()
     return document | {"verdict": verdict, "recommendations": recommendations}
 
 
@@ -322,31 +313,24 @@ def front(table: StudyTable, at_most: int | None = None) -> tuple[Block, ...]:
     """
     if not table.front:
         return (Text(none_feasible(table) or "No trial has completed yet."),)
-    shown = table.distinct_front[:at_most]
-    columns = [*COLUMNS, "against target"]
-    rows = [_front_row(table, block) for block in shown]
+    shown, target = table.distinct_front[:at_most], table.target_mse
+    results = [block[0].result for block in shown]
+    columns = {"against target": [relative(r.mse, target) if target else "" for r in results]}
     if "speedup" in table.objectives:
-        columns.append("predicted speedup")
-        for row, block in zip(rows, shown, strict=True):
-            row.append(f"{block[0].result.predicted_speedup or math.nan:.2f}")
+        speedups = [f"{r.predicted_speedup or math.nan:.2f}" for r in results]
+        columns["predicted speedup"] = speedups
     size = f"of {len(table.points)} completed trials, {len(table.front)} are on the front"
     if len(table.distinct_front) < len(table.front):
         size += f", with {plural(len(table.distinct_front), 'distinct result')}"
-        columns.append("trials")
-        for row, block in zip(rows, shown, strict=True):
-            row.append(str(len(block)))
-    left = left_out(table)
+        columns["trials"] = [str(len(block)) for block in shown]
+    blocks = zip(shown, *columns.values(), strict=True)
+    rows = [(*cells(block[0]), *more) for block, *more in blocks]
     return (
         Text(f"Pareto front of {table.name}: {size}", "heading"),
-        Table(columns, rows),
+        Table((*COLUMNS, *columns), rows),
         Text(levels_text(table)),
-        *((Text(left),) if left else ()),
+        Text(left_out(table)),
     )
-
-
-def _front_row(table: StudyTable, block: Sequence[Point]) -> list[str]:
-    mse, target = block[0].result.mse, table.target_mse
-    return [*cells(block[0]), "" if target is None else relative(mse, target)]
 
 
 def schedule_blocks(schedule: Schedule) -> tuple[Block, ...]:

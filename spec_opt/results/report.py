@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from spec_opt.config.files import write_file
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.errors import WorkError
 from spec_opt.results import statistics
@@ -23,21 +22,16 @@ from spec_opt.results.document import (
     Table,
     Text,
     as_markdown,
+    page,
 )
 from spec_opt.results.drafts import draft_blocks, fronts_by_draft
 from spec_opt.results.export import csv_of, parquet_of
 from spec_opt.results.figures import figures, write_pngs
 from spec_opt.results.frame import frame_of
-from spec_opt.results.page import page
-from spec_opt.results.recommend import (
-    Recommendation,
-    closing_choice,
-    limits_of,
-    recommend_all,
-)
+from spec_opt.results.recommend import Recommendation, closing_choice, recommend_all
 from spec_opt.results.render import advice, banner, flags, heading_of, schedule_blocks
 from spec_opt.results.schedule import schedule_of
-from spec_opt.results.table import Point, StudyTable, TrialRow
+from spec_opt.results.table import Point, StudyTable
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.results.wording import (
     exact,
@@ -85,7 +79,6 @@ def write_report(
     *,
     storage: str,
     command: str,
-    thresholds: RecommendConfig | None = None,
     png: bool = False,
 ) -> Report:
     """Write report.html, results.csv, results.parquet, summary.md, and with `png` the figures.
@@ -97,7 +90,6 @@ def write_report(
         folder: Made if it is missing; by default reports/<study>.
         storage: URL of the store; written without its password.
         command: The command line that asked for the report.
-        thresholds: `[recommend]`, as for `recommend`.
         png: Also write each figure as a picture; without a browser to draw them, the rest is still
             written and `Report.png_problem` says what is missing.
 
@@ -105,10 +97,9 @@ def write_report(
         OutputError: the folder cannot be written.
     """
     folder = folder or Path("reports") / table.name
-    limits = limits_of(table, thresholds)
-    recommendations, verdict = recommend_all(table, limits), verdict_of(table, limits)
-    drawn, found = figures(table, recommendations), result_blocks(table, limits)
-    parts = _parts(table, limits, recommendations, drawn, verdict, found)
+    recommendations, verdict = recommend_all(table), verdict_of(table)
+    drawn, found = figures(table, recommendations), result_blocks(table)
+    parts = _parts(table, recommendations, drawn, verdict, found)
     parts["How it was made"] = [_origin(table, parse_url(storage).masked, command)]
     blocks: list[Block] = [
         Text(f"spec-opt report: {table.name}", "title"),
@@ -185,7 +176,6 @@ def _closing_lines(table: StudyTable, scenario: str, point: Point) -> str:
 
 def _parts(
     table: StudyTable,
-    limits: RecommendConfig,
     recommendations: Sequence[Recommendation],
     drawn: dict[str, go.Figure],
     verdict: Verdict,
@@ -194,7 +184,8 @@ def _parts(
     """The parts of the page by their headings: the front and what to use, then all there is."""
     shown = (_figure(*item) for item in drawn.items())
     front, load, speedup, scatter, *heatmaps, k, position, volume = shown
-    schedule = schedule_of(table, "speed", limits)
+    pairs = Section(heatmaps, "pair"), Section([k, position], "pair")
+    schedule = schedule_of(table)
     drawn_load = [load] if schedule.unknown is None else []  # an empty figure would say it again
     fronts = fronts_by_draft(table)
     drafts = [] if fronts is None else [_figure("fronts_by_draft", fronts), *draft_blocks(table)]
@@ -203,13 +194,7 @@ def _parts(
         heading_of(verdict): _advice(table, recommendations, verdict),
         "Drafts": drafts,
         "A k for each batch size": [*drawn_load, *schedule_blocks(schedule)],
-        "Figures": [
-            speedup,
-            scatter,
-            Section(heatmaps, "pair"),
-            Section([k, position], "pair"),
-            volume,
-        ],
+        "Figures": [speedup, scatter, *pairs, volume],
         "Results": results,
         "Failed trials": _failures(table),
     }
@@ -309,7 +294,7 @@ def _standing(member: statistics.FrontMember) -> str:
     return f"{member.standing} with {plural(len(others), 'other result')}{named}"
 
 
-def result_blocks(table: StudyTable, limits: RecommendConfig) -> list[Block]:
+def result_blocks(table: StudyTable) -> list[Block]:
     """How results are distributed, the best by three measures, and each value of a parameter."""
     spreads = [
         (name, *map(precise, astuple(spread)))
@@ -318,48 +303,35 @@ def result_blocks(table: StudyTable, limits: RecommendConfig) -> list[Block]:
     if not spreads:
         return []
     blocks: list[Block] = [Table(("", "lowest", "median", "mean", "highest"), spreads)]
-    for title, groups in statistics.best(table, limits).items():
+    for title, groups in statistics.best(table).items():
         rows = [_cells(table, points) for points in groups]
         blocks += [Text(title, "subheading"), Table(COLUMNS, rows) if rows else Text("none")]
-    return [*blocks, *_values(table, limits)]
+    return [*blocks, *_values(table)]
 
 
-def _values(table: StudyTable, limits: RecommendConfig) -> list[Block]:
+def _values(table: StudyTable) -> list[Block]:
     """Whether one value of a parameter is good whatever the others are."""
     columns = ("parameter", "value", "trials", "acceptance", "MSE", "on the front", "good")
     rows = []
-    for v in statistics.by_value(table, limits):
+    for v in statistics.by_value(table):
         ranges = _range(v.acceptance_rate, percent), _range(v.mse, "{:.4f}".format)
         counts = str(v.trials), *ranges, str(v.on_front)
         rows.append((v.bin.parameter, v.bin.label, *counts, v.verdict))
     title = Text("Is one value consistently good?", "subheading")
-    return [
-        title,
-        Text("Good: within the bounds of the balanced scenario.", "note"),
-        Table(columns, rows),
-    ]
+    note = Text("Good: within the bounds of the balanced scenario.", "note")
+    return [title, note, Table(columns, rows)]
 
 
 def _range(spread: statistics.Spread, show: Callable[[float], str]) -> str:
     return f"{show(spread.mean)} ({show(spread.lowest)} to {show(spread.highest)})"
 
 
-def _setting_of(row: TrialRow) -> str:
-    return "" if row.setting is None else f"{row.setting} {row.variant}".rstrip()
-
-
 def _failures(table: StudyTable) -> list[Block]:
     """The failed trials and why; nothing if there are none."""
     failed = [row for row in table.trials if row.state == "fail"]
-    rows = [
-        (str(row.number), _setting_of(row), row.error or "no reason was stored")
-        for row in failed[:MOST_ROWS]
-    ]
-    return (
-        [Text(f"{len(failed)} failed."), Table(("trial", "setting", "error"), rows)]
-        if failed
-        else []
-    )
+    found = [(str(row.number), row.label, row.error or "no reason was stored") for row in failed]
+    shown = Table(("trial", "setting", "error"), found[:MOST_ROWS])
+    return [Text(f"{len(failed)} failed."), shown] if failed else []
 
 
 def _origin(table: StudyTable, storage: str, command: str) -> Table:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.config.variants import AS_WRITTEN
 from spec_opt.measure.cost_model import (
     OF_VARIANT,
@@ -26,7 +25,7 @@ from spec_opt.measure.cost_model import (
     speculative_seconds,
     target_only_seconds,
 )
-from spec_opt.results.recommend import Scenario, bounds_on_results, limits_of
+from spec_opt.results.recommend import Scenario, bounds_on_results
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.table import Point, StudyTable, by_acceptance
 
@@ -118,7 +117,6 @@ class Schedule:
 def schedule_of(
     table: StudyTable,
     scenario: Scenario = "speed",
-    thresholds: RecommendConfig | None = None,
     reference: str | None = None,
     device: str | None = None,
 ) -> Schedule:
@@ -126,12 +124,11 @@ def schedule_of(
 
     Args:
         scenario: whose bounds on MSE and acceptance hold.
-        thresholds: `[recommend]` of the study file; by default that of the study.
         reference: the study as it was named, for commands to paste; by default its name.
         device: its name; by default the one benched last, or else the one that learnt costs first.
     """
     reference, device = reference or table.name, device or _device(table)
-    bounds = bounds_on_results(table, scenario, limits_of(table, thresholds))
+    bounds = bounds_on_results(table, scenario)
     held = _held(table, device)
     learnt = [one for one in held if one.are_known]
     # What other drafts cost is not known at every batch size.
@@ -142,12 +139,12 @@ def schedule_of(
         counted = _most_accepted(table, counted)
     measured = {s.batch_size for s in table.speedups if s.device == device and s.trial is not None}
     sizes = sorted({*_batch_sizes(learnt), *measured}) if counted else []
-    forecasts = [_Forecast.of(p) for p in counted] if sizes else []
+    forecasts = [_forecast(p) for p in counted] if sizes else []
     by_k: dict[int, list[Gain]] = {}
     best = []
     for batch_size in sizes:
         costs = _costs_at(learnt, batch_size)
-        every = (forecast.gain(table, costs, batch_size) for forecast in forecasts)
+        every = (_gain(table, *one, costs, batch_size) for one in forecasts)
         gains = [gain for gain in every if gain.speedup > 0.0]
         for k in sorted({gain.point.setting.k for gain in gains}):
             by_k.setdefault(k, []).append(_fastest(g for g in gains if g.point.setting.k == k))
@@ -218,33 +215,29 @@ def _batch_sizes(learnt: Sequence[LearntCosts]) -> list[int]:
     return [size for size in every if any(costs.cover(size) for costs in learnt)]
 
 
-@dataclass(frozen=True)
-class _Forecast:
-    """A trial's forecasts, as its counters tell their course."""
+def _forecast(point: Point) -> tuple[Point, int, tuple[Round, ...]]:
+    """A trial, the patches of a forecast, and its rounds, as the trial's counters tell them."""
+    result = point.result
+    accepted, tested = result.accepted_by_position or (), result.tested_by_position or ()
+    patches = (result.patches or 0) // ((result.windows or 1) * (result.seeds or 1))
+    return point, patches, course(acceptance_by_position(accepted, tested), patches)
 
-    point: Point
-    patches: int
-    rounds: tuple[Round, ...]
 
-    @classmethod
-    def of(cls, point: Point) -> _Forecast:
-        result = point.result
-        accepted, tested = result.accepted_by_position, result.tested_by_position
-        assert accepted is not None
-        assert tested is not None
-        assert result.patches is not None
-        assert result.windows is not None
-        patches = result.patches // (result.windows * (result.seeds or 1))
-        return cls(point, patches, course(acceptance_by_position(accepted, tested), patches))
-
-    def gain(self, table: StudyTable, costs: Costs | None, batch_size: int) -> Gain:
-        predicted = None
-        if costs is not None:
-            seconds = speculative_seconds(self.rounds, costs, batch_size)
-            predicted = target_only_seconds(self.patches, costs, batch_size) / seconds
-        measured = table.measured_speedups(self.point.number)
-        at_this = (speedup for speedup in measured if speedup.batch_size == batch_size)
-        return Gain(batch_size, self.point, predicted, next(at_this, None))
+def _gain(
+    table: StudyTable,
+    point: Point,
+    patches: int,
+    rounds: Sequence[Round],
+    costs: Costs | None,
+    batch_size: int,
+) -> Gain:
+    predicted = None
+    if costs is not None:
+        seconds = speculative_seconds(rounds, costs, batch_size)
+        predicted = target_only_seconds(patches, costs, batch_size) / seconds
+    measured = table.measured_speedups(point.number)
+    at_this = (speedup for speedup in measured if speedup.batch_size == batch_size)
+    return Gain(batch_size, point, predicted, next(at_this, None))
 
 
 def _fastest(gains: Iterable[Gain]) -> Gain:

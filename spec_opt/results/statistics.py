@@ -14,14 +14,10 @@ import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from spec_opt.config.study_file import RecommendConfig
-from spec_opt.config.values import ObjectiveName
-from spec_opt.results.differences import Noise
+from spec_opt.results.differences import QUANTITIES, Noise
 from spec_opt.results.recommend import bounds_of, ranked
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
-
-PARAMETERS = ("sigma", "bias", "k")
-OBJECTIVES: tuple[ObjectiveName, ...] = ("acceptance_rate", "mse")
+from spec_opt.study.space import PARAMETERS
 
 MOST_VALUES = 12
 """A parameter with more distinct values is cut into bins."""
@@ -131,11 +127,9 @@ def spreads(points: Sequence[Point]) -> Mapping[str, Spread]:
     return {title: Spread.of(values) for title, values in columns.items() if values}
 
 
-def best(
-    table: StudyTable, thresholds: RecommendConfig, count: int = 5
-) -> Mapping[str, Sequence[Sequence[Point]]]:
+def best(table: StudyTable, count: int = 5) -> Mapping[str, Sequence[Sequence[Point]]]:
     """The best distinct results by three measures; trials of equal results are together."""
-    bounds = bounds_of(table, "balanced", thresholds)
+    bounds = bounds_of(table, "balanced")
     orders = {
         "Highest acceptance": sorted(table.points, key=by_acceptance),
         "Lowest MSE": sorted(table.points, key=by_mse),
@@ -152,10 +146,10 @@ def distinct(points: Sequence[Point]) -> list[list[Point]]:
     return list(groups.values())
 
 
-def by_value(table: StudyTable, thresholds: RecommendConfig) -> tuple[ValueSummary, ...]:
+def by_value(table: StudyTable) -> tuple[ValueSummary, ...]:
     """For each parameter and value: is it consistently good? Ranges where there are many values."""
-    bounds, points = bounds_of(table, "balanced", thresholds), table.points
-    acceptance, mse = (np.array([getattr(p.result, name) for p in points]) for name in OBJECTIVES)
+    bounds, points = bounds_of(table, "balanced"), table.points
+    acceptance, mse = (np.array([getattr(p.result, name) for p in points]) for name in QUANTITIES)
     on_front = np.array([p.result.pareto for p in points])
     balanced = np.array([bounds.hold(p) for p in points])
     found = []

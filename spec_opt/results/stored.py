@@ -1,13 +1,13 @@
-"""What the store holds of a study and its trials, read leniently."""
+"""What the store holds of a study and its trials, read leniently; and what is added to it."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import compress
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,12 @@ from spec_opt.results.pareto import fastest_for_their_mse, pareto_mask, without_
 from spec_opt.study.constraints import is_feasible
 from spec_opt.study.reading import StoredTrial
 from spec_opt.study.space import asks_for, asks_for_variant, setting_of
-from spec_opt.study.study import DIRECTIONS, config_of
+from spec_opt.study.store import Store
+from spec_opt.study.study import DIRECTIONS, config_of, update_attribute
 from spec_opt.study.trials import IMPORTED, VARIANT_KEY, WITHDRAWN, Trial
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 log = logging.getLogger(__name__)
 
@@ -173,3 +177,26 @@ def read_config(name: str, stored: Any) -> StudyConfig | None:
 def state_of(trial: Trial) -> str:
     """A trial's state as a word; one that the study file stopped asking for did not fail."""
     return WITHDRAWN if trial.failure == WITHDRAWN else trial.state.name.lower()
+
+
+def keep_records(
+    store: Store, name: str, key: str, new: Sequence[DataclassInstance], identity: Sequence[str]
+) -> None:
+    """Add records to a study's list; each replaces that which equals it in all of `identity`.
+
+    Another process may do so at the same time: none of them is lost.
+
+    Raises:
+        StudyError: there is no study of that name.
+    """
+
+    def identified(stored: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(stored[name] for name in identity)
+
+    added = [asdict(one) for one in new]
+    replaced = {identified(one) for one in added}
+
+    def change(old: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        return [*(one for one in old or [] if identified(one) not in replaced), *added]
+
+    update_attribute(store, name, key, change)

@@ -136,6 +136,11 @@ class TrialRow:
     attributes: Mapping[str, Any]
     """The user attributes that were read, and the long ones that are stored apart from them."""
 
+    @property
+    def label(self) -> str:
+        """Its setting, and its variant if that is not the study file as written."""
+        return f"{self.setting} {self.variant}".rstrip() if self.setting else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point(TrialRow):
@@ -143,11 +148,6 @@ class Point(TrialRow):
 
     setting: Setting
     result: Result
-
-    @property
-    def label(self) -> str:
-        """Its setting, and its variant if that is not the study file as written."""
-        return f"{self.setting} {self.variant}".rstrip()
 
 
 class StudyTable(BaseModel):
@@ -181,6 +181,8 @@ class StudyTable(BaseModel):
     """Whether every trial was read with its blocks; of a large study only notable ones are."""
     judgements: tuple[Judgement, ...] = ()
     """What `spec-opt confirm` stored: one a scenario and split."""
+    limits: RecommendConfig = RecommendConfig()
+    """`[recommend]` of the study file at hand, else that which the study was made with."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -229,12 +231,6 @@ class StudyTable(BaseModel):
             return self.baseline.target_mse
         known = {p.result.mse_baseline for p in self.points} - {None}
         return known.pop() if len(known) == 1 else None
-
-    @property
-    def equivalence_margin(self) -> float:
-        """By what share of the target's MSE an MSE may exceed it and count as accurate as it."""
-        config = RecommendConfig() if self.config is None else self.config.recommend
-        return config.equivalence_margin
 
     @property
     def levels(self) -> dict[str, float]:
@@ -369,7 +365,9 @@ def table_of(
         StudyError: the store does not hold the study.
         StoreError: the store was out of reach for long.
     """
-    return table_and_rows(store, store.optuna_study(config.name), config.search, detail, also)[0]
+    study = store.optuna_study(config.name)
+    table, _ = table_and_rows(store, study, config.search, detail, also)
+    return table.model_copy(update={"limits": config.recommend})
 
 
 def table_and_rows(
@@ -430,6 +428,7 @@ def read_table(
         "name": study.study_name,
         "trials": (),
         "config": config,
+        "limits": RecommendConfig() if config is None else config.recommend,
         "not_asked": done.numbers(~done.asked),
         "in_detail": add_rest is None,
     }

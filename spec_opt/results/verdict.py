@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from spec_opt.config.study_file import RecommendConfig, Setting
+from spec_opt.config.study_file import Setting
 from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
-from spec_opt.results.recommend import best_of_scenarios, bounds_of, limits_of
+from spec_opt.results.recommend import best_of_scenarios, bounds_of
 from spec_opt.results.speedup import CHEAPER, Speedup, disturbance
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
 from spec_opt.results.wording import allowed, linear_alone, relative
@@ -42,9 +42,15 @@ class ErrorRatio:
         """Whether the whole interval is above `limit`."""
         return self.low is not None and self.low > limit
 
+    @classmethod
+    def of(cls, mse: float, target: float, half_width: float | None) -> ErrorRatio:
+        """From both MSEs, and half of the 95 % interval of their difference."""
+        if half_width is None:
+            return cls(mse / target, None, None)
+        return cls(mse / target, (mse - half_width) / target, (mse + half_width) / target)
+
     def __str__(self) -> str:
-        found = relative(self.value, 1.0)
-        return f"{found} the target's" if found != "equal to" else "equal to the target's"
+        return f"{relative(self.value, 1.0)} the target's"
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,12 @@ class Candidate:
     @property
     def label(self) -> str:
         """Its setting, and its variant if that is not the study file as written."""
-        return f"{self.setting} {self.variant}".rstrip()
+        return f"{self.setting or 'the draft alone'} {self.variant}".rstrip()
 
     @property
     def best(self) -> Speedup | None:
         """The best speedup: one that held in every run first, then a measured one."""
-        return _best(self.speedups)
+        return max(self.speedups, key=_merit, default=None)
 
     def pays(self, limit: float) -> bool:
         """Whether it is accurate enough, and faster in every run at some batch size."""
@@ -114,13 +120,13 @@ class Verdict:
         """For `--json`."""
         return {
             "decision": self.decision,
-            "setting": None if self.setting is None else self.setting.model_dump(),
+            "setting": self.setting and self.setting.model_dump(),
             "trial": self.trial,
-            "speedup": None if self.speedup is None else _speedup_document(self.speedup),
+            "speedup": self.speedup and _speedup_document(self.speedup),
             "mse_ratio": self.mse_ratio,
-            "mse_ratio_low": None if self.error is None else self.error.low,
-            "mse_ratio_high": None if self.error is None else self.error.high,
-            "linear_mse_ratio": None if self.linear is None else asdict(self.linear),
+            "mse_ratio_low": self.error and self.error.low,
+            "mse_ratio_high": self.error and self.error.high,
+            "linear_mse_ratio": self.linear and asdict(self.linear),
             "reason": self.reason,
         }
 
@@ -137,13 +143,10 @@ def _speedup_document(speedup: Speedup) -> dict[str, Any]:
     }
 
 
-def verdict_of(
-    table: StudyTable, thresholds: RecommendConfig | None = None, reference: str | None = None
-) -> Verdict:
+def verdict_of(table: StudyTable, reference: str | None = None) -> Verdict:
     """The verdict on a study, from what its store holds.
 
     Args:
-        thresholds: `[recommend]` of the study file; by default that of the study.
         reference: the study as it was named, for commands to paste; by default its name.
     """
     reference = reference or table.name
@@ -153,38 +156,38 @@ def verdict_of(
         return _open("the trials were imported, and the target's own MSE is not known")
     timed = {s.trial for s in table.speedups}
     points = {p.number: p for p in table.points if p.number in timed}
-    points |= {point.number: point for point in worth_timing(table, thresholds)}
+    points |= {point.number: point for point in worth_timing(table)}
     settings = [_candidate(table, point) for point in points.values()]
-    verdict = judge(settings, draft_candidate(table), limit_of(table, thresholds), reference)
+    verdict = judge(settings, draft_candidate(table), limit_of(table), reference)
     verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
-    finding = linear_alone(table.baseline, table.equivalence_margin, reference)
-    reason = verdict.reason + _contradiction(table, verdict) + (f" {finding}" if finding else "")
-    return replace(verdict, reason=reason, linear=linear_error_ratio(table.baseline))
+    finding = linear_alone(table.baseline, table.limits.equivalence_margin, reference)
+    parts = (verdict.reason, *_contradictions(table, verdict), finding)
+    base, linear = table.baseline, None
+    if base is not None and base.linear_mse is not None:
+        width = base.linear_minus_target_mse_ci95
+        linear = ErrorRatio.of(base.linear_mse, base.target_mse, width)
+    return replace(verdict, reason=" ".join(filter(None, parts)), linear=linear)
 
 
-def _contradiction(table: StudyTable, verdict: Verdict) -> str:
+def _contradictions(table: StudyTable, verdict: Verdict) -> list[str]:
     """Where `spec-opt confirm` found otherwise."""
+    is_draft = verdict.decision == "draft_alone"
     found = [
-        f" On {one.split} it is {one}."
+        f"On {one.split} it is {one}."
         for one in table.judgements
         if one.outcome == "not confirmed"
-        and (
-            (one.scenario == "draft_alone" and verdict.decision == "draft_alone")
-            or (one.trial is not None and one.trial == verdict.trial)
-        )
+        and (one.scenario == "draft_alone" if is_draft else one.trial == verdict.trial is not None)
     ]
-    return "".join(dict.fromkeys(found))
+    return list(dict.fromkeys(found))
 
 
-def worth_timing(table: StudyTable, thresholds: RecommendConfig | None = None) -> list[Point]:
+def worth_timing(table: StudyTable) -> list[Point]:
     """The recommended trials, and the one predicted to be the fastest within the limit on the MSE.
 
     That is one whose whole interval is inside, if there is any. If there is nothing of all this,
     the trial that comes closest to the quality scenario.
     """
-    found = best_of_scenarios(table, thresholds)
-    limit = limit_of(table, thresholds)
-    bounds = bounds_of(table, "quality", limits_of(table, thresholds))
+    found, bounds, limit = best_of_scenarios(table), bounds_of(table, "quality"), limit_of(table)
     accurate = [p for p in table.points if bounds.is_accurate(p)]
     surely = [p for p in accurate if table.target_mse and _error(table, p).is_inside(limit)]
     predicted = [p for p in surely or accurate if p.result.predicted_speedup is not None]
@@ -198,38 +201,23 @@ def _by_prediction(point: Point) -> tuple[float, ...]:
     return (-(point.result.predicted_speedup or 0.0), *by_mse(point))
 
 
-def limit_of(table: StudyTable, thresholds: RecommendConfig | None) -> float:
+def limit_of(table: StudyTable) -> float:
     """The highest MSE that the quality scenario allows, over the target's."""
-    limits = limits_of(table, thresholds)
     if table.target_mse is None:
-        return limits.quality.max_mse_ratio
-    return bounds_of(table, "quality", limits).max_mse / table.target_mse
+        return table.limits.quality.max_mse_ratio
+    return bounds_of(table, "quality").max_mse / table.target_mse
 
 
 def error_ratio(mse: float, blocks: Blocks | None, baseline: Baseline) -> ErrorRatio:
     """A setting's MSE over the target's; both on the windows of `baseline`."""
     found = None if blocks is None else difference_to_target(blocks, baseline)
-    return _ratio(mse, baseline.target_mse, None if found is None else found.half_width)
+    return ErrorRatio.of(mse, baseline.target_mse, None if found is None else found.half_width)
 
 
 def draft_error_ratio(baseline: Baseline) -> ErrorRatio:
     """The MSE of the draft alone over the target's."""
     half_width = baseline.draft_minus_target_mse_ci95
-    return _ratio(baseline.draft_mse, baseline.target_mse, half_width)
-
-
-def linear_error_ratio(baseline: Baseline | None) -> ErrorRatio | None:
-    """The MSE of the linear model alone over the target's; None if it is not known."""
-    if baseline is None or baseline.linear_mse is None:
-        return None
-    half_width = baseline.linear_minus_target_mse_ci95
-    return _ratio(baseline.linear_mse, baseline.target_mse, half_width)
-
-
-def _ratio(mse: float, target: float, half_width: float | None) -> ErrorRatio:
-    if half_width is None:
-        return ErrorRatio(mse / target, None, None)
-    return ErrorRatio(mse / target, (mse - half_width) / target, (mse + half_width) / target)
+    return ErrorRatio.of(baseline.draft_mse, baseline.target_mse, half_width)
 
 
 def draft_candidate(table: StudyTable) -> Candidate | None:
@@ -245,7 +233,7 @@ def _error(table: StudyTable, point: Point) -> ErrorRatio:
     if table.baseline is not None:
         return error_ratio(point.result.mse, point.result.blocks, table.baseline)
     assert table.target_mse is not None
-    return ErrorRatio(point.result.mse / table.target_mse, None, None)
+    return ErrorRatio.of(point.result.mse, table.target_mse, None)
 
 
 def _candidate(table: StudyTable, point: Point) -> Candidate:
@@ -270,10 +258,14 @@ def judge(
         study: its name, for commands to paste.
     """
     paying = [candidate for candidate in settings if candidate.pays(limit)]
-    if draft is not None and draft.error.is_inside(limit) and _is_cheaper(draft):
+    # Faster in every run, and by more than one would expect of an equal model.
+    is_cheaper = draft is not None and any(
+        s.is_faster and s.value >= CHEAPER for s in draft.speedups
+    )
+    if draft is not None and is_cheaper and draft.error.is_inside(limit):
         return _use_draft(settings, draft, paying)
     if paying:
-        return _speculate(max(paying, key=lambda c: _merit(c.best)), limit)
+        return _speculate(_fastest(paying), limit)
     settled = bool(settings) and all(c.is_ruled_out(limit) for c in settings)
     if settled and (draft is None or _is_no_use(draft, limit)):
         return _use_target(settings, draft, limit)
@@ -286,17 +278,12 @@ def _merit(speedup: Speedup | None) -> tuple[bool, bool, float]:
     return speedup.is_faster, speedup.measured, speedup.value
 
 
-def _best(speedups: Iterable[Speedup]) -> Speedup | None:
-    return max(speedups, key=_merit, default=None)
+def _fastest(candidates: Sequence[Candidate]) -> Candidate:
+    return max(candidates, key=lambda candidate: _merit(candidate.best))
 
 
 def _best_of(settings: Sequence[Candidate]) -> Speedup | None:
-    return _best(speedup for candidate in settings for speedup in candidate.speedups)
-
-
-def _is_cheaper(draft: Candidate) -> bool:
-    """Whether it is faster in every run, and by more than one would expect of an equal model."""
-    return any(s.is_faster and s.value >= CHEAPER for s in draft.speedups)
+    return _fastest(settings).best if settings else None
 
 
 def _is_no_use(draft: Candidate, limit: float) -> bool:
@@ -317,7 +304,7 @@ def _use_draft(
     )
     better = [c for c in paying if c.error.value < draft.error.value]
     if better:
-        chosen = max(better, key=lambda c: _merit(c.best))
+        chosen = _fastest(better)
         assert chosen.best is not None
         reason += (
             f" Speculating with {chosen.label} is {_times(chosen.best)}, with an MSE "
@@ -343,7 +330,8 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
     best = _best_of(settings)
     reasons = []
     if best is None or not best.is_slower:
-        reasons.append(f"no setting with an MSE of at most {_excess(limit)} is faster")
+        most = f"{relative(limit, 1.0)} the target's"
+        reasons.append(f"no setting with an MSE of at most {most} is faster")
     if draft is not None:
         too_inaccurate = draft.error.is_outside(limit)
         about = f"has an MSE {draft.error}" if too_inaccurate else "is not faster"
@@ -381,7 +369,7 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
         return f"{what} timed; `spec-opt bench {study}` measures it"
     if any(not s.is_reliable for s in timed):
         return f"it was timed too few times; `spec-opt bench {study}` settles it"
-    fastest = max(doubtful, key=lambda c: _merit(c.best))
+    fastest = _fastest(doubtful)
     error, speedup = fastest.error, fastest.best
     if error.is_inside(limit) and speedup is not None:
         return (
@@ -389,7 +377,7 @@ def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
             f"at batch size {speedup.batch_size}); `spec-opt bench {study} --repeats 15` on an "
             "idle machine settles it"
         )
-    name = "the draft alone" if fastest.setting is None else fastest.label
+    name = fastest.label
     if error.high is None:
         return (
             f"the noise of the MSE of {name} is not known; a new study of more windows settles it"
@@ -424,8 +412,3 @@ def _elsewhere(chosen: Candidate) -> str:
     if not losing:
         return ""
     return f" It is slower than the target at batch size {', '.join(map(str, losing))}."
-
-
-def _excess(limit: float) -> str:
-    """A limit as `5% above the target's`."""
-    return f"{relative(limit, 1.0)} the target's"

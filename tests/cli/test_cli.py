@@ -233,7 +233,7 @@ def test_a_store_that_cannot_be_used_is_said_before_models_and_data(
     url = "sqlite:///taken.db"
     with open_store(url) as store:
         optuna.create_study(storage=store.storage, study_name="tiny")
-    for dear in ("spec_opt.cli.service.make_models", "spec_opt.cli.service.launch"):
+    for dear in ("spec_opt.cli.service.make_models", "spec_opt.api.launch"):
         monkeypatch.setattr(dear, None)
     monkeypatch.setattr("spec_opt.measure.objective.StudyObjective.prepare", None)
     assert main([command[0], "tiny.toml", *command[1:], "--storage", url]) == 2
@@ -244,7 +244,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Replace the worker processes by this outcome."""
     logs = (Path("logs/tiny/worker-1.log"),)
     summary = LaunchSummary(interrupted=False, restarts=0, given_up=logs, bad_input=False)
-    monkeypatch.setattr("spec_opt.cli.service.launch", lambda *_, **__: replace(summary, **changes))
+    monkeypatch.setattr("spec_opt.api.launch", lambda *_, **__: replace(summary, **changes))
 
 
 @pytest.mark.usefixtures("folder")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from spec_opt.config import study_file
-from spec_opt.config.study_file import Setting, StudyConfig, find_study, read_study, shipped_studies
+from spec_opt.config.study_file import Setting, StudyConfig, read_study, shipped_studies, study_path
 from spec_opt.config.values import FloatRange, IntRange
 from spec_opt.errors import ConfigError
 
@@ -256,7 +256,7 @@ class TestShipped:
         shipped = {"quickstart", "etth1_grid", "etth1_tpe", "etth1_paper", "etth1_training"}
         assert shipped <= studies.keys()
         for name, path in studies.items():
-            assert find_study(name) == path
+            assert study_path(name) == path
             assert read_study(name).name
 
     def test_their_names_differ(self) -> None:

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.results.document import as_html, as_markdown
 from spec_opt.results.recommend import recommend_all
 from spec_opt.results.render import advice, banner, heading_of, study_text
@@ -14,7 +13,6 @@ from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
-LIMITS = RecommendConfig()
 DRAFT = Speedup(None, "cpu", 1, None, 14.73, 6.058, 35.42, 9, 0.0742, 0.575)
 SMALL = Speedup(0, "cpu", 1, 0.5, 1.974, 1.506, 4.489, 9, 0.0742, 0.575)
 LARGE = Speedup(0, "cpu", 64, 0.5, 1.4, 1.4, 1.4, 1, 0.9, 0.9)
@@ -39,7 +37,7 @@ def test_a_draft_alone_comes_with_its_command_before_any_setting() -> None:
     assert "The verdict is: use the draft alone." in as_markdown(
         advice(recommendations, DRAFT_ALONE, verdict)
     )
-    ended = " ".join(study_text(DRAFT_ALONE, LIMITS, "given").split())
+    ended = " ".join(study_text(DRAFT_ALONE, "given").split())
     assert "If you speculate all the same: - Maximize speed" in ended
     assert "Forecast with the draft alone: `spec-opt forecast given`." in ended
 

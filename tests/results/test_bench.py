@@ -9,13 +9,15 @@ import pytest
 
 from spec_opt.config.study_file import Setting
 from spec_opt.measure.measurement import Baseline, BenchRow, Shares
-from spec_opt.results.bench import Bench, _keep, bench_document, bench_text, merged, speedups_of
+from spec_opt.results.bench import Bench, bench_document, bench_text, speedups_of
 from spec_opt.results.speedup import Speedup
+from spec_opt.results.stored import keep_records
 from spec_opt.results.verdict import Verdict
 from spec_opt.study.store import open_store
 from tests.results import studies
 
 BASELINE = Baseline(0.40, 0.3, 0.01, 0.50, 0.4, 0.01, 0.002, draft_minus_target_mse_ci95=0.005)
+IDENTITY = ("trial", "device", "batch_size")
 VERDICT = Verdict("target_alone", None, None, None, None, "Use the target alone.")
 
 
@@ -96,7 +98,7 @@ def test_a_busy_machine_is_part_of_the_verdict() -> None:
     )
 
 
-def test_what_a_study_keeps() -> None:
+def test_what_a_study_keeps(tmp_path: Path) -> None:
     found = speedups_of((row(1, (1.2, 1.3, 1.4)), row(8, (0.9, 0.9, 0.9), trial=None)), "cpu")
     assert [(s.trial, s.batch_size) for s in found] == [(None, 1), (None, 8), (3, 1)]
     assert [s.value for s in found] == pytest.approx([4.0, 4.0, 1.3])
@@ -104,7 +106,11 @@ def test_what_a_study_keeps() -> None:
     assert found[2].speedup_low == pytest.approx(1.2)
     old = Speedup(3, "cpu", 1, 2.0, 2.0)
     other = replace(old, device="NVIDIA H200")
-    kept = merged([asdict(old), asdict(other)], found)
+    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        study = studies.empty_study("given", storage=store.storage)
+        study.set_user_attr("speedups", [asdict(old), asdict(other)])
+        keep_records(store, "given", "speedups", found, IDENTITY)
+        kept = store.optuna_study("given").user_attrs["speedups"]
     assert kept == [asdict(one) for one in (other, *found)]
 
 
@@ -118,7 +124,8 @@ def test_benches_at_the_same_time_lose_no_result(tmp_path: Path) -> None:
         start.wait()
         for batch_size in range(5):
             with open_store(url) as own:
-                _keep(own, "given", [Speedup(number, "cpu", batch_size, None, 1.0)])
+                new = [Speedup(number, "cpu", batch_size, None, 1.0)]
+                keep_records(own, "given", "speedups", new, IDENTITY)
 
     for number in range(8):
         threads.append(Thread(target=keep, args=(number,)))

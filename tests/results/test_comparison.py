@@ -13,9 +13,14 @@ from spec_opt.cli import main
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import ConfigError, InputError
 from spec_opt.measure.uncertainty import ACCEPTANCE, MSE, difference
-from spec_opt.results.comparison import Comparison, comparison_document
+from spec_opt.results.comparison import (
+    Comparison,
+    comparison_document,
+    comparison_page,
+    comparison_text,
+    fronts,
+)
 from spec_opt.results.comparison import compare_studies as compare_tables
-from spec_opt.results.comparison_page import comparison_page, comparison_text, fronts
 from spec_opt.study.database import split_reference
 from spec_opt.study.store import open_store
 from tests.results import studies

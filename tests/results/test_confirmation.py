@@ -31,7 +31,6 @@ from tests.results import studies
 from tests.study.stand_in import BASELINE, measurement
 
 DATA = DataConfig(source="none.csv", context=672, horizon=336)
-LIMITS = RecommendConfig()
 FRONT = (
     (0.5, 1.0, 4, 1.0, 0.47),
     (0.5, 2.0, 4, 1.0, 0.47),
@@ -65,8 +64,8 @@ def confirmed(
         again = replace(measurement(setting), acceptance_rate=rate, mse=mse, blocks=blocks)
         return replace(again, acceptance_ci95=half_width)
 
-    points = to_confirm(table, LIMITS)
-    return confirm_points(table, points, splits, lambda p: measure(p.setting), baseline, LIMITS)
+    points = to_confirm(table)
+    return confirm_points(table, points, splits, lambda p: measure(p.setting), baseline)
 
 
 def judged(confirmation: Confirmation) -> dict[str, str]:
@@ -97,15 +96,15 @@ def test_the_acceptance_that_was_asked_for_is_judged_too() -> None:
 
 def test_an_absolute_limit_stays_absolute() -> None:
     limits = RecommendConfig(quality=QualityScenario(max_mse=0.46))
-    table = read_table(studies.study_of(*FRONT))
+    table = read_table(studies.study_of(*FRONT)).model_copy(update={"limits": limits})
 
     def measure(setting: Setting) -> Measurement:
         return replace(measurement(setting), acceptance_rate=0.7, mse=0.465)
 
-    points = to_confirm(table, limits)
+    points = to_confirm(table)
     baseline = replace(BASELINE, target_mse=0.5)
     splits: tuple[Split, Split] = ("test", "train")
-    found = confirm_points(table, points, splits, lambda p: measure(p.setting), baseline, limits)
+    found = confirm_points(table, points, splits, lambda p: measure(p.setting), baseline)
     assert "at least 8% below asked" in judged(found)["quality"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spec_opt.cli import main
-from spec_opt.config.study_file import RecommendConfig, Setting, StudyConfig, SyntheticConfig
+from spec_opt.config.study_file import Setting, StudyConfig, SyntheticConfig
 from spec_opt.data import table_file
 from spec_opt.data.reader import series_of
 from spec_opt.data.synthetic import generate
@@ -178,8 +178,6 @@ def test_faults_of_a_model_of_ones_own_name_its_line(plant: Path) -> None:
 
 # --- how it is forecast ---------------------------------------------------------------------------
 
-LIMITS = RecommendConfig()
-
 
 def table_of(*speedups: Speedup, baseline: dict[str, Any] | None = None) -> StudyTable:
     """Two trials, of which the second is balanced."""
@@ -194,7 +192,7 @@ def timed(trial: int | None, value: float) -> Speedup:
 
 
 def test_the_balanced_recommendation() -> None:
-    plan = plan_of(table_of(), LIMITS, "x.toml")
+    plan = plan_of(table_of(), "x.toml")
     assert (plan.decision, plan.trial) == ("speculate", 1)
     assert str(plan) == (
         "speculating with sigma=0.3 bias=1 k=2: the balanced recommendation, trial 1, as the "
@@ -203,29 +201,29 @@ def test_the_balanced_recommendation() -> None:
 
 
 def test_a_trial_or_a_scenario_that_is_asked_for() -> None:
-    assert plan_of(table_of(), LIMITS, "x.toml", trial=0).setting == Setting(sigma=0.1, bias=1, k=2)
-    assert plan_of(table_of(), LIMITS, "x.toml", scenario="quality").trial == 1
-    plan = plan_of(read_table(studies.failing_study()), LIMITS, "x.toml", alone="linear")
+    assert plan_of(table_of(), "x.toml", trial=0).setting == Setting(sigma=0.1, bias=1, k=2)
+    assert plan_of(table_of(), "x.toml", scenario="quality").trial == 1
+    plan = plan_of(read_table(studies.failing_study()), "x.toml", alone="linear")
     assert str(plan) == "forecasting with the linear model alone: --with linear"
     with pytest.raises(StudyError, match="no completed trial 9"):
-        plan_of(table_of(), LIMITS, "x.toml", trial=9)
+        plan_of(table_of(), "x.toml", trial=9)
     with pytest.raises(StudyError, match=r"balanced: .*highest acceptance"):
-        plan_of(read_table(studies.rejecting_study()), LIMITS, "x.toml", scenario="balanced")
+        plan_of(read_table(studies.rejecting_study()), "x.toml", scenario="balanced")
 
 
 def test_the_verdict_is_followed() -> None:
     good = studies.BASELINE | {"draft_minus_target_mse_ci95": 0.001}
     faster = (timed(0, 0.6), timed(1, 0.6), timed(None, 9.0))
-    plan = plan_of(table_of(*faster, baseline=good), LIMITS, "x.toml")
+    plan = plan_of(table_of(*faster, baseline=good), "x.toml")
     assert (plan.decision, plan.setting) == ("draft_alone", None)
     assert str(plan).startswith("forecasting with the draft alone: this is the study's verdict")
 
 
 def test_nothing_to_go_by() -> None:
     nothing = read_table(studies.rejecting_study())
-    assert plan_of(nothing, LIMITS, "x.toml").decision == "target_alone"
+    assert plan_of(nothing, "x.toml").decision == "target_alone"
     with pytest.raises(StudyError, match=r"`spec-opt run x\.toml` makes them"):
-        plan_of(read_table(studies.failing_study()), LIMITS, "x.toml")
+        plan_of(read_table(studies.failing_study()), "x.toml")
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.results.dashboard import contents
 from spec_opt.results.figures import figures
 from spec_opt.results.recommend import recommend_all
@@ -15,7 +14,6 @@ from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import verdict_of
 from tests.results import studies
 
-LIMITS = RecommendConfig()
 TARGET, DRAFT = studies.BASELINE["target_mse"], studies.BASELINE["draft_mse"]
 LEVELS = f"Target alone: MSE {TARGET:.4f}. Draft alone: MSE {DRAFT:.4f}."
 
@@ -77,10 +75,10 @@ def test_it_does_not_change_the_decision() -> None:
 
 def test_it_is_shown_beside_target_and_draft() -> None:
     table = table_of(0.45, 0.001)
-    chosen, verdict = recommend_all(table, LIMITS), verdict_of(table, LIMITS)
+    chosen, verdict = recommend_all(table), verdict_of(table)
     line = f"{LEVELS} Linear model alone: MSE 0.4500."
     for text in (
-        study_text(table, LIMITS, "x.toml", 500),
+        study_text(table, "x.toml", 500),
         render(chosen, "text", table=table, verdict=verdict, width=500),
         summary(table, verdict, chosen, ()),
         contents(table).note,
@@ -95,8 +93,8 @@ def test_no_model_is_shown_twice() -> None:
     for mse in (DRAFT * (1 + 1e-8), None):
         table = table_of(mse, 0.001)
         assert table.levels == {"target alone": TARGET, "draft alone": DRAFT}
-        assert LEVELS in study_text(table, LIMITS, "x.toml", 500)
-        assert "inear" not in study_text(table, LIMITS, "x.toml", 500)
+        assert LEVELS in study_text(table, "x.toml", 500)
+        assert "inear" not in study_text(table, "x.toml", 500)
 
 
 def lines_of(table: StudyTable, name: str) -> set[str]:

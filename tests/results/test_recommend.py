@@ -31,6 +31,10 @@ GRID = read_table(studies.grid_study())
 WIDE = RecommendConfig(quality=QualityScenario(max_mse_ratio=2.0, min_acceptance=0.0))
 
 
+def within(table: StudyTable, limits: RecommendConfig) -> StudyTable:
+    return table.model_copy(update={"limits": limits})
+
+
 def text_of(
     recommendations: Sequence[Recommendation],
     table: StudyTable = GRID,
@@ -84,7 +88,7 @@ def test_quality_takes_the_lowest_error_within_its_bounds() -> None:
 def test_balanced_weighs_what_each_gives_up() -> None:
     thresholds = RecommendConfig(balanced=BalancedScenario(max_mse=0.48, min_acceptance=0.6))
     # Of the margins 0.4 and 0.042: trial 2 uses 0.75 + 0, trial 3 0.25 + 0.05, trial 4 0 + 0.76.
-    assert recommend(smooth(), "balanced", thresholds).trial == 3
+    assert recommend(within(smooth(), thresholds), "balanced").trial == 3
 
 
 def test_a_plateau_goes_to_the_mildest_setting_whatever_the_order() -> None:
@@ -166,7 +170,7 @@ def test_speed_is_the_highest_speedup(
 def test_speed_keeps_to_its_limit_on_the_error() -> None:
     table = with_speeds((1.1, None), (1.2, None), (1.3, None))
     limits = RecommendConfig(speed=SpeedScenario(max_mse_ratio=1.03))
-    found = recommend(table, "speed", limits)
+    found = recommend(within(table, limits), "speed")
     assert found.trial == 1
     assert "MSE <= 0.4536 (1.03 times the target alone, 0.4404)" in found.why
 
@@ -194,7 +198,7 @@ def test_a_speedup_is_measured_or_predicted(
     predicted: float | None, measured: float | None, words: str
 ) -> None:
     table = with_speeds((predicted, measured))
-    text = text_of([recommend(table, "quality", WIDE)], table)
+    text = text_of([recommend(within(table, WIDE), "quality")], table)
     assert words in " ".join(text.split())
 
 
@@ -238,9 +242,17 @@ def test_imported_results_have_no_baseline_and_it_is_said() -> None:
 
 def test_absolute_limits_take_precedence() -> None:
     limits = QualityScenario(max_mse=0.4390, max_mse_ratio=2.0, min_acceptance=0.6)
-    found = recommend(smooth(), "quality", RecommendConfig(quality=limits))
+    found = recommend(within(smooth(), RecommendConfig(quality=limits)), "quality")
     assert found.trial == 2
     assert "MSE <= 0.4390 (max_mse)" in found.why
+
+
+def test_the_margin_of_an_edited_study_file_counts() -> None:
+    close = studies.BASELINE | {"draft_mse": 0.4424, "draft_minus_target_mse_ci95": 0.001}
+    table = read_table(studies.study_of((0.1, 1.0, 2, 0.9, 0.44), baseline=close))
+    strict = within(table, RecommendConfig(equivalence_margin=0.001))
+    assert "as accurate as the target" in recommend(table, "quality").reason
+    assert "as accurate as the target" not in recommend(strict, "quality").reason
 
 
 def test_thresholds_come_from_the_study_unless_given() -> None:
@@ -251,17 +263,19 @@ def test_thresholds_come_from_the_study_unless_given() -> None:
     }
     table = smooth(config=stored)
     assert recommend(table, "quality").trial == 5
-    assert recommend(table, "quality", RecommendConfig()).trial == 2
+    assert recommend(within(table, RecommendConfig()), "quality").trial == 2
 
 
 def test_a_limit_below_the_target_is_pointed_out() -> None:
     limits = RecommendConfig(quality=QualityScenario(max_mse=0.40, min_acceptance=0.6))
-    reason = recommend(smooth(), "quality", limits).reason
+    reason = recommend(within(smooth(), limits), "quality").reason
     assert "below the target's own MSE (0.4404)" in reason
 
 
 def test_no_k_large_enough() -> None:
-    found = recommend(without_predictions(), "speed", RecommendConfig(speed=SpeedScenario(min_k=6)))
+    found = recommend(
+        within(without_predictions(), RecommendConfig(speed=SpeedScenario(min_k=6))), "speed"
+    )
     assert found.trial is None
     assert "the largest tried is 4, 2 short" in found.why
 

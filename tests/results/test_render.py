@@ -3,7 +3,6 @@
 import optuna
 import pytest
 
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.results.document import as_text
 from spec_opt.results.render import front, study_text
 from spec_opt.results.table import read_table
@@ -33,8 +32,8 @@ def test_equal_results_are_one_line() -> None:
 @pytest.mark.parametrize("study", [studies.grid_study(), studies.continuous_study(300)])
 def test_a_run_ends_with_one_screen_and_the_verdict_first(study: optuna.Study) -> None:
     table = read_table(study)
-    text = study_text(table, RecommendConfig(), "some.toml", 80)
-    assert text.startswith(verdict_of(table, None, "some.toml").reason[:40])
+    text = study_text(table, "some.toml", 80)
+    assert text.startswith(verdict_of(table, "some.toml").reason[:40])
     assert len(text.splitlines()) <= 25
     assert max(map(len, text.splitlines())) <= 80
     assert "spec-opt recommend some.toml" in " ".join(text.split())

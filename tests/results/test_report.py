@@ -12,7 +12,6 @@ import optuna
 import pandas as pd
 import pytest
 
-from spec_opt.config.study_file import RecommendConfig
 from spec_opt.measure.cost_model import Cost, Costs, LearntCosts
 from spec_opt.results.figures import PLOTS
 from spec_opt.results.judgement import Judgement
@@ -32,7 +31,6 @@ from tests.results import studies
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-LIMITS = RecommendConfig()
 GRID = read_table(studies.grid_study())
 
 

@@ -89,9 +89,10 @@ def test_only_settings_within_the_bounds_of_the_scenario() -> None:
     found = schedule_of(table(LEARNT, trials))
     assert {gain.point.setting.sigma for gain in found.best} == {0.2}
     wide = RecommendConfig(speed=SpeedScenario(max_mse_ratio=2.0))
-    assert schedule_of(table(LEARNT, trials), "speed", wide).best[0].point.setting.sigma == 0.3
+    loose = table(LEARNT, trials).model_copy(update={"limits": wide})
+    assert schedule_of(loose, "speed").best[0].point.setting.sigma == 0.3
     strict = RecommendConfig(quality=QualityScenario(min_acceptance=0.95))
-    none = schedule_of(table(LEARNT, trials), "quality", strict)
+    none = schedule_of(loose.model_copy(update={"limits": strict}), "quality")
     assert none.best == ()
     assert "No trial has" in str(none.unknown)
 

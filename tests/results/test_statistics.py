@@ -8,6 +8,7 @@ import pytest
 from spec_opt.config.study_file import RecommendConfig, Setting
 from spec_opt.results import statistics
 from spec_opt.results.table import StudyTable, outcome_of, read_table
+from spec_opt.study.space import PARAMETERS
 from tests.results import studies
 
 TITLES = ("Highest acceptance", "Lowest MSE", "Best balanced")
@@ -82,12 +83,12 @@ def test_spreads_of_the_grid() -> None:
 def test_without_results() -> None:
     empty = read_table(studies.empty_study())
     assert statistics.spreads(empty.points) == {}
-    assert not any(statistics.best(empty, DEFAULTS).values())
-    assert statistics.by_value(empty, DEFAULTS) == ()
+    assert not any(statistics.best(empty).values())
+    assert statistics.by_value(empty) == ()
 
 
 def test_the_best_distinct_results() -> None:
-    best = statistics.best(GRID, DEFAULTS)
+    best = statistics.best(GRID)
     acceptance, mse, balanced = (best[title] for title in TITLES)
     assert [len(groups) for groups in (acceptance, mse, balanced)] == [5, 5, 2]
     assert acceptance[0][0].number == 43
@@ -117,20 +118,23 @@ def test_optuna_is_quiet_only_within_the_block(
 
 
 def test_is_one_value_consistently_good() -> None:
-    found = {(v.bin.parameter, v.bin.low): v for v in statistics.by_value(GRID, DEFAULTS)}
+    found = {(v.bin.parameter, v.bin.low): v for v in statistics.by_value(GRID)}
     assert len(found) == 4 + 4 + 5
     assert found["sigma", 0.1].verdict == "never good"
     assert found["sigma", 0.1].trials == 20
     assert found["k", 4].verdict == "depends"
     generous = RecommendConfig.model_validate({"balanced": {"max_mse": 2.0, "min_acceptance": 0.5}})
-    found = {(v.bin.parameter, v.bin.low): v for v in statistics.by_value(GRID, generous)}
+    found = {
+        (v.bin.parameter, v.bin.low): v
+        for v in statistics.by_value(GRID.model_copy(update={"limits": generous}))
+    }
     assert found["sigma", 0.5].verdict == "always good"
     assert found["sigma", 0.5].bin.label == "0.5"
 
 
 def test_many_values_are_summarised_by_ranges() -> None:
     table = read_table(studies.continuous_study(300))
-    found = [v for v in statistics.by_value(table, DEFAULTS) if v.bin.parameter == "sigma"]
+    found = [v for v in statistics.by_value(table) if v.bin.parameter == "sigma"]
     assert len(found) == statistics.BINS
     assert sum(v.trials for v in found) == 300
     assert "–" in found[0].bin.label
@@ -140,7 +144,7 @@ def test_many_values_are_summarised_by_ranges() -> None:
 
 def test_ranges_hold_every_trial_once() -> None:
     points = read_table(studies.study_of(*((0.1 * n, n, n, 0.5, 0.5) for n in range(1, 65)))).points
-    for parameter in statistics.PARAMETERS:
+    for parameter in PARAMETERS:
         bins = statistics.cut(points, parameter)
         assert len(bins) == statistics.BINS
         for point, place in zip(points, statistics.places_of(points, bins), strict=True):

@@ -61,7 +61,7 @@ def test_the_grid_of_80() -> None:
     assert table.target_mse == pytest.approx(0.4404)
     assert table.states == {"complete": 80}
     assert table.baseline is not None
-    assert draft_against_target(table.baseline, table.equivalence_margin) == "equivalent"
+    assert draft_against_target(table.baseline, table.limits.equivalence_margin) == "equivalent"
     assert table.config is not None
     assert table.config.data.source == "ETTh1"
     assert table.versions["torch"] == "2.13.0"

@@ -167,7 +167,7 @@ def test_a_study_is_judged_by_what_its_store_holds() -> None:
     assert verdict_of(benched()).reason.endswith(
         "nothing was timed; `spec-opt bench made-up` measures it."
     )
-    faster = verdict_of(benched(of(0, 1.6, 1.5, 1.7), of(None, 9.0, 8.0, 9.5)), None, "x.toml")
+    faster = verdict_of(benched(of(0, 1.6, 1.5, 1.7), of(None, 9.0, 8.0, 9.5)), "x.toml")
     assert (faster.decision, faster.trial) == ("speculate", 0)
     assert faster.mse_ratio == pytest.approx(1.01)
     slower = verdict_of(benched(of(0, 0.6, 0.5, 0.7), of(None, 9.0, 8.0, 9.5)))
@@ -189,7 +189,10 @@ def test_of_the_fastest_those_surely_inside_the_limit_are_timed() -> None:
     nothing = BalancedScenario(max_mse_ratio=1.1, min_acceptance=1.0)
     slow = SpeedScenario(max_mse_ratio=0.5)
     limits = RecommendConfig(speed=slow, quality=impossible, balanced=nothing)
-    assert [point.number for point in worth_timing(read_table(study), limits)] == [0]
+    assert [
+        point.number
+        for point in worth_timing(read_table(study).model_copy(update={"limits": limits}))
+    ] == [0]
 
 
 def test_devices_are_not_mixed() -> None:
