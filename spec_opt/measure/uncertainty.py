@@ -76,6 +76,15 @@ def wilson(rate: float, half_width: float) -> float:
     return (abs(rate - 0.5) * ratio + math.sqrt(half_width**2 + ratio**2 / 4.0)) / (1.0 + ratio)
 
 
+def logarithmic(mse: float, half_width: float) -> float:
+    """From an MSE to the farther end of its interval on a logarithmic scale, to second order.
+
+    It allows for standard errors in proportion to the MSE: one that came out too small has too
+    small a standard error.
+    """
+    return half_width + half_width**2 / (2.0 * mse) if mse > 0.0 else half_width
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A result as a ratio of sums over blocks."""
@@ -110,7 +119,7 @@ MSE: Final = Quantity(
     denominators=lambda blocks: blocks.windows,
     span=lambda blocks: blocks.horizon,
     correction=1.0,
-    reach=lambda mse, half_width: half_width,
+    reach=logarithmic,
 )
 ACCEPTANCE: Final = Quantity(
     numerators=lambda blocks: blocks.accepted,

@@ -25,6 +25,7 @@ from spec_opt.measure.uncertainty import (
     difference_to_target,
     draft_against_target,
     interval,
+    logarithmic,
     split,
     wilson,
 )
@@ -101,6 +102,12 @@ def test_a_rate_reaches_to_the_farther_end_of_wilsons_interval() -> None:
     assert wilson(1.0, 0.0) == 0.0
 
 
+def test_an_mse_reaches_to_the_farther_end_on_a_logarithmic_scale() -> None:
+    assert logarithmic(0.5, 0.05) == pytest.approx(0.5 * math.expm1(0.1), rel=0.002)
+    assert logarithmic(0.5, 1e-6) == pytest.approx(1e-6)
+    assert logarithmic(0.0, 0.0) == 0.0
+
+
 def test_there_are_as_many_cosines_as_the_overlap_allows() -> None:
     """All of them where blocks are far apart, few where a split is a few spans long."""
     rows = np.arange(0, 2800, 140)
@@ -166,12 +173,13 @@ def test_of_a_ratio_whose_denominators_differ() -> None:
 
 def test_far_windows_have_the_classical_standard_error() -> None:
     values = np.random.default_rng(0).normal(size=20)
+    blocks = mse_blocks(np.arange(20) * 1_000, 100, values)
 
-    result = found(interval(MSE, mse_blocks(np.arange(20) * 1_000, 100, values)))
+    result = found(interval(MSE, blocks))
 
     assert result.standard_error == pytest.approx(float(values.std(ddof=1)) / math.sqrt(20))
     student = 2.093  # 97.5 % of Student's t with 19 degrees of freedom
-    assert result.half_width / result.standard_error == pytest.approx(student)
+    assert MSE.cosines(blocks).critical == pytest.approx(student)
 
 
 def test_blocks_of_unequal_size_add_no_noise() -> None:
@@ -189,7 +197,7 @@ def test_it_scales_with_the_values_and_not_with_their_mean() -> None:
         found(interval(MSE, mse_blocks(starts, 96, mse))) for mse in (values, 3.0 * values + 100.0)
     )
 
-    assert moved.half_width == pytest.approx(3.0 * plain.half_width, rel=1e-6)
+    assert moved.standard_error == pytest.approx(3.0 * plain.standard_error, rel=1e-6)
 
 
 @pytest.mark.parametrize("windows", [1, 2, 3])
