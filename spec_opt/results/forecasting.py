@@ -192,7 +192,7 @@ def forecast_study(
         models = with_draft(config, dataset, models.target, models.target_path)
     scaler, remarks = _scaler(dataset, series)
     pair = _pair(plan, config, dataset, models)
-    decoding = config.decoding.model_dump()
+    decoding = config.decoding.model_dump(exclude={"seeds"})  # a forecast is one draw, of `seed`
     options = {"context_mode": decoding.pop("context"), "windows": [window], **decoding}
     context = standardised(series, scaler)[window:].numpy()
     with naming_factories(config.target.factory, config.draft.factory):
