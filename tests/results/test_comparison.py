@@ -126,7 +126,7 @@ def test_a_study_file_names_a_study_and_its_thresholds(url: str, tmp_path: Path)
     [
         (["a"], InputError, "two studies or more"),
         (["a", "b", "a"], InputError, "study a is named twice"),
-        (["a", "c"], ConfigError, "one in the store: a, b"),
+        (["a", "c"], ConfigError, "which holds a, b; "),
     ],
 )
 def test_what_cannot_be_compared(
