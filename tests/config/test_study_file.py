@@ -318,7 +318,8 @@ BAD = {
     ),
     "unknown key, like no other": (
         DECODING + "foo = 1",
-        "decoding.foo: unknown key; known here: rule, context, device, precision, batch_size, seed",
+        "decoding.foo: unknown key; known here: rule, context, device, precision, batch_size, "
+        "seed, seeds",
     ),
     "unknown key, named like a kind of value": (
         SEARCH + "range = 1",
