@@ -140,6 +140,7 @@ def prepare(config: StudyConfig, url: str) -> tuple[Study, StudyObjective]:
     check_sampler(config.search)
     check_study(url, config)
     objective = StudyObjective.prepare(config)
+    check_study(url, config, objective.fingerprints)  # the baseline takes its time
     baseline = objective.baseline
     store = open_store(url)
     inputs, versions = objective.inputs.as_document(), package_versions()
@@ -181,6 +182,10 @@ def run_workers(
     """A worker process in each place, until all have left; their logs are in `folder`.
 
     Returns whether they were interrupted, and an error if some were given up.
+
+    Raises:
+        InputError, WorkError: none worked to the end: whatever study the store holds, it was not
+            found to be the one that is asked for.
     """
     # The URL may hold a password, and other users see command lines.
     environments = [{**place, STORAGE_VARIABLE: url} for place in places]
@@ -192,6 +197,8 @@ def run_workers(
     kind, why = (InputError, "found bad input") if summary.bad_input else (WorkError, "failed")
     reason = f": {summary.reason}" if summary.reason else ""
     text = f"{len(summary.given_up)} of {len(places)} workers {why}{reason}; see {logs}"
+    if len(summary.given_up) == len(places) and not summary.interrupted:
+        raise kind(text)
     return summary.interrupted, kind(text)
 
 

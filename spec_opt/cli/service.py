@@ -94,7 +94,8 @@ def run_processes(
 
     Raises:
         InputError: a GPU that does not exist, or workers found bad input; names their logs.
-        WorkError: workers failed too often and the study is not done; names their logs.
+        WorkError: workers failed too often and the study is not done, or all of them did; names
+            their logs.
         KeyboardInterrupt: interrupted before the study existed.
     """
     places, logs = places_for_workers(config, url, workers, gpus), Path("logs") / config.name
@@ -115,7 +116,7 @@ def run_on_ray(
     Raises:
         InputError: the store is a file, Ray is not installed, no cluster answers, or a task found
             bad input.
-        WorkError: tasks failed for good and the study is not done.
+        WorkError: tasks failed for good and the study is not done, or all of them did.
         KeyboardInterrupt: interrupted before the study existed.
     """
     if parse_url(url).path is not None:
@@ -138,6 +139,8 @@ def run_on_ray(
         first = max(summary.errors, key=lambda error: error.exit_code)
         text = f"{len(summary.errors)} of {summary.tasks} workers failed; the first: {first}"
         error = InputError(text) if first.exit_code == 2 else WorkError(text)
+        if len(summary.errors) == summary.tasks and not summary.interrupted:
+            raise error
     return _worked_on(view, error, summary.interrupted)
 
 
@@ -165,7 +168,7 @@ def make_models(reference: str, url: str) -> None:
 def _worked_on(view: LiveView, error: SpecOptError | None, interrupted: bool) -> tuple[Study, bool]:
     """What `run_processes` and `run_on_ray` return once their workers have left.
 
-    An error is raised only if the study is not done: other workers may have done the work.
+    An error of some of them is raised only if the study is not done: the others did the work.
     """
     if error is not None:
         if not interrupted and not view.done.is_set():

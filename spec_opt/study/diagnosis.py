@@ -49,7 +49,9 @@ def remedy_of(message: str) -> str | None:
 def store_error(masked_url: str, said: str) -> StoreError:
     """The error for what a database said."""
     remedy = remedy_of(said)
-    line = " ".join(said.split())
+    # libpq puts sentences on lines of their own, some without an end.
+    sentences = re.sub(r"(?<![.:;,?!\s])\s*\n", ". ", said.strip())
+    line = " ".join(sentences.split())
     message = f"store {masked_url}: {line if len(line) <= 300 else f'{line[:297]}...'}"
     if LOCKED in said:
         message += ", by another program that works on it; try again when that has ended"

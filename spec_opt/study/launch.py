@@ -63,7 +63,7 @@ class LaunchSummary:
     """Logs of the workers that failed too often, or met bad input."""
     bad_input: bool
     reason: str = ""
-    """What the first of them said last; empty if it said nothing, or none was given up."""
+    """What the first of them said last, one with bad input if there is any; may be empty."""
 
 
 def cpu_environments(workers: int) -> list[dict[str, str]]:
@@ -146,12 +146,13 @@ def launch(
             interrupted = True
             _leave_at_once(workers, policy)
     failed = [worker for worker in workers if worker.given_up]
+    refused = [worker for worker in failed if worker.code == BAD_INPUT]
     return LaunchSummary(
         interrupted=interrupted,
         restarts=sum(worker.restarts for worker in workers),
         given_up=tuple(worker.path for worker in failed),
-        bad_input=any(worker.code == BAD_INPUT for worker in failed),
-        reason=failed[0].last_words() if failed else "",
+        bad_input=bool(refused),
+        reason=(refused or failed)[0].last_words() if failed else "",
     )
 
 

@@ -145,10 +145,7 @@ def open_study(
         objectives = config.search.objectives
         study_id = find_or_create(connection, config.name, objectives, attributes)
         stored = attributes_of(connection, study_user_attributes, study_id)
-        _check(connection, config, study_id, stored)
-        made_with = ((of["fingerprints"], of["config"]) for of in (stored, attributes))
-        if differs := difference(*made_with):
-            raise _misfit(config.name, differs, "change that back, ")
+        _check(connection, config, study_id, stored, fingerprints)
         ending = read_ending(stored)
         if ending is not None and ending.is_passing:
             note(connection, study_id, None)
@@ -190,19 +187,25 @@ def _attributes_of(
     }
 
 
-def check_study(url: str, config: StudyConfig) -> None:
-    """Raise what opening store and study would, as far as that is known without models and data.
+def check_study(url: str, config: StudyConfig, fingerprints: Fingerprints | None = None) -> None:
+    """Raise what opening store and study would; nothing is written.
+
+    Args:
+        url: of the store.
+        config: the study file.
+        fingerprints: of models, data and decoding, once they are known.
 
     Raises:
         StoreURLError, StoreError: the store cannot be used.
-        StudyError: the name is taken, or the search space does not fit the study of that name.
+        StudyError: the name is taken, or the search space or the fingerprints do not fit the study
+            of that name.
     """
 
     def work(connection: Connection) -> bool:
         study_id = _find(connection, config.name)
         if study_id is not None:
             stored = attributes_of(connection, study_user_attributes, study_id)
-            _check(connection, config, study_id, stored)
+            _check(connection, config, study_id, stored, fingerprints)
         return study_id is None
 
     store = existing_store(url)
@@ -338,9 +341,13 @@ def find_or_create(
 
 
 def _check(
-    connection: Connection, config: StudyConfig, study_id: int, stored: Mapping[str, Any]
+    connection: Connection,
+    config: StudyConfig,
+    study_id: int,
+    stored: Mapping[str, Any],
+    fingerprints: Fingerprints | None,
 ) -> None:
-    """Raise unless a study in the store can go on with the search of this study file."""
+    """Raise unless a study in the store can go on with this study file."""
     if not stored.keys() >= {*MADE_WITH}:
         raise _misfit(
             config.name,
@@ -357,6 +364,10 @@ def _check(
             f"search.{name} or search.sampler changed in a way that Optuna cannot keep in one "
             "study (only ranges and grids may grow)",
         )
+    if fingerprints is not None:
+        given = asdict(fingerprints), config.model_dump(mode="json")
+        if differs := difference((stored["fingerprints"], stored["config"]), given):
+            raise _misfit(config.name, differs, "change that back, ")
 
 
 def _misfit(name: str, problem: str, remedy: str = "") -> StudyError:

@@ -261,16 +261,52 @@ def test_a_worker_that_failed_is_named(
 
 
 @pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize(("bad_input", "why"), [(False, "failed"), (True, "found bad input")])
 def test_a_worker_that_failed_is_named_although_others_did_its_work(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    bad_input: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    launched(monkeypatch, reason="no room left")
+    launched(monkeypatch, reason="no room left", bad_input=bad_input)
     monkeypatch.setattr("spec_opt.cli.service.make_models", lambda *_: None)
     assert main(["run", "tiny.toml", "--workers", "2"]) == 0
     captured = capfd.readouterr()
-    failed = "1 of 2 workers failed: no room left; see logs/tiny/worker-1.log"
-    assert failed in captured.err
+    assert f"1 of 2 workers {why}: no room left; see logs/tiny/worker-1.log" in captured.err
     assert "Pareto front of tiny" in captured.out
+
+
+@pytest.mark.parametrize(("bad_input", "code"), [(False, 1), (True, 2)])
+def test_a_finished_study_is_not_shown_as_the_work_of_workers_that_all_failed(
+    bad_input: bool,
+    code: int,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    report = finished / "reports/tiny/report.html"
+    report.write_text("as it was", encoding="utf-8")
+    logs = tuple(Path(f"logs/tiny/worker-{i}.log") for i in range(2))
+    launched(monkeypatch, given_up=logs, bad_input=bad_input, reason="measured with other data")
+    monkeypatch.setattr("spec_opt.cli.service.make_models", lambda *_: None)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == code
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("spec-opt: error: 2 of 2 workers ")
+    assert captured.err.count("measured with other data") == captured.err.count("\n") == 1
+    assert report.read_text(encoding="utf-8") == "as it was"
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_worker_refuses_another_study_before_it_measures_the_baseline(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edited = STUDY.replace("max_windows = 20", "max_windows = 10")
+    Path("tiny.toml").write_text(edited, encoding="utf-8")
+    monkeypatch.setattr("spec_opt.measure.objective.StudyObjective.baseline", None)
+    assert main(["worker", "tiny.toml"]) == 2
+    changed = "(data.max_windows was 20, now 10)"
+    assert f"error: study tiny: was measured with other data {changed}" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")

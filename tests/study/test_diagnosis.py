@@ -43,6 +43,14 @@ def test_faults_that_last(said: str, remedy: str) -> None:
     assert remedy in str(error)
 
 
+def test_lines_of_a_database_become_sentences() -> None:
+    said = (
+        "port 5433 failed: Connection refused\n\tIs the server running on that host?\nAll:\n- a\n"
+    )
+    expected = "port 5433 failed: Connection refused. Is the server running on that host? All: - a"
+    assert str(store_error("postgresql://db", said)) == f"store postgresql://db: {expected}"
+
+
 @pytest.mark.parametrize(
     "said",
     [

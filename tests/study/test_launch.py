@@ -135,6 +135,13 @@ def test_logs_that_cannot_be_written_do_not_keep_workers_from_their_work(
     assert ("said" in capfd.readouterr().err) == speaks
 
 
+def test_the_reason_is_that_of_bad_input_if_there_is_any(tmp_path: Path) -> None:
+    """Whoever reads it can mend that."""
+    code = "import os; place = int(os.environ['PLACE']); print(place); raise SystemExit(1 + place)"
+    summary = run(code, tmp_path, workers=2, restarts=Restarts(at_most=0))
+    assert (summary.bad_input, summary.reason) == (True, "1")
+
+
 def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
     summary = run("raise SystemExit(2)", tmp_path)
     assert (summary.restarts, summary.bad_input) == (0, True)
