@@ -242,15 +242,24 @@ class StudyObjective:
         """Say where errors in models of the user's own arise."""
         return naming_factories(self.config.target.factory, self.config.draft.factory)
 
-    def __call__(self, setting: Setting) -> Measurement:
-        """Measure a setting.
+    def measure(self, setting: Setting) -> Measurement:
+        """Measure a setting, without a prediction of its speedup.
 
         Raises:
             DecodingError: a forecast is not finite.
             WorkError: code of the user's own failed.
         """
         with self._users_code():
-            measurement = self.evaluator.measure(setting)
+            return self.evaluator.measure(setting)
+
+    def __call__(self, setting: Setting) -> Measurement:
+        """Measure a setting, and predict its speedup.
+
+        Raises:
+            DecodingError: a forecast is not finite.
+            WorkError: code of the user's own failed, or an objective could not be predicted.
+        """
+        measurement = self.measure(setting)
         return replace(measurement, predicted_speedup=self._predict(measurement, setting))
 
     def _predict(self, measurement: Measurement, setting: Setting) -> float | None:

@@ -118,6 +118,13 @@ def bench_text(bench: Bench, width: int | None = None) -> str:
         )
     )
     blocks.append(Table(_COLUMNS, [_cells(row) for row in bench.rows]))
+    if any(row.predicted_speedup is None for row in bench.rows):
+        blocks.append(
+            Text(
+                "Where pred. is - what decoding costs is not known: timings of the same work "
+                "varied too much. The same command on an idle machine learns it."
+            )
+        )
     if bench.schedule is not None and bench.predicted is not None:
         after = {gain.batch_size: gain.k for gain in bench.schedule.best}
         agreement = [
@@ -359,7 +366,7 @@ def _bench_setting(
     reference: str,
 ) -> Bench:
     config, baseline, device = objective.config, objective.baseline, _device_name(objective)
-    found = objective(setting)
+    found = objective.measure(setting)
     rows = _timed(objective, [_case(None, setting, found)], batch_sizes, repeats, None, {})
     table = StudyTable(
         name=config.name,
@@ -411,7 +418,7 @@ def _case_of(point: Point, objective: StudyObjective) -> Case:
     found: Result | Measurement = point.result
     if found.accepted_by_position is None or found.tested_by_position is None:  # imported
         check_setting(point.setting, objective.config.decoding.rule)
-        found = objective(point.setting)
+        found = objective.measure(point.setting)
     return _case(point.number, point.setting, found)
 
 

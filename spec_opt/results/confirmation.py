@@ -118,7 +118,7 @@ def confirm_study(
     splits = (data.split, split)
 
     def measure(point: Point) -> Measurement:
-        return objective.of(point.variant)(point.setting)
+        return objective.of(point.variant).measure(point.setting)
 
     return confirm_points(table, points, splits, measure, objective.baseline)
 

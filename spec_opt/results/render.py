@@ -338,17 +338,20 @@ def schedule_blocks(schedule: Schedule) -> tuple[Block, ...]:
     if schedule.unknown is not None:
         return (Text(schedule.unknown),)
     learnt = ", ".join(map(str, schedule.learnt_at))
+    origin = (
+        f"Predictions rest on costs learnt at batch size {learnt}; they hold for "
+        f"batches that decode in lockstep. `spec-opt bench {schedule.reference} --schedule` "
+        "learns costs at more batch sizes, and measures where k changes."
+    )
+    if schedule.unpredicted is not None:
+        origin = f"Nothing is predicted. {schedule.unpredicted}"
     return (
         Text(
             f"The fastest setting for each batch size on {schedule.device}, with "
             f"{schedule.bounds}. k = 0: the target alone."
         ),
         Table(_SCHEDULE_COLUMNS, [_schedule_cells(gain) for gain in schedule.best]),
-        Text(
-            f"Predictions rest on costs learnt at batch size {learnt or 'none'}; they hold for "
-            f"batches that decode in lockstep. `spec-opt bench {schedule.reference} --schedule` "
-            "learns costs at more batch sizes, and measures where k changes."
-        ),
+        Text(origin),
     )
 
 

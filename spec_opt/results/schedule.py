@@ -86,8 +86,13 @@ class Schedule:
     """The fastest with each k."""
     learnt_at: tuple[int, ...]
     """Batch sizes that were timed to learn costs."""
-    unknown: str | None
-    """Why there is no schedule, and what mends it."""
+    unpredicted: str | None
+    """Why nothing is predicted, and what mends it."""
+
+    @property
+    def unknown(self) -> str | None:
+        """Why there is no schedule, neither predicted nor measured, and what mends it."""
+        return None if self.best else self.unpredicted
 
     @property
     def rows(self) -> list[Row]:
@@ -159,7 +164,7 @@ def schedule_of(
         best=tuple(best),
         by_k={k: tuple(gains) for k, gains in by_k.items()},
         learnt_at=tuple(sorted(timed)),
-        unknown=None if best else why,
+        unpredicted=None if best and learnt else why,
     )
 
 

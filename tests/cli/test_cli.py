@@ -358,7 +358,11 @@ def test_a_report_is_written(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("finished")
-def test_confirm_on_the_test_split(capfd: pytest.CaptureFixture[str]) -> None:
+def test_confirm_on_the_test_split(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # It judges no speed, so it learns no costs.
+    monkeypatch.setattr("spec_opt.measure.objective.learn_costs_quickly", None)
     assert main(["confirm", "tiny.toml"]) == 0
     assert "tiny: tuned on validation, measured again on test" in capfd.readouterr().out
     assert main(["confirm", "tiny.toml", "--json"]) == 0

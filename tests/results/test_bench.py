@@ -56,6 +56,13 @@ def test_the_verdict_is_first_and_the_reason_last() -> None:
     )
 
 
+def test_a_missing_prediction_is_explained() -> None:
+    known = row(8, (0.5, 0.4, 0.6))
+    why = "Where pred. is - what decoding costs is not known"
+    assert why not in bench_text(bench(known))
+    assert why in bench_text(bench(known, replace(known, predicted_speedup=None)))
+
+
 def test_nothing_fits() -> None:
     assert "no batch size fits" in bench_text(bench())
 

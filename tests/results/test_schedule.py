@@ -151,6 +151,16 @@ def test_where_costs_are_not_known_it_says_what_makes_them_known(
     assert figures(given)["speedup_by_batch_size"].layout.annotations[0].text
 
 
+def test_without_costs_the_schedule_of_what_was_measured_says_why_nothing_is_predicted() -> None:
+    measured = Speedup(1, "cpu", 64, None, 1.2, 1.1, 1.3, 5)
+    found = schedule_of(table(replace(LEARNT, spread=0.26), TRIALS, measured))
+    assert [row[0] for row in found.rows] == [64]
+    said = " ".join(as_text(schedule_blocks(found), 80).split())
+    assert "Nothing is predicted. What decoding costs is not known (timings of the" in said
+    assert "varied by 26%): `spec-opt bench given --schedule` learns it on an idle machine." in said
+    assert "Predictions rest" not in said
+
+
 def test_the_figure_has_a_line_for_each_k_and_the_fastest_on_top() -> None:
     found, figure = schedule_of(table()), figures(table())["speedup_by_batch_size"]
     lines = {trace.name: trace for trace in figure.data}
