@@ -32,6 +32,7 @@ from spec_opt.results.wording import (
     percent,
     plural,
 )
+from spec_opt.study.claims import Heartbeat
 from spec_opt.study.progress import StudyProgress, WorkerStatus, progress
 from spec_opt.study.silence import Watch
 from spec_opt.study.study import Study
@@ -43,6 +44,9 @@ SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 1.0
 SHARE_OF_TIME = 0.05
 """Reading the store takes at most this share of the time, however large the study."""
+HEARTBEAT = Heartbeat()
+BEATS_MISSED = 3
+"""After more of them a worker is no longer called alive."""
 FRONT_ROWS = 8
 ERROR_ROWS = 3
 
@@ -96,7 +100,10 @@ def _best(point: Point | None) -> dict[str, Any] | None:
 
 def text_of(snapshot: Snapshot) -> str:
     """The text of `status`."""
-    lines, points = _progress_lines(snapshot.now), snapshot.table.points
+    now, points = snapshot.now, snapshot.table.points
+    lines = _progress_lines(now)
+    if now.states.fail and now.last_error is not None and not now.given_up:
+        lines.append(f"  why the last trial failed: {now.last_error}")
     if snapshot.verdict is not None:
         said = document.Text(snapshot.verdict.reason)
         lines = [document.as_text([said], terminal_width()), "", *lines]
@@ -145,8 +152,12 @@ def _holder(worker: WorkerStatus) -> str:
     if worker.clock_ahead_seconds and not worker.silent_seconds:
         ahead = duration(worker.clock_ahead_seconds)
         return f"worker {worker.host}:{worker.pid}, whose clock is {ahead} ahead"
-    state = "alive" if worker.alive else "silent"
-    return f"worker {worker.host}:{worker.pid} {state}, last sign of life {seconds} ago"
+    name = f"worker {worker.host}:{worker.pid}"
+    if not worker.alive:
+        return f"{name} silent for {seconds}: the next worker that looks gives it up"
+    if worker.silent_seconds > BEATS_MISSED * HEARTBEAT.interval:
+        return f"{name} silent for {seconds}, given up at {HEARTBEAT.grace:.0f} s"
+    return f"{name} alive, last sign of life {seconds} ago"
 
 
 def _pace(now: StudyProgress) -> list[str]:

@@ -27,7 +27,7 @@ from spec_opt.cli.common import (
     terminal_width,
 )
 from spec_opt.cli.completion import STUDY
-from spec_opt.errors import OutputError, SpecOptError
+from spec_opt.errors import OutputError, SpecOptError, StudyError
 
 if TYPE_CHECKING:
     from spec_opt.config.study_file import StudyConfig
@@ -153,17 +153,32 @@ def train(config: StudyConfig, url: str, as_json: bool) -> None:
 @study_command
 @json_option
 @click.option("--watch", is_flag=True, help="Show it on stderr until the study is done.")
-def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> None:
-    """Show whether speculation pays, how far a study is, who works on it, the best so far."""
+def status(config: StudyConfig, url: str, as_json: bool, watch: bool) -> int:
+    """Show whether speculation pays, how far a study is, who works on it, the best so far.
+
+    With --watch, a study that is not in the store yet is waited for.
+    """
     from spec_opt.cli import live, service
     from spec_opt.results.verdict import verdict_of
+    from spec_opt.study.catalogue import stored_studies
 
-    study = service.look(config, url)
+    study = None
+    try:
+        study = service.look(config, url)
+    except StudyError:
+        if not watch or any(stored.name == config.name for stored in stored_studies(url)):
+            raise
+        say(f"study {config.name} is not in the store yet: waiting for a run to make it")
+    if watch:  # Ctrl-C ends the watching, nothing else
+        view = live.LiveView(lambda: study or service.look(config, url))
+        with suppress(KeyboardInterrupt), view:
+            view.done.wait()
+        study = view.study
+    if study is None:
+        return INTERRUPTED
     with study.store:
-        if watch:  # Ctrl-C ends the watching, nothing else
-            with suppress(KeyboardInterrupt), live.LiveView(lambda: study) as view:
-                view.done.wait()
         snapshot = live.look(study, config.search)
     table = snapshot.table.model_copy(update={"limits": config.recommend})
     snapshot = replace(snapshot, table=table, verdict=verdict_of(table, given_reference()))
     show(live.document_of(snapshot) if as_json else live.text_of(snapshot))
+    return 0

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from spec_opt.config.study_file import Setting, StudyConfig, check_setting
 from spec_opt.config.variants import Variant
-from spec_opt.errors import InputError, WorkError
+from spec_opt.errors import InputError, StoreError, WorkError
 from spec_opt.measure.cost_model import BatchCosts, LearntCosts, acceptance_by_position
 from spec_opt.measure.measurement import Baseline, BenchRow, Case, Measurement, Ratio
 from spec_opt.results.document import Block, Bullets, Table, Text, as_text
@@ -35,6 +37,7 @@ from spec_opt.results.verdict import (
 )
 from spec_opt.results.wording import percent, plural, setting_cells
 from spec_opt.study.store import Store, open_store
+from spec_opt.study.study import update_attribute
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import StudyObjective
@@ -47,6 +50,9 @@ MOST_RUNS: Final = 9
 """At the end of `run`, however much time there is."""
 COSTS_SHARE: Final = 0.25
 """Of the time at the end of `run`, for learning costs at several batch sizes."""
+PREPARATION_SECONDS: Final = 60.0
+"""For models and data, before anything is timed: a guess."""
+TIMING_KEY: Final = "timing_until"
 
 _COLUMNS = (
     "trial", "sigma", "bias", "k", "batch", "target ms", "draft ms", "spec. ms", "speedup",
@@ -323,11 +329,24 @@ def bench_run(
         return None
     seconds = config.bench.seconds
     log.info("timing what is recommended, for about %g s", seconds)
-    objective, began = objective or StudyObjective.prepare(config), time.monotonic()
-    sparse = {*doublings(sizes[-1])[::2], sizes[-1]}
-    costs = _learn_costs(store, objective, table, sparse, COSTS_SHARE * seconds)
-    left = max(0.0, seconds - (time.monotonic() - began))
-    return _bench_points(store, objective, points, sizes, MOST_RUNS, left, reference, costs)
+    with _noted(store, config.name, seconds):
+        objective, began = objective or StudyObjective.prepare(config), time.monotonic()
+        sparse = {*doublings(sizes[-1])[::2], sizes[-1]}
+        costs = _learn_costs(store, objective, table, sparse, COSTS_SHARE * seconds)
+        left = max(0.0, seconds - (time.monotonic() - began))
+        return _bench_points(store, objective, points, sizes, MOST_RUNS, left, reference, costs)
+
+
+@contextmanager
+def _noted(store: Store, name: str, seconds: float) -> Iterator[None]:
+    """Let the study say, while inside, that it is timed now; after a time it no longer counts."""
+    until = datetime.now(UTC) + timedelta(seconds=2 * seconds + PREPARATION_SECONDS)
+    update_attribute(store, name, TIMING_KEY, lambda _: until.isoformat())
+    try:
+        yield
+    finally:
+        with suppress(StoreError):
+            update_attribute(store, name, TIMING_KEY, lambda _: None)
 
 
 def _bench_points(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from optuna.study import Study
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import Connection
 
 from spec_opt.config.study_file import RecommendConfig, SearchConfig, Setting, StudyConfig
@@ -175,6 +175,8 @@ class StudyTable(BaseModel):
     """What `spec-opt bench` stored."""
     ended: Ending | None = None
     """Why the last workers left, as they stored it."""
+    timing_until: AwareDatetime | None = None
+    """When the bench that ends a run, at work now, has ended at the latest."""
     not_asked: frozenset[int] = frozenset()
     """Completed trials whose settings the study file no longer asks for; not among `points`."""
     in_detail: bool = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from spec_opt.config.study_file import Setting
@@ -154,6 +155,8 @@ def verdict_of(table: StudyTable, reference: str | None = None) -> Verdict:
         return _open(f"no trial has completed; `spec-opt run {reference}` makes them")
     if table.target_mse is None:
         return _open("the trials were imported, and the target's own MSE is not known")
+    if not table.speedups and table.timing_until and datetime.now(UTC) < table.timing_until:
+        return _open("what is recommended is being timed at the moment")
     timed = {s.trial for s in table.speedups}
     points = {p.number: p for p in table.points if p.number in timed}
     points |= {point.number: point for point in worth_timing(table)}

@@ -63,7 +63,7 @@ class LaunchSummary:
     """Logs of the workers that failed too often, or met bad input."""
     bad_input: bool
     reason: str = ""
-    """What the first of them said last, one with bad input if there is any; may be empty."""
+    """Why the first of them left, one with bad input if there is any; may be empty."""
 
 
 def cpu_environments(workers: int) -> list[dict[str, str]]:
@@ -152,7 +152,7 @@ def launch(
         restarts=sum(worker.restarts for worker in workers),
         given_up=tuple(worker.path for worker in failed),
         bad_input=bool(refused),
-        reason=(refused or failed)[0].last_words() if failed else "",
+        reason=(refused or failed)[0].reason if failed else "",
     )
 
 
@@ -260,21 +260,31 @@ class _Worker:
         policy = self.policy
         steady = time.monotonic() - self._started > policy.steady_seconds
         self._failures = 1 if steady else self._failures + 1
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = self._signal or f"exit code {code}"
         if self._failures > policy.at_most or self.restarts >= policy.in_all:
             self.given_up = True
             log.warning("worker ended with %s too often, see %s", how, self.path)
             return
         wait = min(policy.first_wait * 2 ** (self._failures - 1), policy.longest_wait)
         if words := self.last_words():
-            how += f" ({words})"
+            how += f" (last line of its log: {words})"
         text = "worker ended with %s, is started again in %.0f s; see %s"
         log.warning(text, how, wait, self.path)
         self.restarts += 1
         self._start_at = time.monotonic() + wait
 
+    @property
+    def _signal(self) -> str:
+        """The signal that ended the process; empty if it left by itself."""
+        return f"signal {signal.Signals(-self.code).name}" if self.code and self.code < 0 else ""
+
+    @property
+    def reason(self) -> str:
+        """Why the process left: the signal, or else the last line of its log."""
+        return self._signal or self.last_words()
+
     def last_words(self) -> str:
-        """The last line of the log, which says why the process left; empty if it said nothing."""
+        """The last line of the log; empty if the process said nothing."""
         try:
             with open_plain(self.path) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_WORDS))

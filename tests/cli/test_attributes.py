@@ -113,7 +113,7 @@ def test_what_is_read_is_documented() -> None:
     read = {field.name for kind in (Result, TrialRow) for field in fields(kind)}
     of_trials = read - derived - own - {*trials.LONG}
     assert of_trials <= DOCUMENTED["trial_user"].keys()
-    of_studies = {*StudyTable.model_fields} - {"name", "trials", "not_asked", "in_detail"}
+    of_studies = {*StudyTable.model_fields} - {"name", "trials", "not_asked", "in_detail", "limits"}
     assert of_studies <= DOCUMENTED["study_user"].keys()
 
 

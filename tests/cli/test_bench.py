@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -15,8 +16,10 @@ from spec_opt.decoding.speculative import Decoded, Workload
 from spec_opt.errors import DecodingError
 from spec_opt.measure import bench as timing_bench
 from spec_opt.measure import cost_model
+from spec_opt.measure.cost_model import LearntCosts
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.table import read_table
+from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.study.store import open_store
 
 DATA = Path(__file__).parent.parent / "files"
@@ -73,9 +76,22 @@ def speedups() -> tuple[Speedup, ...]:
         return read_table(store.optuna_study("tiny")).speedups
 
 
-def test_a_run_ends_with_a_bench(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_a_bench(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, meanwhile = timing_bench.learn_by_batch_size, list[Verdict]()
+
+    def looked_at(*arguments: Any, **options: Any) -> dict[int, LearntCosts]:
+        with open_store(STORE) as store:
+            meanwhile.append(verdict_of(read_table(store.optuna_study("tiny"))))
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr(timing_bench, "learn_by_batch_size", looked_at)
     assert main(["run", "timed.toml"]) == 0
     first = capfd.readouterr()
+    assert ["is being timed at the moment" in verdict.reason for verdict in meanwhile] == [True]
+    with open_store(STORE) as store:
+        assert read_table(store.optuna_study("tiny")).timing_until is None
     kept = speedups()
     assert {(s.trial is None, s.batch_size) for s in kept} == {
         (alone, size) for alone in (True, False) for size in (1, 5)

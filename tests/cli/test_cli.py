@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from spec_opt.cli import main
+from spec_opt.cli.common import say
 from spec_opt.cli.service import look
 from spec_opt.config.study_file import read_study
 from spec_opt.errors import DecodingError, StudyError
@@ -320,6 +321,28 @@ def test_an_interruption_before_the_study_exists(
     assert "1 of 2 workers found bad input; see logs/tiny/worker-1.log" in err
     assert "error" not in err
     assert "the same command resumes" in err
+
+
+def test_a_study_to_come_is_watched(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("spec_opt.cli.live.SECONDS_BETWEEN_LOOKS", 0.05)
+    made = finished / "storage"
+    made.rename("elsewhere")
+    assert main(["status", "tiny.toml"]) == 2
+    capfd.readouterr()
+
+    def appears(text: str) -> None:
+        say(text)
+        Path("elsewhere").rename(made)
+
+    monkeypatch.setattr("spec_opt.cli.running.say", appears)
+    assert main(["status", "tiny.toml", "--watch"]) == 0
+    captured = capfd.readouterr()
+    first, *_, last = captured.err.splitlines()
+    assert first.startswith("spec-opt: study tiny is not in the store yet: waiting")
+    assert last.startswith("tiny: 8 of 8 trials done")
+    assert "ended: complete" in captured.out
 
 
 @pytest.mark.usefixtures("folder")

@@ -2,6 +2,7 @@
 
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from spec_opt.cli.live import (
 from spec_opt.config.study_file import Setting
 from spec_opt.errors import StudyError
 from spec_opt.results.table import read_table
+from spec_opt.study.claims import ClaimedTrial, Claims
 from spec_opt.study.progress import progress
 from spec_opt.study.store import open_store
 from spec_opt.study.study import Study
@@ -81,6 +83,32 @@ def test_failures_are_shown(study: Study) -> None:
     document = document_of(snapshot)
     assert len(document["given_up"]) == 4
     assert document["states"]["complete"] == 4
+
+
+def test_the_text_says_why_a_trial_failed(study: Study) -> None:
+    claims = Claims(study)
+    claimed = claims.claim()
+    assert isinstance(claimed, ClaimedTrial)
+    claims.fail(claimed, "ValueError: a made-up fault")
+    assert "  why the last trial failed: ValueError: a made-up fault" in text_of(look(study))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.0, "alive, last sign of life 4 s ago"),
+        (26.0, "silent for 26 s, given up at 30 s"),
+        (31.0, "silent for 31 s: the next worker that looks gives it up"),
+    ],
+)
+def test_a_worker_that_misses_heartbeats_is_silent(study: Study, seconds: float, text: str) -> None:
+    Claims(study).claim()
+    snapshot = look(study)
+    (worker,) = snapshot.now.workers
+    worker = replace(worker, silent_seconds=seconds, alive=seconds <= 30.0)
+    assert f"{worker.pid} {text}, trial 0 (" in text_of(
+        replace(snapshot, now=replace(snapshot.now, workers=(worker,)))
+    )
 
 
 def test_plain_lines_where_there_is_no_terminal(

@@ -1,6 +1,7 @@
 """The verdict: each decision from the measured numbers that call for it."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -157,6 +158,12 @@ def benched(*speedups: Speedup, baseline: dict[str, float] | None = None) -> Stu
 
 WEAK = studies.BASELINE | {"draft_mse": 0.60}
 TARGET_BLOCKS = studies.blocks(0.9, studies.BASELINE["target_mse"], "target", own=0.0)["mse"]
+
+
+@pytest.mark.parametrize(("hours", "says"), [(1, "is being timed"), (-1, "nothing was timed")])
+def test_while_it_is_timed_no_bench_is_advised(hours: int, says: str) -> None:
+    until = datetime.now(UTC) + timedelta(hours=hours)
+    assert says in verdict_of(benched().model_copy(update={"timing_until": until})).reason
 
 
 def of(trial: int | None, value: float, low: float, high: float, device: str = "cpu") -> Speedup:

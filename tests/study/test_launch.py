@@ -98,7 +98,12 @@ def test_why_a_worker_failed_is_said_by_the_launcher(
 ) -> None:
     summary = run(code, tmp_path)
     assert summary.reason == said
-    assert f"({said}), is started again" in caplog.text
+    assert f"(last line of its log: {said}), is started again" in caplog.text
+
+
+def test_what_a_killed_worker_said_last_is_not_its_reason(tmp_path: Path) -> None:
+    code = "import os; print('all is well', flush=True); os.kill(os.getpid(), 9)"
+    assert run(code, tmp_path, restarts=Restarts(at_most=0)).reason == "signal SIGKILL"
 
 
 def test_a_worker_that_said_nothing_gives_no_reason(tmp_path: Path) -> None:
