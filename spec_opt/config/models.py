@@ -78,7 +78,8 @@ class ModelConfig(Table):
         if self.options and self.factory is None:
             raise ValueError("options are a factory's: give the factory too")
         if surplus := sorted(self.model_fields_set - keys - {"options"}):
-            raise ValueError(f"{surplus[0]} cannot stand beside {origin}: give one or the other")
+            found = " and ".join(filter(None, (", ".join(surplus[:-1]), surplus[-1])))
+            raise ValueError(f"{found} cannot stand beside {origin}: give one or the other")
         return self
 
     @model_serializer(mode="wrap")

@@ -110,7 +110,7 @@ class SearchConfig(VariantSpaces):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the sampler."""
     objectives: tuple[ObjectiveName, ...] = OBJECTIVES[0]
-    """See `OBJECTIVES`; "speedup" is the predicted one, at the study's batch size."""
+    """acceptance_rate and mse, and if asked for "speedup", predicted at the study's batch size."""
     sigma: FloatSpace = (0.1, 0.25, 0.5, 1.0)
     bias: FloatSpace = (1.0, 2.0, 5.0, 10.0)
     k: IntSpace = (1, 2, 3, 4, 5)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from spec_opt.config.study_file import StudyConfig
+from spec_opt.config.study_file import SYNTHETIC, StudyConfig
 
 _WIDTH: Final = 100
 
@@ -21,6 +21,8 @@ def toml_of(config: StudyConfig, *, explained: bool = False) -> str:
             have no value.
     """
     document = config.model_dump(mode="json")
+    if config.data.source != SYNTHETIC:
+        del document["data"]["synthetic"]
     return "\n".join(_lines(config, document, (), explained)).strip() + "\n"
 
 

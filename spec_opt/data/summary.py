@@ -40,7 +40,9 @@ class SeriesSummary:
     test: int
     split: Split
     windows: int
-    """Of `split`."""
+    """Of `split`, that the study uses."""
+    all_windows: int
+    """That `split` has."""
 
     def __str__(self) -> str:
         """The line that says what was read."""
@@ -100,4 +102,5 @@ def summarise(dataset: Dataset, config: DataConfig) -> SeriesSummary:
         test=len(borders.test),
         split=config.split,
         windows=len(windows),
+        all_windows=len(dataset.windows(config.split, config.context, config.horizon)),
     )

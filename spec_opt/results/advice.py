@@ -29,7 +29,7 @@ def cautions(table: StudyTable) -> tuple[str, ...]:
     if not table.points:
         return ()
     found = (
-        draft_alone(table.baseline, "on these windows", table.limits.equivalence_margin),
+        draft_alone(table),
         _switch(table.points),
         _bias_without_effect(table.points),
         _imported(table),

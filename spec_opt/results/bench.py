@@ -35,7 +35,7 @@ from spec_opt.results.verdict import (
     verdict_of,
     worth_timing,
 )
-from spec_opt.results.wording import percent, plural, setting_cells
+from spec_opt.results.wording import narrower, percent, plural, setting_cells
 from spec_opt.study.store import Store, open_store
 from spec_opt.study.study import update_attribute
 
@@ -393,13 +393,15 @@ def _bench_setting(
         config=config,
         limits=config.recommend,
         baseline=baseline,
+        series=objective.inputs.series.as_document(),
         speedups=speedups_of(rows, device),
     )
     measured = tuple(_speedup(None, row, row.speedup, device) for row in rows)
     error = error_ratio(found.mse, found.blocks, baseline)
     candidate = Candidate(setting, None, error, measured)
     limit = limit_of(table)
-    verdict = judge([candidate], draft_candidate(table), limit, reference).cautioned(measured)
+    verdict = judge([candidate], draft_candidate(table), limit, reference, narrower(table))
+    verdict = verdict.cautioned(measured)
     return _bench_of(objective, rows, verdict)
 
 
@@ -466,4 +468,5 @@ def _speedup(trial: int | None, row: BenchRow, ratio: Ratio, device: str) -> Spe
         runs=len(row.target_only),
         target_low_s=min(row.target_only),
         target_high_s=max(row.target_only),
+        windows=row.windows,
     )

@@ -233,7 +233,8 @@ def _sentence(confirmation: Confirmation, one: Judgement) -> str:
     settings = {c.point.number: c.point.setting for c in confirmation.settings}
     setting = settings.get(one.trial) if one.trial is not None else None
     what = "MSE" if one.acceptance_rate is None else "MSE and acceptance"
-    found = f"{what} confirmed" if one.outcome == "confirmed" else one
+    limit = f"MSE {relative(one.mse_ratio, 1.0)} the target's, {allowed(one.limit)}"
+    found = f"{what} confirmed: {limit}" if one.outcome == "confirmed" else one
     return f"{name}{f' ({setting})' if setting else ''}: {found}"
 
 

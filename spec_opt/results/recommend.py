@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spec_opt.config.study_file import BoundedScenario, Setting, SpeedScenario
+from spec_opt.measure.measurement import THE_SAME
 from spec_opt.results.advice import cautions, remedies
 from spec_opt.results.differences import Noise
+from spec_opt.results.speedup import as_fast
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse, mildness, outcome_of
 from spec_opt.results.wording import (
     described,
@@ -136,6 +138,7 @@ def recommend(
         return _nothing(table, scenario, bounds, known)
     chosen, target = eligible[0], table.target_mse
     merit = _merit(table, scenario, eligible)
+    kept = _forecasts_as_the_draft(table, chosen)
     facts = f"{chosen.label}, {outcome(chosen)}"
     if target is not None:
         facts += f", {relative(chosen.result.mse, target)} the target alone ({target:.4f})"
@@ -147,7 +150,7 @@ def recommend(
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=f"Trial {chosen.number} {merit} {bounds.text}: {facts}.",
         close=_close(eligible),
-        cautions=known,
+        cautions=(*known, *((kept,) if kept else ())),
         advice=(),
         merit=f"{merit} {bounds.limits}".rstrip(),
     )
@@ -254,8 +257,9 @@ def _merit(table: StudyTable, scenario: Scenario, eligible: Sequence[Point]) -> 
     """In what the first of the eligible trials is the best."""
     if len(eligible) == 1:
         return "is the only one with"
-    best = _MERITS.get(scenario) or _fastest(table, eligible[0])
-    return f"has {best} of the {len(eligible)} trials with"
+    best = _MERITS.get(scenario)
+    how = f"{best} of the {len(eligible)}" if best else _fastest(table, eligible)
+    return f"has {how} trials with"
 
 
 def in_short(group: Sequence[Recommendation]) -> str:
@@ -267,17 +271,36 @@ def in_short(group: Sequence[Recommendation]) -> str:
     return f"Trial {group[0].trial} {', '.join(others)}, and {last}.{its_draft}"
 
 
-def _fastest(table: StudyTable, chosen: Point) -> str:
-    """By what the speed scenario chose."""
+def _fastest(table: StudyTable, eligible: Sequence[Point]) -> str:
+    """By what the speed scenario chose the first of them, and among how many."""
+    chosen, every = eligible[0], f"of the {len(eligible)}"
     if (measured := table.measured_speedup(chosen.number)) is not None:
-        return (
-            f"the highest measured speedup, {measured} (batch size {measured.batch_size}, "
-            f"{measured.device}),"
-        )
+        timed = sum(_measured(table, point) for point in eligible)
+        if timed == 1:
+            every = f"as the only one timed {every}"
+        elif timed < len(eligible):
+            every = f"of the {timed} timed among the {len(eligible)}"
+        where = f"batch size {measured.batch_size}, {measured.device}"
+        return f"the highest measured speedup, {measured} ({where}), {every}"
     predicted = chosen.result.predicted_speedup
     if predicted is not None:
-        return f"the highest predicted speedup, {predicted:.2f}x,"
-    return "the highest acceptance"
+        return f"the highest predicted speedup, {predicted:.2f}x, {every}"
+    return f"the highest acceptance {every}"
+
+
+def _forecasts_as_the_draft(table: StudyTable, chosen: Point) -> str | None:
+    """That a trial keeps every proposal and forecasts what its draft does; None if not."""
+    alone = chosen.result.draft_mse
+    if alone is None and table.baseline is not None:
+        alone = table.baseline.draft_mse
+    is_draft = alone is not None and math.isclose(chosen.result.mse, alone, rel_tol=THE_SAME)
+    if not is_draft or chosen.result.acceptance_rate < 1.0:
+        return None
+    # Only the draft of the study file is timed alone.
+    timed = () if chosen.result.draft_mse is not None else table.measured_speedups(None)
+    speed = as_fast(timed)
+    which = f", which alone is {speed}" if speed else ""
+    return f"With {chosen.label} every proposal is kept: the forecast is the draft's{which}."
 
 
 def _close(eligible: Sequence[Point]) -> str | None:

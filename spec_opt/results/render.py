@@ -157,8 +157,10 @@ def advice(
 
 def choices(recommendations: Sequence[Recommendation], table: StudyTable) -> tuple[Block, ...]:
     """A card for each recommended trial, then what to know of all of them."""
-    lists = [r.cautions + r.advice for r in recommendations]
-    common = tuple(s for s in lists[0] if all(s in other for other in lists))
+    first, *others = recommendations
+    cautions = dict.fromkeys(caution for r in recommendations for caution in r.cautions)
+    shared = (s for s in first.advice if all(s in other.advice for other in others))
+    common = (*cautions, *shared)
     cards = tuple(_choice(group, common, table) for group in merged(recommendations))
     caution = Section((Text("Know before you use it", "subheading"), Bullets(common)))
     return (Section(cards, "cards"), *((caution,) if common else ()))

@@ -34,6 +34,8 @@ class Speedup:
     """Seconds of the target alone in its fastest run; not known of results of older versions."""
     target_high_s: float | None = None
     """Seconds of the target alone in its slowest run."""
+    windows: int = 0
+    """How many each run forecast, batch after batch; not known (0) of results of older versions."""
 
     def __str__(self) -> str:
         """With as many digits as the runs agree on: `1.40x`, `15x`, or `about 2x`."""
@@ -83,11 +85,6 @@ class Speedup:
             return False
         return self.speedup_high < 1.0 or self.speedup * CHEAPER < 1.0
 
-    @property
-    def at_least(self) -> float:
-        """The lowest measured speedup that is known; 0 where nothing was measured."""
-        return (self.speedup if self.speedup_low is None else self.speedup_low) or 0.0
-
 
 def _digits(value: float, count: int) -> str:
     """Significant digits, never with an exponent."""
@@ -97,16 +94,17 @@ def _digits(value: float, count: int) -> str:
 def disturbance(speedups: Iterable[Speedup]) -> str | None:
     """That the machine was busy while the target alone was timed; None if it is not known to be."""
     found = [
-        (s.target_high_s / s.target_low_s, s.target_low_s, s.target_high_s, s.batch_size)
+        (s.target_high_s / s.target_low_s, s.target_low_s, s.target_high_s, s.batch_size, s.windows)
         for s in speedups
         if s.target_low_s and s.target_high_s
     ]
-    factor, low, high, batch_size = max(found, default=(1.0, 0.0, 0.0, 0))
+    factor, low, high, batch_size, windows = max(found, default=(1.0, 0.0, 0.0, 0, 0))
     if factor < DISTURBED:
         return None
+    work = f" for {windows} windows, batch after batch," if windows > batch_size else ""
     return (
         f"The machine was busy: equal runs of the target alone took {_milliseconds(low)} to "
-        f"{_milliseconds(high)} ms at batch size {batch_size}."
+        f"{_milliseconds(high)} ms{work} at batch size {batch_size}."
     )
 
 
@@ -123,6 +121,13 @@ def timings(speedups: Sequence[Speedup]) -> str | None:
         for one in sorted(speedups, key=lambda s: s.batch_size)
     ]
     return f"Timed: {', '.join(found)}."
+
+
+def as_fast(speedups: Iterable[Speedup]) -> str:
+    """How fast it is at each batch size, to follow "is"; empty if nothing was measured."""
+    measured = sorted((s for s in speedups if s.measured), key=lambda s: s.batch_size)
+    parts = [f"{s} at batch size {s.batch_size}" for s in measured]
+    return ", ".join(parts).replace(" at", " as fast as the target alone at", 1)
 
 
 def _runs(one: Speedup) -> str:

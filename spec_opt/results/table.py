@@ -288,7 +288,7 @@ class StudyTable(BaseModel):
     def measured_speedup(self, number: int) -> Speedup | None:
         """The best measured speedup of a trial; one above 1 in every run goes first."""
         return max(
-            self.measured_speedups(number), key=lambda s: (s.at_least > 1.0, s.value), default=None
+            self.measured_speedups(number), key=lambda s: (s.is_faster, s.value), default=None
         )
 
     def speedup_of(self, point: Point) -> float | None:

@@ -19,9 +19,9 @@ from spec_opt.config.variants import AS_WRITTEN, Variant
 from spec_opt.measure.measurement import Baseline, Blocks
 from spec_opt.measure.uncertainty import difference_to_target
 from spec_opt.results.recommend import best_of_scenarios, bounds_of
-from spec_opt.results.speedup import CHEAPER, Speedup, disturbance
+from spec_opt.results.speedup import CHEAPER, Speedup, as_fast, disturbance
 from spec_opt.results.table import Point, StudyTable, by_acceptance, by_mse
-from spec_opt.results.wording import allowed, linear_alone, relative
+from spec_opt.results.wording import allowed, linear_alone, narrower, relative
 
 Decision = Literal["speculate", "draft_alone", "target_alone", "unknown"]
 
@@ -161,11 +161,12 @@ def verdict_of(table: StudyTable, reference: str | None = None) -> Verdict:
     points = {p.number: p for p in table.points if p.number in timed}
     points |= {point.number: point for point in worth_timing(table)}
     settings = [_candidate(table, point) for point in points.values()]
-    verdict = judge(settings, draft_candidate(table), limit_of(table), reference)
-    verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
-    finding = linear_alone(table.baseline, table.limits.equivalence_margin, reference)
-    parts = (verdict.reason, *_contradictions(table, verdict), finding)
     base, linear = table.baseline, None
+    verdict = judge(settings, draft_candidate(table), limit_of(table), reference, narrower(table))
+    verdict = verdict.cautioned(s for s in table.speedups if s.device == table.bench_device)
+    rival = base.draft_mse if base is not None and verdict.decision == "draft_alone" else None
+    finding = linear_alone(table, reference, rival)
+    parts = (verdict.reason, *_contradictions(table, verdict), finding)
     if base is not None and base.linear_mse is not None:
         width = base.linear_minus_target_mse_ci95
         linear = ErrorRatio.of(base.linear_mse, base.target_mse, width)
@@ -250,7 +251,7 @@ def _candidate(table: StudyTable, point: Point) -> Candidate:
 
 
 def judge(
-    settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
+    settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str, narrower: str
 ) -> Verdict:
     """Decide between speculation, the draft alone and the target alone.
 
@@ -259,6 +260,7 @@ def judge(
         draft: the draft alone; None if it is no alternative (see `draft_candidate`).
         limit: the highest MSE allowed, over the target's: 1.05 for 5 % more.
         study: its name, for commands to paste.
+        narrower: what may narrow the intervals of errors.
     """
     paying = [candidate for candidate in settings if candidate.pays(limit)]
     # Faster in every run, and by more than one would expect of an equal model.
@@ -271,8 +273,15 @@ def judge(
         return _speculate(_fastest(paying), limit)
     settled = bool(settings) and all(c.is_ruled_out(limit) for c in settings)
     if settled and (draft is None or _is_no_use(draft, limit)):
-        return _use_target(settings, draft, limit)
-    return _unknown(settings, draft, limit, study)
+        verdict = _use_target(settings, draft, limit)
+    else:
+        verdict = _unknown(settings, draft, limit, study, narrower)
+    alone = as_fast(draft.speedups) if draft is not None else ""
+    return (
+        replace(verdict, reason=f"{verdict.reason} The draft alone is {alone}.")
+        if alone
+        else verdict
+    )
 
 
 def _merit(speedup: Speedup | None) -> tuple[bool, bool, float]:
@@ -345,15 +354,15 @@ def _use_target(settings: Sequence[Candidate], draft: Candidate | None, limit: f
 
 
 def _unknown(
-    settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str
+    settings: Sequence[Candidate], draft: Candidate | None, limit: float, study: str, narrower: str
 ) -> Verdict:
     best = _best_of(settings)
     doubtful = [c for c in settings if not c.pays(limit) and not c.is_ruled_out(limit)]
     if doubtful or draft is None:
-        return _open(_doubt(doubtful, limit, study), best)
+        return _open(_doubt(doubtful, limit, study, narrower), best)
     reason = (
         f"{_dissuasion(settings)}Whether the draft alone will do is not known: "
-        f"{_doubt([draft], limit, study)}."
+        f"{_doubt([draft], limit, study, narrower)}."
     )
     return Verdict("unknown", None, None, best, None, reason)
 
@@ -364,36 +373,37 @@ def _open(why: str, speedup: Speedup | None = None) -> Verdict:
     return Verdict("unknown", None, None, speedup, None, reason)
 
 
-def _doubt(doubtful: Sequence[Candidate], limit: float, study: str) -> str:
-    """Why it is not known whether any of these pays, and what would settle it."""
+def _doubt(doubtful: Sequence[Candidate], limit: float, study: str, narrower: str) -> str:
+    """All that leaves open whether any of these pays, each with what would help."""
+    found = _doubt_of_speed(doubtful, study), _doubt_of_error(_fastest(doubtful), limit, narrower)
+    return "; and ".join(filter(None, found))
+
+
+def _doubt_of_speed(doubtful: Sequence[Candidate], study: str) -> str | None:
     timed = [s for c in doubtful for s in c.speedups if s.measured]
     if any(not any(s.measured for s in c.speedups) for c in doubtful):
         what = "some settings were not" if timed else "nothing was"
         return f"{what} timed; `spec-opt bench {study}` measures it"
     if any(not s.is_reliable for s in timed):
-        return f"it was timed too few times; `spec-opt bench {study}` settles it"
-    fastest = _fastest(doubtful)
-    error, speedup = fastest.error, fastest.best
-    if error.is_inside(limit) and speedup is not None:
-        return (
-            f"timings scatter about 1 ({speedup.speedup_low:.2f}x to {speedup.speedup_high:.2f}x "
-            f"at batch size {speedup.batch_size}); `spec-opt bench {study} --repeats 15` on an "
-            "idle machine settles it"
-        )
-    name = fastest.label
+        return f"it was timed too few times; `spec-opt bench {study}` measures it"
+    fastest = _fastest(doubtful).best
+    if fastest is None or fastest.is_faster:
+        return None
+    return (
+        f"timings scatter about 1 ({fastest.range or fastest} at batch size {fastest.batch_size}); "
+        f"`spec-opt bench {study} --repeats 15` on an idle machine measures it again"
+    )
+
+
+def _doubt_of_error(candidate: Candidate, limit: float, narrower: str) -> str | None:
+    error, name = candidate.error, candidate.label
+    if error.is_inside(limit):
+        return None
     if error.high is None:
-        return (
-            f"the noise of the MSE of {name} is not known; a new study of more windows settles it"
-        )
-    scatter = ""
-    if speedup is not None and not speedup.is_faster:
-        scatter = (
-            f", and its runs were {speedup.speedup_low:.2f}x to {speedup.speedup_high:.2f}x as fast"
-        )
+        return f"the noise of the MSE of {name} is not known; {narrower}"
     return (
         f"the MSE of {name} is {error}, ±{100 * (error.high - error.value):.1f}% by these "
-        f"windows, {allowed(limit)}{scatter}; more windows settle it "
-        "(data.max_windows, data.window_stride; if all are used, data.splits)"
+        f"windows, {allowed(limit)}; {narrower}"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final, get_args
 
 from spec_opt.config.study_file import Setting
+from spec_opt.config.values import Split
 from spec_opt.measure.measurement import Baseline
 from spec_opt.measure.uncertainty import (
     Comparison,
@@ -120,17 +122,61 @@ def setting_cells(setting: Setting) -> tuple[str, str, str]:
     return f"{setting.sigma:.4g}", f"{setting.bias:.4g}", str(setting.k)
 
 
-def draft_alone(baseline: Baseline | None, where: str, margin: float) -> str | None:
+LONGER_SPLITS: Final[Mapping[Split, tuple[float, float, float]]] = {
+    "train": (0.8, 0.1, 0.1),
+    "validation": (0.5, 0.3, 0.2),
+    "test": (0.5, 0.2, 0.3),
+}
+"""An example of `data.splits` in which a split is longer than by default."""
+
+
+def uses_all_windows(table: StudyTable) -> bool:
+    """Whether the study is known to use every window of its split."""
+    every = table.series.get("all_windows")
+    return every is not None and table.series.get("windows") == every
+
+
+def narrower(table: StudyTable) -> str:
+    """What may narrow the intervals of errors, so that they settle what they leave open."""
+    series = table.series
+    if not uses_all_windows(table):
+        config = table.config
+        by_stride = config and config.data.max_windows is None and config.data.window_stride > 1
+        key = "window_stride" if by_stride else "max_windows"
+        return f"more windows may settle it (data.{key}, new `name`)"
+    split: Split = series["split"]
+    shares = LONGER_SPLITS[split]
+    share = shares[get_args(Split).index(split)]
+    is_longer = share * series["rows"] > series[split]
+    remedy = f"split may (data.splits = {list(shares)}, for example, and a new `name`"
+    given = table.config is not None and not table.config.target.is_made
+    remedy += ", without rows that the models were trained on)" if given else ")"
+    return (
+        f"all {series['windows']:,} windows of the {split} split are used and do not settle it; "
+        f"a longer {remedy if is_longer else 'series may'}"
+    )
+
+
+def _open_end(table: StudyTable) -> str:
+    return (
+        "all windows of this split are used and do not settle it"
+        if uses_all_windows(table)
+        else "more windows may settle it"
+    )
+
+
+def draft_alone(table: StudyTable) -> str | None:
     """How the draft's own MSE compares with the target's; None if it is worse, or not known."""
+    baseline, margin = table.baseline, table.limits.equivalence_margin
     if baseline is None or baseline.draft_minus_target_mse_ci95 is None:
         return None
     comparison = draft_against_target(baseline, margin)
     if comparison == "worse":
         return None
     against = _against(baseline, baseline.draft_mse, baseline.draft_minus_target_mse_ci95)
-    text = f"The draft alone is {_COMPARED[comparison]} {where} ({against})"
+    text = f"The draft alone is {_COMPARED[comparison]} on these windows ({against})"
     if comparison == "not distinguishable":
-        return f"{text}: more windows would settle it."
+        return f"{text}: {_open_end(table)}."
     return f"{text}: speculation gains no accuracy over it."
 
 
@@ -141,11 +187,16 @@ _COMPARED: Mapping[Comparison, str] = {
 }
 
 
-def linear_alone(baseline: Baseline | None, margin: float, reference: str) -> str | None:
+def linear_alone(table: StudyTable, reference: str, rival: float | None) -> str | None:
     """That a linear model forecasts as well as the target; None if it does not, or is not known.
 
     One with a higher MSE counts only if that is surely within the margin.
+
+    Args:
+        rival: the MSE of the draft, where that is to be used alone; a linear model with a higher
+            one is not advised.
     """
+    baseline, margin = table.baseline, table.limits.equivalence_margin
     if baseline is None or (mse := baseline.another_linear_mse) is None:
         return None
     half_width = baseline.linear_minus_target_mse_ci95
@@ -154,11 +205,14 @@ def linear_alone(baseline: Baseline | None, margin: float, reference: str) -> st
     if comparison == "worse" or (is_open and mse > baseline.target_mse):
         return None
     against = _against(baseline, mse, half_width)
-    end = (
-        "more windows would settle it"
-        if is_open
-        else f"it needs neither target nor draft (`spec-opt forecast {reference} --with linear`)"
-    )
+    if is_open:
+        end = _open_end(table)
+    elif rival is not None and rival < mse:
+        end = f"the MSE of the draft alone is lower, {rival:.4f}"
+    else:
+        end = (
+            f"`spec-opt forecast {reference} --with linear` forecasts with neither target nor draft"
+        )
     return f"A linear model alone is {_COMPARED[comparison]} ({against}): {end}."
 
 

@@ -524,8 +524,8 @@ BAD = {
         "target.checkpoint: not a path: it is empty, or a folder",
     ),
     "checkpoint and sizes": (
-        TARGET + 'checkpoint = "a"\npatch = 3',
-        "target: patch cannot stand beside checkpoint: give one or the other",
+        TARGET + 'checkpoint = "a"\npatch = 3\nd_model = 8\nlayers = 1',
+        "target: d_model, layers and patch cannot stand beside checkpoint: give one or the other",
     ),
     "draft's checkpoint and scale": (
         TARGET + 'checkpoint = "a"\n[draft]\ncheckpoint = "b"\nscale = {layers = 0.5}',

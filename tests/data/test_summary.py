@@ -30,6 +30,8 @@ def test_the_line(tmp_path: Path) -> None:
     document = read_.as_document()
     assert document["summary"] == str(read_)
     assert (document["rows"], document["step"], document["train"]) == (60, "hourly", 42)
+    few = summary(tmp_path, table(date=HOURS), max_windows=1)
+    assert (few.windows, few.all_windows, read_.all_windows) == (1, 5, 5)
 
 
 @pytest.mark.parametrize(

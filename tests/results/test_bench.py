@@ -101,7 +101,7 @@ def test_a_busy_machine_is_part_of_the_verdict() -> None:
     cautioned = VERDICT.cautioned(speedups_of((steady, disturbed), "cpu"))
     assert cautioned.reason == (
         "Use the target alone. The machine was busy: equal runs of the target alone took 10 to "
-        "19 ms at batch size 8."
+        "19 ms for 64 windows, batch after batch, at batch size 8."
     )
 
 

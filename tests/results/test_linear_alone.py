@@ -12,6 +12,7 @@ from spec_opt.results.render import render, study_text
 from spec_opt.results.report import summary
 from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import verdict_of
+from spec_opt.results.wording import linear_alone
 from tests.results import studies
 
 TARGET, DRAFT = studies.BASELINE["target_mse"], studies.BASELINE["draft_mse"]
@@ -34,12 +35,12 @@ def table_of(mse: float | None, half_width: float | None = None) -> StudyTable:
             0.42,
             0.01,
             "A linear model alone is more accurate than the target (MSE 0.4200 against 0.4404, "
-            "difference -0.0204 ±0.0100): it needs neither target nor draft (`spec-opt "
-            "forecast given --with linear`).",
+            "difference -0.0204 ±0.0100): `spec-opt forecast given --with linear` forecasts with "
+            "neither target nor draft.",
         ),
         (0.441, 0.002, "A linear model alone is as accurate as the target (MSE 0.4410 against"),
         (0.42, 0.05, "A linear model alone is not distinguishable from the target in accuracy"),
-        (0.42, None, "difference -0.0204 of unknown noise): more windows would settle it."),
+        (0.42, None, "difference -0.0204 of unknown noise): more windows may settle it."),
     ],
 )
 def test_the_verdict_says_that_it_forecasts_as_well(
@@ -50,6 +51,12 @@ def test_the_verdict_says_that_it_forecasts_as_well(
     ratio = verdict.document()["linear_mse_ratio"]
     assert ratio["value"] == pytest.approx(mse / TARGET)
     assert (ratio["high"] is None) == (half_width is None)
+
+
+def test_one_that_errs_more_than_the_draft_is_not_advised_beside_it() -> None:
+    found = linear_alone(table_of(0.441, 0.002), "given", DRAFT)
+    assert found is not None
+    assert found.endswith("±0.0020): the MSE of the draft alone is lower, 0.4330.")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from spec_opt.results.recommend import (
     recommend_all,
 )
 from spec_opt.results.render import RecommendFormat, flags, render
+from spec_opt.results.speedup import Speedup
 from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import verdict_of, worth_timing
 from tests.results import studies
@@ -165,6 +166,36 @@ def test_speed_is_the_highest_speedup(
     found = recommend(with_speeds(*speeds), "speed")
     assert found.trial == trial
     assert words in found.why
+
+
+def test_a_single_run_is_not_every_run() -> None:
+    table = with_speeds((1.2, None), (1.1, None), (1.0, None))
+    single = Speedup(0, "cpu", 64, None, 1.17, 1.17, 1.17, 1)
+    scattered = Speedup(1, "cpu", 1, None, 1.21, 0.9, 1.6, 9)
+    found = recommend(table.model_copy(update={"speedups": (single, scattered)}), "speed")
+    assert found.trial == 1
+    assert found.why.startswith(
+        "Trial 1 has the highest measured speedup, about 1.2x (batch size 1, cpu), of the 2 timed "
+        "among the 3 trials with"
+    )
+
+
+def test_a_forecast_that_is_the_drafts_is_said_to_be() -> None:
+    results = (0.2, 2.0, 4, 1.0, studies.BASELINE["draft_mse"]), (0.1, 1.0, 1, 1.0, 0.44)
+    table = read_table(studies.study_of(*results))
+    table = table.model_copy(
+        update={"speedups": (Speedup(None, "cpu", 1, None, 1.7, 1.6, 1.8, 5),)}
+    )
+    found = recommend_all(table)
+    text = " ".join(text_of(found, table).split())
+    assert (
+        text.count(
+            "With sigma=0.2 bias=2 k=4 every proposal is kept: the forecast is the draft's, which "
+            "alone is 1.70x as fast as the target alone at batch size 1."
+        )
+        == 1
+    )
+    assert "With sigma=0.1" not in text
 
 
 def test_speed_keeps_to_its_limit_on_the_error() -> None:

@@ -14,6 +14,7 @@ from spec_opt.config.study_file import (
 )
 from spec_opt.measure.measurement import Fingerprints
 from spec_opt.results.judgement import Judgement
+from spec_opt.results.recommend import recommend_all
 from spec_opt.results.speedup import Speedup
 from spec_opt.results.table import StudyTable, read_table
 from spec_opt.results.verdict import Candidate, ErrorRatio, judge, verdict_of, worth_timing
@@ -25,6 +26,7 @@ BETTER = ErrorRatio(0.986, 0.98, 0.99)
 WORSE = ErrorRatio(1.2, 1.15, 1.25)
 NOISY = ErrorRatio(1.02, 0.9, 1.14)
 UNKNOWN_NOISE = ErrorRatio(1.0, None, None)
+MORE = "more windows may settle it"
 
 
 def timed(value: float, low: float, high: float, batch_size: int = 64, runs: int = 5) -> Speedup:
@@ -79,11 +81,11 @@ def draft(error: ErrorRatio, *speedups: Speedup) -> Candidate:
 def test_decides_by_what_was_measured(
     settings: list[Candidate], alone: Candidate | None, decision: str
 ) -> None:
-    assert judge(settings, alone, 1.05, "etth1").decision == decision
+    assert judge(settings, alone, 1.05, "etth1", MORE).decision == decision
 
 
 def test_the_first_sentence_says_what_to_do() -> None:
-    verdict = judge([setting(EQUAL, SLOWER)], draft(BETTER, MUCH_FASTER), 1.05, "etth1")
+    verdict = judge([setting(EQUAL, SLOWER)], draft(BETTER, MUCH_FASTER), 1.05, "etth1", MORE)
 
     assert verdict.reason == (
         "Don't speculate here: 0.93x at best. Use the draft alone: 12x as fast as the target "
@@ -92,7 +94,7 @@ def test_the_first_sentence_says_what_to_do() -> None:
 
 
 def test_names_the_setting_and_where_it_loses() -> None:
-    verdict = judge([setting(EQUAL, FASTER, SLOWER)], None, 1.05, "etth1")
+    verdict = judge([setting(EQUAL, FASTER, SLOWER)], None, 1.05, "etth1", MORE)
 
     assert (verdict.setting, verdict.trial, verdict.speedup) == (SETTING, 7, FASTER)
     assert "Speculate with sigma=0.2 bias=2 k=4: 1.60x" in verdict.reason
@@ -111,19 +113,39 @@ def test_names_the_setting_and_where_it_loses() -> None:
             None,
             "the noise of the MSE of sigma=0.2 bias=2 k=4 is not known",
         ),
-        ([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), "more windows settle it"),
+        ([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), MORE),
     ],
 )
 def test_what_is_not_known_comes_with_what_would_settle_it(
     settings: list[Candidate], alone: Candidate | None, words: str
 ) -> None:
-    verdict = judge(settings, alone, 1.05, "etth1")
+    verdict = judge(settings, alone, 1.05, "etth1", MORE)
     assert verdict.decision == "unknown"
     assert words in verdict.reason
 
 
+def test_all_that_is_open_is_said_at_once() -> None:
+    too_few = timed(1.0, 1.0, 1.0, runs=1)
+    reason = judge([setting(NOISY, too_few)], None, 1.05, "etth1", MORE).reason
+    assert reason == (
+        "Whether speculation pays is not known (1.00x at best so far): it was timed too few "
+        "times; `spec-opt bench etth1` measures it; and the MSE of sigma=0.2 bias=2 k=4 is 2.0% "
+        "above the target's, ±12.0% by these windows, at most 5% allowed; more windows may settle "
+        "it."
+    )
+
+
+@pytest.mark.parametrize("settings", [setting(EQUAL, SLOWER), setting(NOISY, UNCLEAR)])
+def test_how_fast_the_draft_alone_is_said_though_it_is_not_advised(settings: Candidate) -> None:
+    alone = draft(WORSE, MUCH_FASTER, timed(1.7, 1.6, 1.8, 1))
+    assert judge([settings], alone, 1.05, "etth1", MORE).reason.endswith(
+        " The draft alone is 1.70x as fast as the target alone at batch size 1, 12x at batch size "
+        "64."
+    )
+
+
 def test_what_is_known_of_speculation_is_said_though_the_draft_is_in_doubt() -> None:
-    reason = judge([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), 1.05, "etth1").reason
+    reason = judge([setting(EQUAL, SLOWER)], draft(NOISY, MUCH_FASTER), 1.05, "etth1", MORE).reason
     assert reason.startswith(
         "Don't speculate here: 0.93x at best. Whether the draft alone will do is not known: the "
         "MSE of the draft alone is 2.0% above the target's, ±12.0% by these windows, "
@@ -132,7 +154,7 @@ def test_what_is_known_of_speculation_is_said_though_the_draft_is_in_doubt() -> 
 
 
 def test_a_document_has_plain_values() -> None:
-    document = judge([setting(EQUAL, FASTER)], None, 1.05, "etth1").document()
+    document = judge([setting(EQUAL, FASTER)], None, 1.05, "etth1", MORE).document()
 
     assert document["setting"] == {"sigma": 0.2, "bias": 2.0, "k": 4}
     assert document["speedup"] == {
@@ -210,6 +232,35 @@ def test_devices_are_not_mixed() -> None:
     assert found.decision == "target_alone"
     assert found.speedup is not None
     assert found.speedup.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("series", "words"),
+    [
+        ({}, "more windows may settle it (data.window_stride, new `name`)."),
+        ({"windows": 255, "all_windows": 2545}, "more windows may settle it (data.window_stride"),
+        (
+            {"windows": 2545, "all_windows": 2545},
+            "all 2,545 windows of the validation split are used and do not settle it; a longer "
+            "split may (data.splits = [0.5, 0.3, 0.2], for example, and a new `name`)",
+        ),
+        (
+            {"windows": 2545, "all_windows": 2545, "validation": 8000},
+            "are used and do not settle it; a longer series may",
+        ),
+    ],
+)
+def test_more_windows_are_asked_for_only_where_there_are_more(
+    series: dict[str, int], words: str
+) -> None:
+    close = {"linear_mse": 0.42, "linear_minus_target_mse_ci95": 0.05}
+    close["draft_minus_target_mse_ci95"] = 0.06
+    table = benched(of(0, 0.6, 0.5, 0.7), baseline=studies.BASELINE | close)
+    split = {"split": "validation", "rows": 17_420, "validation": 2880}
+    found = verdict_of(table.model_copy(update={"series": split | series})).reason
+    assert words in found
+    known = recommend_all(table.model_copy(update={"series": split | series}))[0].cautions
+    assert ("more windows" in " ".join((found, *known))) == ("more windows" in words)
 
 
 def test_results_of_older_versions_settle_nothing() -> None:
