@@ -16,13 +16,13 @@ from pydantic import BaseModel
 import spec_opt.cli  # noqa: F401  # adds the commands
 from spec_opt.cli.common import app
 from spec_opt.config.limits import Constraints
-from spec_opt.config.study_file import DataConfig, StudyConfig
+from spec_opt.config.study_file import DataConfig, StudyConfig, read_study
 
 ROOT = Path(__file__).parents[2]
 REQUIRED: Final = {"name", "data.source", "data.context", "data.horizon"}
 STUDY: Final = StudyConfig(name="x", data=DataConfig(source="x", context=96, horizon=96))
 PAGES: Final = [
-    *(ROOT / name for name in ("README.md", "storage/README.md")),
+    ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
@@ -56,6 +56,18 @@ def documented() -> Iterator[tuple[str, str]]:
                 yield from ((table + key, cells[1]) for table in tables)
         else:
             in_table = False
+
+
+def test_the_recipe_for_two_checkpoints_is_a_study(tmp_path: Path) -> None:
+    page = (ROOT / "docs/your_model.md").read_text(encoding="utf-8")
+    text = page.split("## Two checkpoints and a CSV")[1].split("```toml\n")[1].split("```")[0]
+    (tmp_path / "pair.toml").write_text(text, encoding="utf-8")
+    study = read_study(str(tmp_path / "pair.toml"))
+    assert (study.target.is_made, study.draft.is_made, study.decoding.rule) == (
+        False,
+        False,
+        "point",
+    )
 
 
 def test_every_key_of_a_study_file_is_documented_with_its_default() -> None:

@@ -1,4 +1,4 @@
-"""What storage/README.md says of roles, copies and restored stores."""
+"""What docs/storage.md says of roles, copies and restored stores."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ from spec_opt.study.worker import run_worker
 from tests.study.postgres import drop_database
 from tests.study.stand_in import BASELINE, FINGERPRINTS, StandIn
 
-PAGE = (Path(__file__).parents[2] / "storage/README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/storage.md").read_text(encoding="utf-8")
 
 
 def study_of(name: str) -> StudyConfig:
