@@ -290,7 +290,8 @@ class LiveView:
             self._look()
             interval = SECONDS_BETWEEN_LOOKS
             if not self._on_terminal and self._snapshot is not None:
-                self._print_line()
+                if not self.done.is_set():  # it is said at the end
+                    self._print_line()
                 interval = SECONDS_BETWEEN_LINES
             pause = max(interval, (time.monotonic() - began) / SHARE_OF_TIME)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,12 +45,12 @@ def look(config: StudyConfig, url: str) -> Study:
 
 
 def find(config: StudyConfig, url: str) -> Study:
-    """The study in the store, which the end of a run may add to.
+    """The study in the store as its workers open it: counted against this study file.
 
     Raises:
         StudyError: there is no such store or study; neither is made.
     """
-    return _found(open_store(url, create=False), config)
+    return replace(_found(open_store(url, create=False), config), config=config)
 
 
 def _found(store: Store, config: StudyConfig) -> Study:

@@ -277,6 +277,18 @@ def test_a_worker_that_failed_is_named_although_others_did_its_work(
     assert "Pareto front of tiny" in captured.out
 
 
+@pytest.mark.usefixtures("finished")
+def test_what_a_larger_grid_lacks_is_missing_although_the_smaller_one_was_done(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = STUDY.replace("sigma = [0.3, 2.0]", "sigma = [0.3, 2.0, 5.0]")
+    Path("tiny.toml").write_text(text, encoding="utf-8")
+    launched(monkeypatch, reason="no room left")
+    monkeypatch.setattr("spec_opt.cli.service.make_models", lambda *_: None)
+    assert main(["run", "tiny.toml", "--workers", "2"]) == 1
+    assert "error: 1 of 2 workers failed: no room left" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("bad_input", "code"), [(False, 1), (True, 2)])
 def test_a_finished_study_is_not_shown_as_the_work_of_workers_that_all_failed(
     bad_input: bool,
