@@ -36,6 +36,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """What is imported when asked for too, so that it is completed."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Imported when asked for: some bring torch or Optuna, which take a second."""
     if name in _HOMES:

@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from spec_opt.config.files import write_file
+from spec_opt.config.messages import first_problem
 from spec_opt.config.paths import ANOTHER_STORE, DEFAULT_STORAGE, STORAGE_VARIABLE
 from spec_opt.config.study_file import (
     StudyConfig,
@@ -34,6 +36,7 @@ from spec_opt.config.study_file import (
 )
 from spec_opt.config.toml import toml_of
 from spec_opt.errors import (
+    ConfigError,
     InputError,
     OutputError,
     SpecOptError,
@@ -78,21 +81,29 @@ FRONT_ROWS = 12
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def open_study(study: str | Path | StudyConfig, storage: str | None = None) -> TuningStudy:
+def open_study(
+    study: str | Path | StudyConfig | Mapping[str, Any], storage: str | None = None
+) -> TuningStudy:
     """Open a study to run it or to read its results; nothing is read from the store or written.
 
     Args:
         study: A study file's path, the name of one that ships, the name of a study in the store,
-            or the settings themselves.
+            or the settings themselves, as a dict of a study file's tables or a StudyConfig.
         storage: URL of the store, `sqlite:///FILE` or `postgresql://…`; by default that of the
             environment variable SPEC_OPT_STORAGE, or else `sqlite:///storage/spec_opt.db`.
 
     Raises:
-        ConfigError: there is no such study, or its file holds something that is not allowed.
+        ConfigError: there is no such study, or its file or dict holds something that is not
+            allowed.
         StoreURLError: the URL is malformed or unsupported.
     """
     url = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE if storage is None else storage
     parse_url(url)
+    if isinstance(study, Mapping):
+        try:
+            study = StudyConfig.model_validate(study)
+        except ValidationError as error:
+            raise ConfigError(f"settings: {first_problem(error, StudyConfig)}") from error
     if isinstance(study, StudyConfig):
         return TuningStudy(study, url, study.name)
     reference = os.fspath(study)

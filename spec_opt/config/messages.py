@@ -79,6 +79,7 @@ def _short(bound: Any) -> str:
 
 def as_written(value: Any) -> str:
     """A value as a study file would have it, more or less, and shortened."""
+    value = list(value) if isinstance(value, tuple) else value
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 

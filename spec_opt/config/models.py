@@ -52,7 +52,10 @@ class ModelConfig(Table):
     left out when it is serialised.
     """
 
-    checkpoint: Annotated[Path, PlainSerializer(readable, str, when_used="json")] | None = None
+    checkpoint: (
+        Annotated[Path, Field(strict=False), PlainSerializer(readable, str, when_used="json")]
+        | None
+    ) = None
     activation: Literal["relu", "gelu"] = "relu"
     """Also of a checkpoint of OpenLTM or STRIDE, which does not record it; not of others."""
     factory: Factory | None = None

@@ -84,6 +84,14 @@ class Table(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, given: Any) -> Any:
+        """Lists are tuples here, whether they come from a study file or from Python."""
+        if not isinstance(given, dict):
+            return given
+        return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+
 
 Value = TypeVar("Value", int, float)
 RangeOf = TypeVar("RangeOf")

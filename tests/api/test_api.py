@@ -5,6 +5,7 @@ import sqlite3
 import tomllib
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -215,3 +216,39 @@ def test_settings_from_python() -> None:
         {"name": "mine", "data": {"source": "synthetic", "context": 96, "horizon": 48}}
     )
     assert spec_opt.open_study(config).reference == "mine"
+
+
+def test_settings_from_python_are_those_of_a_study_file(tmp_path: Path) -> None:
+    """Lists, paths and dates as they stand there."""
+    settings = {
+        "name": "listed",
+        "search": {"sigma": [0.1, 0.2], "rule": ["stride", "point"], "k": [1, 2]},
+        "data": {
+            "source": "x.csv", "channels": ["OT"], "splits": [0.7, 0.1, 0.2],
+            "context": 96, "horizon": 48,
+        },
+        "target": {"checkpoint": str(tmp_path / "target.pth")},
+    }  # fmt: skip
+    (tmp_path / "listed.toml").write_text(toml_of(StudyConfig.model_validate(settings)), "utf-8")
+    config = spec_opt.open_study(settings).config
+    assert config == read_study(str(tmp_path / "listed.toml"))
+    assert config.search.sigma == (0.1, 0.2)
+
+
+def test_a_mistake_in_a_dict_of_settings_is_one_line() -> None:
+    settings: dict[str, Any] = {
+        "name": "a",
+        "search": {"sigma": [0.1, -2]},
+        "data": {"source": "x.csv"},
+    }
+    settings["data"] |= {"context": 96, "horizon": 48}
+    with pytest.raises(ConfigError, match=r"^settings: search\.sigma\[1\] = -2: must be greater"):
+        spec_opt.open_study(settings)
+    settings["search"] = {"sigma": []}
+    with pytest.raises(ConfigError, match=r"search\.sigma = \[\]: must list at least one value"):
+        spec_opt.open_study(settings)
+
+
+def test_the_names_of_the_package_are_listed() -> None:
+    """So that they are completed, although they are imported when asked for."""
+    assert set(spec_opt.__all__) <= set(dir(spec_opt))
