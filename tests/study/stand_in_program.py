@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from spec_opt import cli
+from spec_opt import api, cli
 from spec_opt.cli import service
 from spec_opt.config.study_file import Setting, StudyConfig
 from spec_opt.config.variants import Variant
@@ -114,23 +114,25 @@ def main() -> int:
         first_wait=options.first_wait,
         longest_wait=options.longest_wait,
     )
-    replaced: dict[str, Any] = {
-        "PROGRAM": (sys.executable, "-m", NAME),
-        "prepare": prepare,
-        "make_models": lambda reference, url: None,
-        "launch": partial(launch, restarts=restarts),
-        "run_worker": work,
+    replaced: dict[tuple[ModuleType, str], Any] = {
+        (api, "PROGRAM"): (sys.executable, "-m", NAME),
+        (api, "launch"): partial(launch, restarts=restarts),
+        (service, "prepare"): prepare,
+        (service, "make_models"): lambda reference, url: None,
+        (service, "run_worker"): work,
         # Ray runs it in another process, where nothing is replaced.
-        "work_in_task": lambda config, url: work(*prepare(config, url), threading.Event()),
+        (service, "work_in_task"): lambda config, url: work(
+            *prepare(config, url), threading.Event()
+        ),
     }
     # Drawing figures takes longer than the rest of a start; other tests check the report.
     report = ModuleType("spec_opt.results.report")
     written = SimpleNamespace(files=(Path("report.html"),), png_problem=None)
     setattr(report, "write_report", lambda *_, **__: written)  # noqa: B010 - not known to types
     sys.modules[report.__name__] = report
-    for name, value in replaced.items():
-        assert hasattr(service, name), name
-        setattr(service, name, value)
+    for (module, name), value in replaced.items():
+        assert hasattr(module, name), name
+        setattr(module, name, value)
     return cli.main()
 
 
