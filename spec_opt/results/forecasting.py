@@ -139,6 +139,12 @@ def plan_of(
     if verdict.trial is not None:
         why = f"this is the study's verdict, trial {verdict.trial}"
         return Plan.speculate(table.point(verdict.trial), why)
+    if verdict.dissuades:
+        why = (
+            "by the study's verdict speculation does not pay, and whether the draft alone will do "
+            "is not known; --scenario or --trial speculates, --with draft takes the draft"
+        )
+        return Plan("target_alone", None, None, why)
     chosen = closing_choice(recommend_all(table))
     if chosen is None or chosen.point is None:
         why = "no trial meets any of the scenarios; --trial speculates"

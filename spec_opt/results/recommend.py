@@ -138,7 +138,7 @@ def recommend(
         return _nothing(table, scenario, bounds, known)
     chosen, target = eligible[0], table.target_mse
     merit = _merit(table, scenario, eligible)
-    kept = _forecasts_as_the_draft(table, chosen)
+    own = _slower(table, chosen), _forecasts_as_the_draft(table, chosen)
     facts = f"{chosen.label}, {outcome(chosen)}"
     if target is not None:
         facts += f", {relative(chosen.result.mse, target)} the target alone ({target:.4f})"
@@ -150,7 +150,7 @@ def recommend(
         mse_ratio=None if target is None else chosen.result.mse / target,
         why=f"Trial {chosen.number} {merit} {bounds.text}: {facts}.",
         close=_close(eligible),
-        cautions=(*known, *((kept,) if kept else ())),
+        cautions=(*known, *filter(None, own)),
         advice=(),
         merit=f"{merit} {bounds.limits}".rstrip(),
     )
@@ -286,6 +286,17 @@ def _fastest(table: StudyTable, eligible: Sequence[Point]) -> str:
     if predicted is not None:
         return f"the highest predicted speedup, {predicted:.2f}x, {every}"
     return f"the highest acceptance {every}"
+
+
+def _slower(table: StudyTable, chosen: Point) -> str | None:
+    """That a trial was timed, or is predicted, to be slower than the target alone; None if not."""
+    if (measured := table.measured_speedup(chosen.number)) is not None:
+        speed, how = measured.value, "was measured"
+        much = f"{measured} at batch size {measured.batch_size}"
+    else:
+        speed, how = chosen.result.predicted_speedup or 1.0, "is predicted to be"
+        much = f"{speed:.2f}x"
+    return f"{chosen.label} {how} slower than the target alone: {much}." if speed < 1.0 else None
 
 
 def _forecasts_as_the_draft(table: StudyTable, chosen: Point) -> str | None:

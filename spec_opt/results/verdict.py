@@ -102,6 +102,8 @@ class Verdict:
     """What to do, what it rests on, what disturbed it, and whether a linear model is as good."""
     linear: ErrorRatio | None = None
     """Of a linear model alone, which is no candidate; None if it is not known."""
+    dissuades: bool = False
+    """Whether no setting pays, though what to do instead is `unknown`."""
 
     def __repr__(self) -> str:
         """What is decided, and why."""
@@ -364,7 +366,7 @@ def _unknown(
         f"{_dissuasion(settings)}Whether the draft alone will do is not known: "
         f"{_doubt([draft], limit, study, narrower)}."
     )
-    return Verdict("unknown", None, None, best, None, reason)
+    return Verdict("unknown", None, None, best, None, reason, dissuades=bool(settings))
 
 
 def _open(why: str, speedup: Speedup | None = None) -> Verdict:

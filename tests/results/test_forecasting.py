@@ -219,6 +219,19 @@ def test_the_verdict_is_followed() -> None:
     assert str(plan).startswith("forecasting with the draft alone: this is the study's verdict")
 
 
+def test_no_speculation_that_the_verdict_rules_out() -> None:
+    """Though it leaves open whether the draft alone will do."""
+    noisy = studies.BASELINE | {"draft_minus_target_mse_ci95": 0.05}
+    table = table_of(timed(0, 0.6), timed(1, 0.6), timed(None, 9.0), baseline=noisy)
+    plan = plan_of(table, "x.toml")
+    assert (plan.decision, plan.setting) == ("target_alone", None)
+    assert str(plan).startswith(
+        "forecasting with the target alone: by the study's verdict speculation does not pay, and "
+        "whether the draft alone will do is not known; --scenario"
+    )
+    assert plan_of(table, "x.toml", scenario="balanced").trial == 1
+
+
 def test_nothing_to_go_by() -> None:
     nothing = read_table(studies.rejecting_study())
     assert plan_of(nothing, "x.toml").decision == "target_alone"

@@ -168,6 +168,24 @@ def test_speed_is_the_highest_speedup(
     assert words in found.why
 
 
+@pytest.mark.parametrize(
+    ("speed", "caution"),
+    [
+        ((1.2, 0.87), "was measured slower than the target alone: 0.87x at batch size 64."),
+        ((0.9, None), "is predicted to be slower than the target alone: 0.90x."),
+        ((0.9, 1.2), None),
+        ((None, None), None),
+    ],
+)
+def test_it_is_said_where_it_is_slower_than_the_target(
+    speed: tuple[float | None, float | None], caution: str | None
+) -> None:
+    found = recommend(within(with_speeds(speed), WIDE), "quality")
+    assert found.trial == 0
+    said = [one for one in found.cautions if "slower" in one]
+    assert said == ([] if caution is None else [f"sigma=0.1 bias=1 k=2 {caution}"])
+
+
 def test_a_single_run_is_not_every_run() -> None:
     table = with_speeds((1.2, None), (1.1, None), (1.0, None))
     single = Speedup(0, "cpu", 64, None, 1.17, 1.17, 1.17, 1)
