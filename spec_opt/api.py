@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from spec_opt.measure.objective import StudyObjective
+    from spec_opt.results.forecasting import Alone, Forecast
 
 log = logging.getLogger(__name__)
 
@@ -370,6 +371,40 @@ class TuningStudy:
 
         table = self.table()
         return figures(table, recommend_all(table))
+
+    def forecast(
+        self,
+        source: str | Path | None = None,
+        *,
+        trial: int | None = None,
+        scenario: Scenario | None = None,
+        alone: Alone | None = None,
+        horizon: int | None = None,
+    ) -> Forecast:
+        """What follows a series, in its own units (`frame`), how and why (`plan`), and `remarks`.
+
+        As `spec-opt forecast` does it: by the verdict unless one of trial, scenario and alone is
+        given.
+
+        Args:
+            source: The series' file, CSV or Parquet; by default the study's own.
+            trial: Speculate with its setting.
+            scenario: Speculate with the setting recommended for it.
+            alone: "target", "draft" or "linear": forecast with that model alone.
+            horizon: Points; by default the study's.
+
+        Raises:
+            InputError: the series cannot be read or used, or what is asked excludes each other.
+            StudyError: it was not run yet, or has no such trial.
+        """
+        from spec_opt.results.forecasting import forecast_study, plan_of
+
+        if sum(given is not None for given in (trial, scenario, alone)) > 1:
+            raise InputError("trial, scenario and alone exclude each other: give one of them")
+        table = load_table(self.storage, self.config, also=() if trial is None else (trial,))
+        plan = plan_of(table, self.reference, trial, scenario, alone)
+        path = None if source is None else Path(source)
+        return forecast_study(self.config, table, plan, path, horizon)
 
     @property
     def optuna(self) -> optuna.Study:

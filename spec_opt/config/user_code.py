@@ -63,9 +63,14 @@ def load(place: str, what: str) -> Any:
     Modules are looked for as usual, and in the working folder.
 
     Raises:
-        InputError: there is no such module or name, or importing it fails.
+        InputError: there is no such module or name, importing it fails, or it is `__main__`.
     """
     module, _, name = place.partition(":")
+    if module == "__main__":
+        raise InputError(
+            f"{what}: workers cannot import __main__, a notebook or script: put it in a module in "
+            "the working folder (in a notebook by `%%writefile my_module.py`)"
+        )
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     with naming_the_users_line(InputError, what):

@@ -80,6 +80,11 @@ def forecast(
         rule=rule, context=context_mode, seed=seed, device=device, precision=precision,
         batch_size=batch_size,
     )  # fmt: skip
+    if setting is not None and not isinstance(setting, Setting):
+        raise InputError(
+            f"setting is a {type(setting).__name__}: must be a spec_opt.Setting, such as the "
+            ".setting of a recommendation"
+        )
     if not isinstance(horizon, int) or horizon < 1:
         raise InputError(f"horizon = {horizon}: must be a whole number of at least 1")
     given = _tensor_of(context)

@@ -66,6 +66,18 @@ class TestAStudyThatWasRun:
         with pytest.raises(InputError, match="'fast': must be one of speed, quality, balanced"):
             study.recommend("fast")  # type: ignore[arg-type]
 
+    def test_forecasts_are_those_of_the_command_line(
+        self, study: spec_opt.TuningStudy, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        capfd.readouterr()
+        given = [study.reference, "--storage", study.storage, "--trial", "1", "--horizon", "3"]
+        assert main(["forecast", *given]) == 0
+        found = study.forecast(trial=1, horizon=3)
+        assert capfd.readouterr().out.encode() == found.written("csv")
+        assert (len(found.frame), found.plan.trial) == (3, 1)
+        with pytest.raises(InputError, match="trial, scenario and alone exclude each other"):
+            study.forecast(trial=1, alone="target")
+
     def test_figures_and_optuna(self, study: spec_opt.TuningStudy) -> None:
         assert {"pareto_frontier", "acceptance_vs_mse"} <= set(study.figures())
         assert len(study.optuna.best_trials) == len(study.front())

@@ -148,6 +148,7 @@ HOLED[5, 1] = np.nan
         ({"windows": [-1]}, r"windows = \[-1\]"),
         ({"rule": "strict"}, "forecast: rule = 'strict': must be 'stride', 'exact' or 'point'"),
         ({"device": "cuda:77"}, "decoding.device = 'cuda:77'"),
+        ({"setting": (1.0, 2.0, 3)}, "setting is a tuple: must be a spec_opt.Setting, such as"),
         ({"setting": Setting(sigma=1.0, bias=0.5, k=1)}, "bias = 0.5: rule 'stride' takes"),
         ({"target": Own(), "context_mode": "growing"}, "needs a target that remembers"),
         ({"target": Own(fault="raises")}, r"target: .*factories.py:\d+: ValueError: the weights"),

@@ -56,6 +56,11 @@ def test_a_draft_of_ones_own_for_a_checkpoint() -> None:
     assert models.draft == Own()
 
 
+def test_what_no_worker_can_import_is_refused() -> None:
+    with pytest.raises(InputError, match=r"target\.factory = '__main__:make': workers cannot"):
+        prepared({"factory": "__main__:make"})
+
+
 def test_a_module_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_forecaster.py").write_text(
         "from tests.models.factories import Own\ndef build(): return Own(damping=0.1)\n"
