@@ -21,6 +21,7 @@ from spec_opt.study import trials
 from spec_opt.study.claims import ClaimedTrial, Claims, Heartbeat, Idle
 from spec_opt.study.study import Study, package_versions, source_commit
 from spec_opt.study.trials import Measured
+from spec_opt.study.warm_start import WARM_KEY
 
 if TYPE_CHECKING:
     from spec_opt.measure.objective import Objective
@@ -262,7 +263,8 @@ def _attributes(measurement: Measurement, objective: Objective) -> dict[str, Any
 
 
 def _attributes_of_copy(stored: Measured) -> dict[str, Any]:
-    attributes = {name: v for name, v in stored.attributes.items() if name != trials.WORKER_KEY}
+    of_its_own = (trials.WORKER_KEY, WARM_KEY)
+    attributes = {name: v for name, v in stored.attributes.items() if name not in of_its_own}
     copied = {"repeated_from": stored.number, "evaluation_seconds": 0.0}
     return attributes | copied | {trials.SOURCE_KEY: trials.REPEATED}
 

@@ -57,6 +57,23 @@ def test_a_search_begins_with_the_old_front(store: Store) -> None:
     assert all(t.user_attrs["source"] in ("measured", "repeated") for t in trials)
 
 
+def test_a_setting_that_is_drawn_again_is_not_marked_again(store: Store) -> None:
+    old(store)
+    few: dict[str, Any] = {
+        "sampler": "random",
+        "n_trials": 12,
+        "sigma": (0.1, 0.5),
+        "bias": (1.0, 2.0),
+        "k": (1,),
+    }
+    study = stand_in_study(store, **few, from_study="old")
+    begun = [trial.number for trial in warm(study)]
+    run_worker(study, StandIn(), threading.Event())
+    repeated = [t for t in study.optuna_study().trials if t.user_attrs["source"] == "repeated"]
+    assert {trial.user_attrs["repeated_from"] for trial in repeated} & set(begun)
+    assert [trial.number for trial in warm(study)] == begun
+
+
 def test_only_once(store: Store) -> None:
     old(store)
     count = len(warm(stand_in_study(store, **DRAWN, from_study="old")))
