@@ -57,7 +57,7 @@ from spec_opt.results.render import front
 from spec_opt.results.table import StudyTable, load_table
 from spec_opt.results.verdict import Verdict, verdict_of
 from spec_opt.study.catalogue import stored_studies
-from spec_opt.study.database import parse_url
+from spec_opt.study.database import absolute, parse_url
 from spec_opt.study.launch import cpu_environments, gpu_environments, launch, parse_gpus
 from spec_opt.study.progress import StudyProgress, progress
 from spec_opt.study.samplers import check_sampler
@@ -99,7 +99,7 @@ def open_study(
         StoreURLError: the URL is malformed or unsupported.
     """
     url = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE if storage is None else storage
-    parse_url(url)
+    url = absolute(url)
     if isinstance(study, Mapping):
         try:
             study = StudyConfig.model_validate(study)
@@ -224,7 +224,7 @@ class TuningStudy:
     config: StudyConfig
     """Its settings."""
     storage: str
-    """URL of its store."""
+    """URL of its store; a file's path in it is absolute."""
     reference: str
     """As it was named, for commands to paste."""
 

@@ -180,6 +180,16 @@ def parse_url(text: str) -> StoreURL:
     raise StoreURLError(f"storage URL {_masked(url)}: {url.drivername}:// {reason}; {SUPPORTED}")
 
 
+def absolute(text: str) -> str:
+    """A storage URL that means the same store when the working folder changes.
+
+    Raises:
+        StoreURLError: as `parse_url`.
+    """
+    path = parse_url(text).path
+    return text if path is None or path.is_absolute() else f"sqlite:///{path.absolute()}"
+
+
 def _masked(url: URL) -> str:
     return mask(url.render_as_string(hide_password=True))
 

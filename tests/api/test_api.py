@@ -20,8 +20,6 @@ from spec_opt.results.frame import COLUMNS
 from spec_opt.study.catalogue import stored_studies
 from tests.cli.test_cli import STUDY
 
-STORE = "sqlite:///storage/spec_opt.db"
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -117,20 +115,32 @@ def test_a_worker_says_what_is_wrong_with_the_input() -> None:
         spec_opt.open_study("tiny").run(workers=2, gpus="all")
 
 
-@pytest.mark.usefixtures("folder")
-def test_opening_reads_and_writes_nothing() -> None:
+def test_opening_reads_and_writes_nothing(folder: Path) -> None:
     study = spec_opt.open_study("tiny")
-    assert repr(study) == f"<TuningStudy tiny in {STORE}: not run yet>"
+    store = f"sqlite:///{folder}/storage/spec_opt.db"
+    assert repr(study) == f"<TuningStudy tiny in {store}: not run yet>"
     assert "there is none yet" in study._repr_html_()
     with pytest.raises(StudyError, match="there is none yet"):
         study.frame()
     assert not Path("storage").exists()
 
 
-@pytest.mark.usefixtures("folder")
-def test_the_store_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_stays_where_it_was_when_the_folder_changes(
+    study: spec_opt.TuningStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(study.storage.removeprefix("sqlite:///"))
+    monkeypatch.chdir(file.parent)
+    again = spec_opt.open_study(study.config, f"sqlite:///{file.name}")
+    monkeypatch.chdir("/")
+    assert again.storage == study.storage
+    assert len(again.frame()) == 8
+
+
+def test_the_store_may_be_named_by_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPEC_OPT_STORAGE", "sqlite:///other.db")
-    assert spec_opt.open_study("tiny").storage == "sqlite:///other.db"
+    assert spec_opt.open_study("tiny").storage == f"sqlite:///{folder}/other.db"
     with pytest.raises(StoreURLError):
         spec_opt.open_study("tiny", "mysql://host/database")
 

@@ -34,7 +34,8 @@ def test_quickstart_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     opened, ran, frame, choice, verdict, figures, trials = code_cells(tmp_path / "quickstart.ipynb")
-    assert result(opened) == "<TuningStudy notebook in sqlite:///notebook.db: not run yet>"
+    store = f"sqlite:///{tmp_path}/notebook.db"
+    assert result(opened) == f"<TuningStudy notebook in {store}: not run yet>"
     assert "of 18 completed trials" in result(ran, "text/html")
     progress = "".join(part for output in ran["outputs"] for part in output.get("text", []))
     assert "18/18" in progress
