@@ -35,6 +35,8 @@ class Forked:
 
     def __init__(self, folder: Path, target: Target, *arguments: Any) -> None:
         folder.mkdir()
+        for name in ("stdout", "stderr"):  # so that they can be read before the process has begun
+            (folder / name).touch()
         self._folder = folder
         _start_server()
         place = os.getcwd(), dict(os.environ)
