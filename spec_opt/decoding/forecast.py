@@ -80,11 +80,7 @@ def forecast(
         rule=rule, context=context_mode, seed=seed, device=device, precision=precision,
         batch_size=batch_size,
     )  # fmt: skip
-    if setting is not None and not isinstance(setting, Setting):
-        raise InputError(
-            f"setting is a {type(setting).__name__}: must be a spec_opt.Setting, such as the "
-            ".setting of a recommendation"
-        )
+    _require_setting(setting)
     if not isinstance(horizon, int) or horizon < 1:
         raise InputError(f"horizon = {horizon}: must be a whole number of at least 1")
     given = _tensor_of(context)
@@ -94,6 +90,15 @@ def forecast(
     else:
         answer = _decode(target, draft, asked, setting, decoding)
     return _like(answer if given.dim() == 3 else answer[0], context)
+
+
+def _require_setting(setting: object) -> None:
+    """Raise InputError for what is neither a setting nor None, such as a recommendation."""
+    if setting is not None and not isinstance(setting, Setting):
+        raise InputError(
+            f"setting is a {type(setting).__name__}: must be a spec_opt.Setting, such as the "
+            ".setting of a recommendation"
+        )
 
 
 def _decode(
