@@ -183,6 +183,24 @@ def places_for_workers(
     return gpu_environments(parse_gpus(gpus, gpu_count))
 
 
+def train_apart(
+    reference: str, url: str, *, stdout: int, stderr: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Make a study's models in a process of their own, so that this one holds no device.
+
+    Args:
+        stdout, stderr: as of `subprocess.run`.
+    """
+    return subprocess.run(
+        [*PROGRAM, "train", reference],
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        env={**os.environ, STORAGE_VARIABLE: url},  # it may hold a password: not on a command line
+        check=False,
+    )
+
+
 def run_workers(
     reference: str,
     url: str,
@@ -451,10 +469,8 @@ class _Bar:
 
 
 def _train(file: Path, url: str) -> None:
-    """Make the models in a process of their own, so that this one holds no device."""
-    command = [*PROGRAM, "train", str(file)]
-    environment = {**os.environ, STORAGE_VARIABLE: url}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    """Make the models before workers start, or raise what they said last."""
+    done = train_apart(str(file), url, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
         kind = InputError if done.returncode == 2 else WorkError

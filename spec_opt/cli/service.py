@@ -5,7 +5,6 @@ Commands import this file only when they run, as what it imports takes a second.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -17,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spec_opt.api import PROGRAM, places_for_workers, prepare, run_workers
+from spec_opt.api import places_for_workers, prepare, run_workers, train_apart
 from spec_opt.cli.common import note
 from spec_opt.cli.interrupts import stop_on_signals
 from spec_opt.cli.live import LiveView, print_failure, print_trial
-from spec_opt.config.paths import STORAGE_VARIABLE
 from spec_opt.config.study_file import StudyConfig
 from spec_opt.errors import InputError, SpecOptError, StoreURLError, StudyError, WorkError
 from spec_opt.study.database import parse_url
@@ -152,11 +150,7 @@ def make_models(reference: str, url: str) -> None:
         click.exceptions.Exit: it failed, and has said why on stderr.
         WorkError: it was killed.
     """
-    command = [*PROGRAM, "train", reference]
-    environment = {**os.environ, STORAGE_VARIABLE: url}
-    code = subprocess.run(
-        command, stdout=subprocess.DEVNULL, env=environment, check=False
-    ).returncode
+    code = train_apart(reference, url, stdout=subprocess.DEVNULL).returncode
     if code < 0:
         raise WorkError(
             f"training was ended by {signal.Signals(-code).name}; the system's log may say why "

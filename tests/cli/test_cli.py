@@ -374,7 +374,7 @@ def test_a_killed_training_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr("spec_opt.cli.service.PROGRAM", (sys.executable, "-c", killed))
+    monkeypatch.setattr("spec_opt.api.PROGRAM", (sys.executable, "-c", killed))
     assert main(["run", "tiny.toml", "--workers", "2"]) == 1
     assert "error: training was ended by SIGKILL" in capfd.readouterr().err
 
